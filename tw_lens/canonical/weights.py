@@ -1,0 +1,98 @@
+"""A model's weights in canonical form: small facts at hand, blocks read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tw_lens.canonical.block import Block
+from tw_lens.canonical.vocabulary import Readout, Vocabulary
+from tw_lens.errors import Caveat
+from tw_lens.tokens import TokenStrings
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What `read_weights` gives: everything the geometry needs, folded, lazy per layer.
+
+    Attributes:
+        model_name: the name the model carries.
+        architecture: the architecture's name.
+        n_layers, n_heads, n_kv_heads, d_model, d_head, d_vocab: the sizes.
+        vocabulary: the word embeddings.
+        readout: the final norm and unembedding.
+        tokens: ids to printable strings and back.
+        processed: which of the norms' gains and biases are gone ("raw" or "folded"/"centred").
+        caveats: what is true only under a condition.
+    """
+
+    model_name: str
+    architecture: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    vocabulary: Vocabulary
+    readout: Readout
+    tokens: TokenStrings
+    processed: tuple[str, ...]
+    caveats: tuple[Caveat, ...]
+    read_block: Callable[[int], Block] = field(repr=False)
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of rows of the embedding."""
+        return len(self.vocabulary)
+
+    def block(self, layer: int) -> Block:
+        """The attention of one layer, float32 on the CPU.
+
+        Raises:
+            IndexError: the layer does not exist.
+            ValueError: the layer's weights hold NaN or infinity.
+        """
+        if not 0 <= layer < self.n_layers:
+            raise IndexError(
+                f"layer {layer} does not exist: {self.model_name} has layers 0 to "
+                f"{self.n_layers - 1}."
+            )
+        return self.read_block(layer)
+
+    def heads(self, head: int | None) -> list[int]:
+        """The heads meant by `head=`: all of them for None.
+
+        Raises:
+            IndexError: the head does not exist.
+        """
+        if head is None:
+            return list(range(self.n_heads))
+        if not 0 <= head < self.n_heads:
+            raise IndexError(
+                f"head {head} does not exist: {self.model_name} has heads 0 to "
+                f"{self.n_heads - 1} in every layer."
+            )
+        return [head]
+
+    def require_unprocessed(self, what: str) -> None:
+        """Refuse `what` where folding has destroyed the norms' own gain and bias.
+
+        Raises:
+            ValueError: the weights are folded or centred.
+        """
+        if self.processed:
+            raise ValueError(
+                f"{what} needs the raw weights, and those of {self.model_name} are "
+                f"{' and '.join(self.processed)}: the norms' own gain and bias are gone. Load the "
+                "model without processing (fold_ln=False, no compatibility mode), or use "
+                'convention="exact".'
+            )
+
+    def __repr__(self) -> str:
+        state = " and ".join(self.processed) or "raw"
+        lines = [
+            f"Weights({self.model_name}, {self.architecture}, {state}: {self.n_layers} layers, "
+            f"{self.n_heads} heads ({self.n_kv_heads} key/value), d_model {self.d_model}, d_head "
+            f"{self.d_head}, {self.d_vocab} tokens, {self.readout.norm.kind})"
+        ]
+        return "\n  caveat, ".join(lines + [str(caveat) for caveat in self.caveats])

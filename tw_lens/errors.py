@@ -1,0 +1,28 @@
+"""What can go wrong by name: a model that does not fit, and a caveat that travels with a number."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class UnsupportedModel(ValueError):
+    """A model (or a part of it) that cannot be read exactly.
+
+    The message names the architecture, the part that does not fit, and what can still be done.
+    """
+
+    def __init__(self, architecture: str, part: str, remedy: str) -> None:
+        super().__init__(f"{architecture}: {part}. {remedy}")
+        self.architecture = architecture
+        self.part = part
+        self.remedy = remedy
+
+
+class Caveat(NamedTuple):
+    """A condition under which a result is true: a short name and one sentence."""
+
+    name: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.sentence}"

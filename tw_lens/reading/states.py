@@ -1,0 +1,171 @@
+"""Prompt to states: the residual stream, from a run of the model or from a cache at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tw_lens.canonical import States
+from tw_lens.errors import UnsupportedModel
+from tw_lens.reading.parts import architecture_of, name_of
+from tw_lens.tokens import TokenStrings
+
+EMBEDDED_TOKENS = "embed.hook_in"
+
+
+def stream_hooks(n_layers: int) -> list[str]:
+    """The hooks that hold the stream and what was added to it, and no others."""
+    per_block = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
+    names = [f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in per_block]
+    return [*names, f"blocks.{n_layers - 1}.hook_resid_post"]
+
+
+def prompt_tokens(model: Any, prompt: str | Sequence[int] | Tensor) -> Tensor:
+    """The ids `[position]` that the model itself makes of a prompt.
+
+    Raises:
+        ValueError: the prompt is empty, longer than the context, several prompts at once, or text
+            for a model without a tokenizer.
+        IndexError: an id outside the vocabulary.
+    """
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise ValueError("the prompt is empty: give at least one word.")
+        if getattr(model, "tokenizer", None) is None:
+            raise ValueError("the model has no tokenizer: give the prompt as a list of token ids.")
+        # One text may hold lone surrogates (raw bytes read as text): no tokenizer takes those.
+        tokens = model.to_tokens(prompt.encode("utf-8", "replace").decode("utf-8"))[0]
+    else:
+        tokens = torch.as_tensor(prompt, dtype=torch.long)
+        if tokens.ndim == 2 and tokens.shape[0] == 1:
+            tokens = tokens[0]
+        if tokens.ndim != 1:
+            raise ValueError(
+                f"one prompt at a time: token ids of shape {tuple(tokens.shape)} were given, "
+                "[position] fits."
+            )
+        if tokens.numel() == 0:
+            raise ValueError("the prompt is empty: give at least one token id.")
+    d_vocab, n_ctx = int(model.cfg.d_vocab), int(model.cfg.n_ctx)
+    if int(tokens.min()) < 0 or int(tokens.max()) >= d_vocab:
+        raise IndexError(f"a token id of the prompt is outside 0 to {d_vocab - 1}.")
+    if tokens.numel() > n_ctx:
+        raise ValueError(
+            f"the prompt has {tokens.numel()} tokens and the model's context {n_ctx}: shorten it."
+        )
+    return tokens.cpu()
+
+
+def run(model: Any, tokens: Tensor, names: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """One pass of the model: its logits `[position, d_vocab]` and the hooks asked for.
+
+    Raises:
+        UnsupportedModel: a hook does not exist.
+    """
+    wanted = set(names)
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(
+            tokens[None].to(device), names_filter=lambda name: name in wanted
+        )
+    held = {name: cache[name][0].float().cpu() for name in names if name in cache}
+    missing = [name for name in names if name not in held]
+    if missing:
+        raise UnsupportedModel(
+            architecture_of(model),
+            f"it has no hook {missing[0]}",
+            "What does not need the stream (weights, spectra, probes) can still be computed.",
+        )
+    return logits[0].float().cpu(), held
+
+
+def read_states(
+    model: Any, prompt: str | Sequence[int] | Tensor | Any, *, tokens: Sequence[int] | None = None
+) -> States:
+    """The stream of a prompt: every block's input, what attention and the MLP added, the end.
+
+    Args:
+        model: a `HookedTransformer` or a `TransformerBridge`.
+        prompt: a text, token ids `[position]`, or an `ActivationCache` of one prompt that holds
+            the residual hooks (nothing is run then).
+        tokens: the ids that made the cache; needed where the cache does not hold them itself and
+            the embeddings do not tell them apart.
+
+    Raises:
+        ValueError: the prompt is empty or beyond the context, the cache lacks hooks or holds
+            several prompts.
+        UnsupportedModel: the model has no residual stream of this form.
+
+    Example:
+        >>> states = read_states(model, "To kill two birds with one stone")  # doctest: +SKIP
+        >>> states.stream.shape                                             # doctest: +SKIP
+    """
+    n_layers = len(model.blocks)
+    names = stream_hooks(n_layers)
+    if hasattr(prompt, "cache_dict") or isinstance(prompt, dict):
+        held = _from_cache(prompt, names)
+        ids = (
+            torch.as_tensor(tokens, dtype=torch.long)
+            if tokens is not None
+            else _tokens_of_cache(model, prompt)
+        )
+        if ids.numel() != held[names[0]].shape[0]:
+            raise ValueError(
+                f"{ids.numel()} tokens were given and the cache holds "
+                f"{held[names[0]].shape[0]} positions."
+            )
+    else:
+        ids = prompt_tokens(model, prompt)
+        _, held = run(model, ids, names)
+
+    def stacked(hook: str) -> Tensor:
+        return torch.stack([held[f"blocks.{layer}.{hook}"] for layer in range(n_layers)])
+
+    strings = TokenStrings(getattr(model, "tokenizer", None), int(model.cfg.d_vocab))
+    return States(
+        model_name=name_of(model),
+        tokens=ids,
+        token_strings=tuple(strings.strings(ids.tolist())),
+        stream=torch.cat([stacked("hook_resid_pre"), held[names[-1]][None]]),
+        attn_out=stacked("hook_attn_out"),
+        mlp_out=stacked("hook_mlp_out"),
+    )
+
+
+def _from_cache(cache: Any, names: list[str]) -> dict[str, Tensor]:
+    missing = [name for name in names if name not in cache]
+    if missing:
+        raise ValueError(
+            f"the cache does not hold {missing[0]} ({len(missing)} of {len(names)} hooks are "
+            "missing): run the model with a names_filter that keeps the residual hooks."
+        )
+    return {name: _one_prompt(cache[name], 2).float().cpu() for name in names}
+
+
+def _one_prompt(value: Tensor, ndim: int) -> Tensor:
+    if value.ndim == ndim + 1:
+        if value.shape[0] != 1:
+            raise ValueError(f"the cache holds {value.shape[0]} prompts: one at a time fits.")
+        value = value[0]
+    return value.detach()
+
+
+def _tokens_of_cache(model: Any, cache: Any) -> Tensor:
+    """The ids behind a cache: stored by the embedding, else found by their exact embedding."""
+    if EMBEDDED_TOKENS in cache:
+        return _one_prompt(cache[EMBEDDED_TOKENS], 1).long().cpu()
+    if "hook_embed" in cache:
+        entered = _one_prompt(cache["hook_embed"], 2).float()
+        W_E = model.embed.W_E.detach().float()
+        unit = W_E / W_E.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        cosines = entered.to(unit) @ unit.T / entered.to(unit).norm(dim=-1, keepdim=True)
+        two = cosines.topk(2, dim=-1)
+        if bool((two.values[:, 0] > 0.9999).all()) and bool((two.values[:, 1] < 0.9999).all()):
+            return two.indices[:, 0].cpu()
+    raise ValueError(
+        "the cache does not tell which tokens made it: give them as read_states(model, cache, "
+        "tokens=[...])."
+    )

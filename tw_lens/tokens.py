@@ -1,0 +1,120 @@
+"""Token ids and the strings people read: the one place where tokens are printed or looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStrings:
+    """A tokenizer seen as a dictionary: ids to unambiguous strings, words to single ids.
+
+    `tokenizer` is the model's own (None for a model without one: tokens print as `<7>`).
+    """
+
+    tokenizer: Any
+    d_vocab: int
+
+    def string(self, token_index: int) -> str:
+        """The text of one token: leading spaces kept, control characters and raw bytes escaped."""
+        if self.tokenizer is None:
+            return f"<{token_index}>"
+        piece = self.tokenizer.convert_ids_to_tokens(int(token_index))
+        if piece is None:
+            return f"<unused {token_index}>"
+        text = self.tokenizer.decode([int(token_index)], clean_up_tokenization_spaces=False)
+        if piece.startswith("\u2581") and not text.startswith(" "):
+            text = " " + text  # sentencepiece drops the space of a first word
+        if text == "" or "\ufffd" in text:
+            text = _raw_bytes(piece)
+        return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+    def strings(self, token_indices: Iterable[int]) -> list[str]:
+        """The texts of many tokens."""
+        return [self.string(index) for index in token_indices]
+
+    def single(self, word: str) -> int | None:
+        """The id of a word that is exactly one token, None when it is several (or none)."""
+        if self.tokenizer is None:
+            raise ValueError(
+                f"the word {word!r} cannot be looked up: the model has no tokenizer. Give token "
+                "ids, or set model.tokenizer."
+            )
+        ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
+        return int(ids[0]) if len(ids) == 1 else None
+
+    def look_up(self, words: Iterable[str | int]) -> tuple[list[int], list[str]]:
+        """Ids of the words that are one token, and the words that were dropped.
+
+        Raises:
+            IndexError: an id outside the vocabulary.
+            ValueError: no word is left.
+        """
+        if isinstance(words, str):
+            words = [words]
+        kept: list[int] = []
+        dropped: list[str] = []
+        for word in words:
+            index = self.single(word) if isinstance(word, str) else int(word)
+            if index is None:
+                dropped.append(str(word))
+            elif not 0 <= index < self.d_vocab:
+                raise IndexError(
+                    f"token id {index} does not exist: the vocabulary has ids 0 to "
+                    f"{self.d_vocab - 1}."
+                )
+            else:
+                kept.append(index)
+        if not kept:
+            given = ", ".join(repr(word) for word in dropped) or "no word at all"
+            raise ValueError(
+                f"none of the words is a single token of this model: {given}. Try them with (or "
+                "without) a leading space, or give token ids."
+            )
+        return kept, dropped
+
+
+def visible(token: str) -> str:
+    """A token for tables and pictures: a leading or trailing space is drawn as an open box."""
+    inner = token.strip(" ")
+    left = len(token) - len(token.lstrip(" "))
+    if not inner:
+        return "\u2423" * len(token) or "\u2205"
+    return "\u2423" * left + inner + "\u2423" * (len(token) - left - len(inner))
+
+
+def named(words: Sequence[str], most: int = 8) -> str:
+    """A short list of words for a sentence: the first ones by name, the rest by number."""
+    shown = ", ".join(repr(word) for word in words[:most])
+    return shown if len(words) <= most else f"{shown} and {len(words) - most} more"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _raw_bytes(piece: str) -> str:
+    """The bytes of a byte-level piece as `\\xNN`; other pieces (special tokens) as they are."""
+    table = _byte_of_character()
+    if all(character in table for character in piece):
+        raw = bytes(table[character] for character in piece)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return "".join(chr(b) if 32 <= b < 127 else f"\\x{b:02x}" for b in raw)
+    return piece
+
+
+@lru_cache(maxsize=1)
+def _byte_of_character() -> dict[str, int]:
+    """The byte each character stands for in byte-level BPE.
+
+    Printable Latin-1 bytes stand for themselves, the others for characters from U+0100 on.
+    """
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(plain)]
+    table = {chr(byte): byte for byte in plain}
+    return table | {chr(0x100 + position): byte for position, byte in enumerate(others)}

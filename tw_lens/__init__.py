@@ -1,0 +1,48 @@
+"""tw_lens: how words travel through a transformer, on top of TransformerLens.
+
+1. `read_weights(model)`: the weights in one folded form, whatever the model.
+2. `check(model, prompt)`: the certificate that this form computes what the model computes.
+3. `embedding_distances`, `token_norms`: the words on the sphere.
+4. `head_probe`, `head_spectrum`, `bias_directions`, `head_ellipsoid`: the heads as maps of it.
+5. `read_states(model, prompt)`: a prompt's residual stream.
+6. `trajectory`, `fit_map`, `attention_pattern`: the words travelling.
+7. `report(model, path, prompt=..., layers=[...])`: all of it on one page.
+"""
+
+from tw_lens.analyses import (
+    attention_pattern,
+    bias_directions,
+    common_nouns,
+    embedding_distances,
+    fit_map,
+    head_ellipsoid,
+    head_probe,
+    head_spectrum,
+    token_norms,
+    trajectory,
+)
+from tw_lens.canonical import States, Weights
+from tw_lens.errors import Caveat, UnsupportedModel
+from tw_lens.reading import check, read_states, read_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "read_weights",
+    "check",
+    "embedding_distances",
+    "token_norms",
+    "common_nouns",
+    "head_probe",
+    "head_spectrum",
+    "bias_directions",
+    "head_ellipsoid",
+    "read_states",
+    "trajectory",
+    "fit_map",
+    "attention_pattern",
+    "Caveat",
+    "States",
+    "UnsupportedModel",
+    "Weights",
+]

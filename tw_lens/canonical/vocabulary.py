@@ -76,6 +76,8 @@ class Readout:
 
     def offset(self) -> Float[Tensor, " d_vocab"]:
         """`a_U = bias W_U + b_U`: the part of every logit that no state decides."""
+        if not self.norm.bias.any():
+            return self.b_U
         return torch.cat([chunk @ self.norm.bias for chunk in self.columns()]) + self.b_U
 
     def logits(self, x: Float[Tensor, "states d_model"]) -> Float[Tensor, "states d_vocab"]:

@@ -1,0 +1,40 @@
+"""Analyses: one question, one function, one frozen result."""
+
+from tw_lens.analyses.attention_pattern import AttentionPattern, attention_pattern
+from tw_lens.analyses.bias_directions import BiasDirections, bias_directions
+from tw_lens.analyses.chart import Chart, fit_map
+from tw_lens.analyses.common_nouns import NounList, common_nouns
+from tw_lens.analyses.ellipsoid import Ellipsoid, head_ellipsoid
+from tw_lens.analyses.embedding_distances import EmbeddingDistances, embedding_distances
+from tw_lens.analyses.head_probe import HeadProbe, head_probe
+from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum, head_svd
+from tw_lens.analyses.result import Result, WordLists, figure
+from tw_lens.analyses.token_norms import TokenNorms, token_norms
+from tw_lens.analyses.trajectory import Trajectory, trajectory
+
+__all__ = [
+    "AttentionPattern",
+    "BiasDirections",
+    "Chart",
+    "Ellipsoid",
+    "EmbeddingDistances",
+    "HeadProbe",
+    "HeadSpectrum",
+    "NounList",
+    "Result",
+    "TokenNorms",
+    "Trajectory",
+    "WordLists",
+    "attention_pattern",
+    "bias_directions",
+    "common_nouns",
+    "embedding_distances",
+    "figure",
+    "fit_map",
+    "head_ellipsoid",
+    "head_probe",
+    "head_spectrum",
+    "head_svd",
+    "token_norms",
+    "trajectory",
+]

@@ -1,0 +1,76 @@
+"""Which words to probe? A hundred common English nouns that the model knows as single tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from tw_lens.analyses.result import Result
+from tw_lens.canonical import Weights
+from tw_lens.errors import Caveat
+
+NOUNS = (
+    "time year people way day man thing woman life child world school state family student group "
+    "country problem hand part place case week company system program question work government "
+    "number night point home water room mother area money story fact month lot right study book "
+    "eye job word business issue side kind head house service friend father power hour game line "
+    "end member law car city community name president team minute idea kid body information back "
+    "parent face others level office door health person art war history party result change "
+    "morning reason research girl guy moment air teacher force education"
+).split()
+
+
+@dataclass(frozen=True, repr=False)
+class NounList(Result):
+    """The nouns that are one token, in one spelling; iterating gives their token ids."""
+
+    model_name: str
+    leading_space: bool
+    token_index: tuple[int, ...]
+    token_strings: tuple[str, ...]
+    dropped: tuple[str, ...]
+    caveats: tuple[Caveat, ...] = ()
+
+    def headline(self) -> str:
+        """How many nouns are single tokens, and in which spelling."""
+        spelling = "with" if self.leading_space else "without"
+        return (
+            f"{self.model_name}: {len(self.token_index)} of {len(NOUNS)} nouns are one token "
+            f"{spelling} a leading space"
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.token_index)
+
+    def __len__(self) -> int:
+        return len(self.token_index)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Columns: token_index, token_string."""
+        return pd.DataFrame({"token_index": self.token_index, "token_string": self.token_strings})
+
+
+def common_nouns(weights: Weights, *, leading_space: bool = True) -> NounList:
+    """A hundred frequent English nouns as token ids, those that are single tokens.
+
+    Args:
+        weights: from `read_weights`.
+        leading_space: spelled as inside a sentence (" dog"), or as at its start ("dog", the
+            spelling of the published experiments).
+
+    Raises:
+        ValueError: none of the nouns is a single token of this model.
+
+    Example:
+        >>> head_probe(weights, layer=0, words=common_nouns(weights))       # doctest: +SKIP
+
+    Source: nouns by frequency in English; arXiv 2309.07315 probes a list of the same length.
+    """
+    spelled = [f" {noun}" if leading_space else noun for noun in NOUNS]
+    index, dropped = weights.tokens.look_up(spelled)
+    strings = weights.tokens.strings(index)
+    return NounList(
+        weights.model_name, leading_space, tuple(index), tuple(strings), tuple(dropped)
+    )

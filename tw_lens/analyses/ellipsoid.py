@@ -1,0 +1,94 @@
+"""What does a head do to the sphere? Its three leading directions, and the words carried along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.analyses.head_spectrum import head_svd
+from tw_lens.analyses.result import CIRCUITS, Circuit, Result, require_choice
+from tw_lens.canonical import Weights
+from tw_lens.errors import Caveat
+from tw_lens.geometry import unit
+
+AXES = ("left_0", "left_1", "left_2"), ("right_0", "right_1", "right_2")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Ellipsoid(Result):
+    """The unit sphere of a head's three leading left directions, and the ellipsoid it becomes.
+
+    `before` holds each word's unit point in those three directions (inside the unit ball: the
+    rest of the word lies in other directions), `after = before * semi_axes` its image.
+    """
+
+    model_name: str
+    layer: int
+    head: int
+    circuit: Circuit
+    semi_axes: Float[Tensor, "3"]
+    words: tuple[str, ...]
+    word_index: tuple[int, ...]
+    before: Float[Tensor, "words 3"]
+    after: Float[Tensor, "words 3"]
+    caveats: tuple[Caveat, ...] = ()
+
+    def headline(self) -> str:
+        """The semi-axes."""
+        axes = ", ".join(f"{axis:.2f}" for axis in self.semi_axes.tolist())
+        return f"{self.model_name} L{self.layer}H{self.head} {self.circuit}: semi-axes {axes}"
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per word: its coordinates before (left) and after (right)."""
+        before = pd.DataFrame(self.before.tolist(), columns=list(AXES[0]))
+        after = pd.DataFrame(self.after.tolist(), columns=list(AXES[1]))
+        words = pd.DataFrame({"word": self.words, "word_index": self.word_index})
+        return pd.concat([words, before, after], axis=1)
+
+
+def head_ellipsoid(
+    weights: Weights,
+    *,
+    layer: int,
+    head: int,
+    words: Iterable[str | int],
+    circuit: Circuit = "QK",
+) -> Ellipsoid:
+    """The sphere-to-ellipsoid picture of the paper for a real head.
+
+    With `W = U S V^T` (W_QK or W_OV), the unit sphere spanned by the first three columns of U is
+    mapped onto the ellipsoid with semi-axes `S_0, S_1, S_2` along the columns of V. A word's point
+    is `N(w) / |N(w)|` in the coordinates of U.
+
+    Raises:
+        IndexError: the layer, head or a token id does not exist.
+        ValueError: unknown circuit, no word left, or heads of fewer than three dimensions.
+
+    Source: arXiv 2309.07315, figure 1.
+    """
+    require_choice("circuit", circuit, CIRCUITS)
+    if weights.d_head < 3:
+        raise ValueError(f"d_head is {weights.d_head}: an ellipsoid needs at least 3 dimensions.")
+    block, chosen = weights.block(layer), weights.heads(head)
+    index, _ = weights.tokens.look_up(words)
+    svd = head_svd(block, chosen, circuit)
+    x = weights.vocabulary.embeddings(torch.tensor(index)) * weights.vocabulary.scale
+    before = unit(block.norm.sphere(x)) @ svd.left[0, :, :3]
+    semi_axes = svd.S[0, :3]
+    return Ellipsoid(
+        model_name=weights.model_name,
+        layer=layer,
+        head=head,
+        circuit=circuit,
+        semi_axes=semi_axes,
+        words=tuple(weights.tokens.strings(index)),
+        word_index=tuple(index),
+        before=before,
+        after=before * semi_axes,
+        caveats=weights.caveats,
+    )

@@ -1,0 +1,88 @@
+"""How far does the norm move a word? Distances between embeddings and their points on the sphere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from tw_lens.analyses.result import Result
+from tw_lens.canonical import Weights
+from tw_lens.errors import Caveat
+
+SETTINGS = ("original", "centered", "scaled", "centered_scaled")
+
+
+@dataclass(frozen=True)
+class DistanceSetting:
+    """Mean and standard deviation (n-1) over the vocabulary of two distances, in one setting."""
+
+    setting: str
+    l2_mean: float
+    l2_std: float
+    cosine_mean: float
+    cosine_std: float
+
+
+@dataclass(frozen=True, repr=False)
+class EmbeddingDistances(Result):
+    """Distances between `N(E)` and E, as it is, centred, scaled, and both."""
+
+    model_name: str
+    settings: tuple[DistanceSetting, ...]
+    caveats: tuple[Caveat, ...] = ()
+
+    def headline(self) -> str:
+        """The original setting and the closest one."""
+        first, best = self.settings[0], min(self.settings, key=lambda s: s.l2_mean)
+        return (
+            f"{self.model_name}: N(E) is {first.l2_mean:.3g} from E, {best.l2_mean:.3g} once "
+            f"{best.setting}"
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Columns: setting, l2_mean, l2_std, cosine_mean, cosine_std."""
+        return pd.DataFrame([vars(setting) for setting in self.settings])
+
+
+def embedding_distances(weights: Weights) -> EmbeddingDistances:
+    """How far normalising moves the word embeddings.
+
+    Row-wise L2 distance and `1 - cos` between `N(E)` (first layer's norm, no gain or bias) and
+    `E` ("original"), `E - mean over the vocabulary` ("centered"), `E sqrt(d) / mean |e|`
+    ("scaled"), and both ("centered_scaled").
+
+    Args:
+        weights: from `read_weights`; `E` is `W_E [d_vocab, d_model]` as the model holds it.
+
+    Returns:
+        Mean and standard deviation (n-1) over the vocabulary, in the units of the embedding.
+
+    Example:
+        >>> embedding_distances(weights).to_dataframe()                     # doctest: +SKIP
+
+    Source: arXiv 2309.07315, section 4.1.
+    """
+    norm = weights.block(0).norm
+    E = torch.cat(list(weights.vocabulary.rows()))
+    on_sphere = norm.sphere(E)
+    centred = E - E.mean(0)
+    radius = weights.d_model**0.5
+    against = (
+        E,
+        centred,
+        E * (radius / E.norm(dim=-1).mean()),
+        centred * (radius / E.norm(dim=-1).mean()),
+    )
+    settings = []
+    for name, points in zip(SETTINGS, against, strict=True):
+        l2 = (on_sphere - points).norm(dim=-1).double()
+        cosine = 1 - torch.cosine_similarity(on_sphere, points, dim=-1).double()
+        settings.append(
+            DistanceSetting(
+                name, float(l2.mean()), float(l2.std()), float(cosine.mean()), float(cosine.std())
+            )
+        )
+    caveats = tuple(c for c in weights.caveats if c.name in ("centred", "weights"))
+    return EmbeddingDistances(weights.model_name, tuple(settings), caveats)

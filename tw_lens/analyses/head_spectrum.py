@@ -1,0 +1,183 @@
+"""Which words does a head connect? Singular vectors of W_QK and W_OV, both sides as words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.analyses.result import (
+    CIRCUITS,
+    CONVENTIONS,
+    Circuit,
+    Convention,
+    Result,
+    WordLists,
+    require_choice,
+    require_positive,
+    word_lists,
+)
+from tw_lens.canonical import Block, Rows, Weights
+from tw_lens.errors import Caveat
+from tw_lens.geometry import FactoredSVD, extreme_scores, factored_svd, nearest
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class HeadSpectrum(Result):
+    """Singular values of each head's matrix, and the words at both ends of the leading directions.
+
+    QK: left = query (destination), right = key (source). OV: left = read, right = written.
+    `left` and `right` hold one list per head and direction, heads outermost.
+    """
+
+    model_name: str
+    layer: int
+    circuit: Circuit
+    convention: Convention
+    heads: tuple[int, ...]
+    n: int
+    singular_values: Float[Tensor, "heads d_head"]
+    left: WordLists
+    right: WordLists
+    caveats: tuple[Caveat, ...] = ()
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """A label per head: "L5H1"."""
+        return tuple(f"L{self.layer}H{head}" for head in self.heads)
+
+    @property
+    def coverage(self) -> Float[Tensor, "heads d_head"]:
+        """Cumulative share of the spectrum in percent, `100 cumsum(S) / sum(S)`."""
+        S = self.singular_values
+        return 100 * S.cumsum(-1) / S.sum(-1, keepdim=True)
+
+    @property
+    def directions_for_99(self) -> Float[Tensor, " heads"]:
+        """The share of directions (percent) at which the coverage first exceeds 99 %."""
+        rank = self.singular_values.shape[-1]
+        first = (self.coverage > 99).float().argmax(-1)
+        return 100 * (first + 1) / rank
+
+    def headline(self) -> str:
+        """How many heads, and how spread their spectra are."""
+        return (
+            f"{self.model_name} layer {self.layer} {self.circuit}, {self.convention}: "
+            f"{len(self.heads)} heads, 99 % of the spectrum in "
+            f"{float(self.directions_for_99.mean()):.0f} % of the directions"
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Columns: component, direction, side, singular_value, rank, token_index, ..., score."""
+        rows = []
+        for h, component in enumerate(self.components):
+            for direction in range(self.n):
+                value = float(self.singular_values[h, direction])
+                for side, lists in (("left", self.left), ("right", self.right)):
+                    head = {
+                        "component": component,
+                        "direction": direction,
+                        "side": side,
+                        "singular_value": value,
+                    }
+                    rows.extend(head | row for row in lists.rows(h * self.n + direction))
+        return pd.DataFrame(rows)
+
+
+def head_spectrum(
+    weights: Weights,
+    *,
+    layer: int,
+    circuit: Circuit = "QK",
+    n: int = 20,
+    k: int = 5,
+    convention: Convention = "exact",
+    head: int | None = None,
+) -> HeadSpectrum:
+    """Singular value decomposition of W_QK or W_OV, read as words on both sides.
+
+    `exact`: of `W_QK = s A_Q A_K^T` (both sides against `N(W_E)`) or `W_OV = A_V A_O` (left against
+    `N(W_E)`, right through the readout `A_U`); scores are dot products of unit vectors with the
+    words' points. `published`: of `W_Q W_K^T / sqrt(d_head)` (left scaled by S, both sides against
+    `n(W_E)`) or `W_V W_O` (left against `n(W_E)`, right against `W_E`). The sign of a pair is kept
+    when `max_w v.M_w >= max_w -v.M_w` over the right-hand vocabulary, else both sides are flipped.
+
+    Args:
+        weights: from `read_weights`.
+        layer: which block.
+        circuit: "QK" or "OV".
+        n: leading directions to read, at most d_head of them.
+        k: words per side.
+        convention: "exact" or "published".
+        head: one head, or None for all.
+
+    Returns:
+        All singular values `[heads, d_head]` and the words of the leading n directions. Words of
+        neighbouring directions with nearly equal singular values may mix.
+
+    Raises:
+        IndexError: the layer or the head does not exist.
+        ValueError: unknown circuit or convention, `published` on processed weights.
+
+    Example:
+        >>> head_spectrum(weights, layer=5, circuit="OV").singular_values   # doctest: +SKIP
+
+    Source: arXiv 2309.07315, section 4.5.
+    """
+    require_choice("circuit", circuit, CIRCUITS)
+    require_choice("convention", convention, CONVENTIONS)
+    require_positive("n", n)
+    require_positive("k", k)
+    if convention == "published":
+        weights.require_unprocessed('convention="published"')
+    block, heads = weights.block(layer), weights.heads(head)
+    n = min(n, weights.d_head)
+    svd = head_svd(block, heads, circuit, convention)
+    left_rows, right_rows = _vocabularies(weights, block, circuit, convention)
+    left = svd.left[..., :n].mT.flatten(0, 1)
+    right = svd.right[..., :n].mT.flatten(0, 1)
+    along, against = extreme_scores(right, right_rows)
+    sign = torch.where(along >= against, 1.0, -1.0)[:, None]
+    if convention == "published" and circuit == "QK":
+        left = left * svd.S[:, :n].flatten()[:, None]
+    return HeadSpectrum(
+        model_name=weights.model_name,
+        layer=layer,
+        circuit=circuit,
+        convention=convention,
+        heads=tuple(heads),
+        n=n,
+        singular_values=svd.S,
+        left=word_lists(nearest(sign * left, left_rows, k), weights.tokens),
+        right=word_lists(nearest(sign * right, right_rows, k), weights.tokens),
+        caveats=weights.caveats,
+    )
+
+
+def head_svd(
+    block: Block, heads: list[int], circuit: Circuit, convention: Convention = "exact"
+) -> FactoredSVD:
+    """Singular values and vectors of some heads' W_QK or W_OV (see `head_spectrum`)."""
+    kv = [block.kv_head[h] for h in heads]
+    exact = convention == "exact"
+    if circuit == "QK":
+        L = block.A_Q[heads] * block.scale if exact else block.W_Q[heads]
+        R = block.A_K if exact else block.W_K
+        svd = factored_svd(L, R, group_of_head=kv)
+        return svd if exact else svd._replace(S=svd.S / block.W_Q.shape[-1] ** 0.5)
+    V = block.A_V[kv] if exact else block.W_V[kv]
+    return factored_svd(V, (block.A_O if exact else block.W_O)[heads].mT)
+
+
+def _vocabularies(
+    weights: Weights, block: Block, circuit: Circuit, convention: Convention
+) -> tuple[Rows, Rows]:
+    vocabulary = weights.vocabulary
+    if convention == "published":
+        points = vocabulary.on_ellipsoid(block.norm)
+        return points, points if circuit == "QK" else vocabulary.rows
+    points = vocabulary.on_sphere(block.norm)
+    return points, points if circuit == "QK" else weights.readout.directions()

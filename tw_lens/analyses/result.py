@@ -1,0 +1,106 @@
+"""What every result shares: four ways out, word lists, and the words of the keyword arguments."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tw_lens.errors import Caveat
+from tw_lens.geometry import Neighbours
+from tw_lens.tokens import TokenStrings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Convention = Literal["exact", "published"]
+Circuit = Literal["QK", "OV"]
+
+
+@singledispatch
+def figure(result: Any, *options: Any) -> Any:
+    """The picture of a result; rendering registers one function per result class."""
+    raise NotImplementedError(f"no picture is registered for {type(result).__name__}.")
+
+
+class Result:
+    """A frozen result: `repr` (headline), `to_dataframe()` (tidy), `plot()` and `_repr_html_`."""
+
+    caveats: tuple[Caveat, ...] = ()
+
+    def headline(self) -> str:
+        """The result in one line."""
+        raise NotImplementedError
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The result as a tidy table."""
+        raise NotImplementedError
+
+    def plot(self) -> go.Figure:
+        """The result as a plotly figure (never shown by itself)."""
+        return figure(self)
+
+    def __repr__(self) -> str:
+        named = f" [{'; '.join(c.name for c in self.caveats)}]" if self.caveats else ""
+        return f"{type(self).__name__}({self.headline()}){named}"
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<br><small>{html.escape(str(c))}</small>" for c in self.caveats)
+        table = self.to_dataframe().head(60).to_html(index=False, escape=True, border=0)
+        return f"<p>{html.escape(self.headline())}{notes}</p>{table}"
+
+
+@dataclass(frozen=True, eq=False)
+class WordLists:
+    """Ranked words for many queries: ids, printable strings and scores."""
+
+    score: Float[Tensor, "lists k"]
+    token_index: Int[Tensor, "lists k"]
+    token_string: tuple[tuple[str, ...], ...]
+
+    def rows(self, which: int) -> Iterator[dict[str, Any]]:
+        """One list as table rows: rank (from 0), token_index, token_string, score."""
+        for rank, string in enumerate(self.token_string[which]):
+            yield {
+                "rank": rank,
+                "token_index": int(self.token_index[which, rank]),
+                "token_string": string,
+                "score": float(self.score[which, rank]),
+            }
+
+
+def word_lists(found: Neighbours, tokens: TokenStrings) -> WordLists:
+    """Neighbours with their strings."""
+    strings = {int(i): tokens.string(int(i)) for i in found.token_index.unique()}
+    named = tuple(tuple(strings[i] for i in row) for row in found.token_index.tolist())
+    return WordLists(found.score, found.token_index, named)
+
+
+def require_choice(name: str, given: str, choices: Sequence[str]) -> None:
+    """Refuse a keyword argument that is none of the choices.
+
+    Raises:
+        ValueError: with what was given and what fits.
+    """
+    if given not in choices:
+        raise ValueError(f"{name}={given!r} is unknown: {' or '.join(map(repr, choices))} fits.")
+
+
+def require_positive(name: str, given: int) -> None:
+    """Refuse a count below one.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    if given < 1:
+        raise ValueError(f"{name}={given} is no count: give at least 1.")
+
+
+CONVENTIONS = ("exact", "published")
+CIRCUITS = ("QK", "OV")

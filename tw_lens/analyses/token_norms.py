@@ -1,0 +1,126 @@
+"""Which words are loudest? Scores of tokens under the final norm's gain and bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.analyses.result import (
+    CONVENTIONS,
+    Convention,
+    Result,
+    require_choice,
+    require_positive,
+)
+from tw_lens.canonical import Weights
+from tw_lens.errors import Caveat
+from tw_lens.tokens import TokenStrings
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class TokenNorms(Result):
+    """A score for every token of the vocabulary."""
+
+    model_name: str
+    convention: Convention
+    scale: bool
+    bias: bool
+    score: Float[Tensor, " d_vocab"]
+    tokens: TokenStrings
+    caveats: tuple[Caveat, ...] = ()
+
+    @property
+    def scheme(self) -> str:
+        """Which of the four schemes: norm, scaled_norm, bias, scaled_and_bias."""
+        return {
+            (False, False): "norm",
+            (True, False): "scaled_norm",
+            (False, True): "bias",
+            (True, True): "scaled_and_bias",
+        }[(self.scale, self.bias)]
+
+    def headline(self) -> str:
+        """The highest and the lowest token."""
+        high, low = self.top(1).iloc[0], self.bottom(1).iloc[-1]
+        return (
+            f"{self.model_name}, {self.convention}, {self.scheme}: {high.token_string!r} "
+            f"{high.score:.3g} to {low.token_string!r} {low.score:.3g}"
+        )
+
+    def top(self, k: int = 5) -> pd.DataFrame:
+        """The k highest tokens, best first. Columns: rank, token_index, token_string, score."""
+        require_positive("k", k)
+        return self._table(self.score.topk(min(k, len(self.score))), first_rank=0)
+
+    def bottom(self, k: int = 5) -> pd.DataFrame:
+        """The k lowest tokens, lowest last; ranks count over the whole vocabulary from 0."""
+        require_positive("k", k)
+        k = min(k, len(self.score))
+        lowest = self.score.topk(k, largest=False)
+        return self._table((lowest.values.flip(0), lowest.indices.flip(0)), len(self.score) - k)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Every token, best first (see `top` for the columns)."""
+        return self.top(len(self.score))
+
+    def _table(self, found: tuple[Tensor, Tensor], first_rank: int) -> pd.DataFrame:
+        score, index = found[0].tolist(), found[1].tolist()
+        return pd.DataFrame(
+            {
+                "rank": range(first_rank, first_rank + len(index)),
+                "token_index": index,
+                "token_string": self.tokens.strings(index),
+                "score": score,
+            }
+        )
+
+
+def token_norms(
+    weights: Weights, *, scale: bool = True, bias: bool = True, convention: Convention = "exact"
+) -> TokenNorms:
+    """Score every token by its length under the final norm.
+
+    `exact`: `sqrt(d) |A_U[:, w]| + a_U[w]`, the largest logit that any state on the sphere can
+    give token w (in logits). `scale=False` leaves the final norm's gain out, `bias=False` leaves
+    `a_U` out. `published`: `|e|`, `|gain * e|`, each plus `bias . e` when `bias=True`.
+
+    Args:
+        weights: from `read_weights`.
+        scale: with the final norm's gain.
+        bias: with the final norm's bias (and the unembedding's).
+        convention: "exact" or "published".
+
+    Raises:
+        ValueError: unknown convention; `published` or `scale=False` on folded weights, whose gain
+            is gone.
+
+    Example:
+        >>> token_norms(weights).top(5)                                     # doctest: +SKIP
+
+    Source: arXiv 2309.07315, section 4.2.
+    """
+    require_choice("convention", convention, CONVENTIONS)
+    norm = weights.readout.norm
+    if convention == "published":
+        weights.require_unprocessed('convention="published"')
+        parts = []
+        for E in weights.vocabulary.rows():
+            length = (E * norm.gain if scale else E).norm(dim=-1)
+            parts.append(length + E @ norm.bias if bias else length)
+        score = torch.cat(parts)
+    else:
+        if not scale:
+            weights.require_unprocessed("scale=False")
+        gain = norm.gain if scale else torch.ones_like(norm.gain)
+        columns = weights.readout.columns()
+        lengths = [norm.project(W * gain).norm(dim=-1) for W in columns]
+        score = weights.d_model**0.5 * torch.cat(lengths)
+        score = score + weights.readout.offset() if bias else score
+    caveats = tuple(c for c in weights.caveats if c.name in ("norms folded", "centred", "weights"))
+    return TokenNorms(
+        weights.model_name, convention, scale, bias, score, weights.tokens, caveats
+    )

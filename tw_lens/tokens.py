@@ -44,7 +44,18 @@ class TokenStrings:
                 "ids, or set model.tokenizer."
             )
         ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
-        return int(ids[0]) if len(ids) == 1 else None
+        if len(ids) != 1 or self._is_unknown(ids[0], word):
+            return None
+        return int(ids[0])
+
+    def _is_unknown(self, token_index: int, word: str) -> bool:
+        """Whether an id only says that the tokenizer does not know the word."""
+        unknown = getattr(self.tokenizer, "unk_token", None)
+        return (
+            unknown is not None
+            and word.strip() != unknown
+            and self.tokenizer.convert_ids_to_tokens(token_index) == unknown
+        )
 
     def look_up(self, words: Iterable[str | int]) -> tuple[list[int], list[str]]:
         """Ids of the words that are one token, and the words that were dropped.

@@ -52,6 +52,10 @@ def attention_pattern(weights: Weights, states: States, *, layer: int) -> Attent
         IndexError: the layer does not exist.
         ValueError: states of another model.
 
+    Example:
+        >>> attention_pattern(weights, states, layer=0).pattern.shape
+        torch.Size([4, 4, 4])
+
     Source: definitions of a head in canonical form; certified by `check` (attn_out).
     """
     require_match(weights, states)

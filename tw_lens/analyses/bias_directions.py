@@ -74,7 +74,8 @@ def bias_directions(
             and keys have no bias at all (there is no direction to read).
 
     Example:
-        >>> bias_directions(weights, layer=0).to_dataframe()                # doctest: +SKIP
+        >>> bias_directions(weights, layer=0).n_heads
+        4
 
     Source: arXiv 2309.07315, section 4.3.
     """

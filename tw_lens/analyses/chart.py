@@ -89,7 +89,8 @@ def fit_map(
         ValueError: unknown method, another number of axes, states of another model.
 
     Example:
-        >>> fit_map(weights, states).trustworthiness                        # doctest: +SKIP
+        >>> fit_map(weights, states).state_points.shape
+        torch.Size([4, 4, 3])
 
     Source: arXiv 2309.07315, section 5; trustworthiness: Venna and Kaski 2001 (scikit-learn).
     """

@@ -69,6 +69,10 @@ def head_ellipsoid(
         IndexError: the layer, head or a token id does not exist.
         ValueError: unknown circuit, no word left, or heads of fewer than three dimensions.
 
+    Example:
+        >>> head_ellipsoid(weights, layer=1, head=2, words=["w5", "w6"]).semi_axes.shape
+        torch.Size([3])
+
     Source: arXiv 2309.07315, figure 1.
     """
     require_choice("circuit", circuit, CIRCUITS)

@@ -107,7 +107,8 @@ def head_probe(
             weights.
 
     Example:
-        >>> head_probe(weights, layer=5, words=[" dog"], circuit="OV")      # doctest: +SKIP
+        >>> head_probe(weights, layer=1, words=["w5"], circuit="OV", head=2).components
+        ('L1H2',)
 
     Source: arXiv 2309.07315, sections 4.3 and 4.4.
     """

@@ -123,7 +123,8 @@ def head_spectrum(
         ValueError: unknown circuit or convention, `published` on processed weights.
 
     Example:
-        >>> head_spectrum(weights, layer=5, circuit="OV").singular_values   # doctest: +SKIP
+        >>> head_spectrum(weights, layer=1, circuit="OV").singular_values.shape
+        torch.Size([4, 16])
 
     Source: arXiv 2309.07315, section 4.5.
     """

@@ -99,7 +99,8 @@ def token_norms(
             is gone.
 
     Example:
-        >>> token_norms(weights).top(5)                                     # doctest: +SKIP
+        >>> token_norms(weights, convention="published").top(2).token_index.tolist()
+        [555, 433]
 
     Source: arXiv 2309.07315, section 4.2.
     """
@@ -120,7 +121,7 @@ def token_norms(
         lengths = [norm.project(W * gain).norm(dim=-1) for W in columns]
         score = weights.d_model**0.5 * torch.cat(lengths)
         score = score + weights.readout.offset() if bias else score
-    caveats = tuple(c for c in weights.caveats if c.name in ("norms folded", "centred", "weights"))
+    caveats = tuple(c for c in weights.caveats if c.name in ("norms folded", "centred"))
     return TokenNorms(
         weights.model_name, convention, scale, bias, score, weights.tokens, caveats
     )

@@ -101,7 +101,8 @@ def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
         ValueError: weights and states are of models of different sizes.
 
     Example:
-        >>> trajectory(weights, read_states(model, "Two birds")).to_dataframe()  # doctest: +SKIP
+        >>> trajectory(weights, states).labels
+        ('0_pre', '1_pre', '2_pre', 'final_post')
 
     Source: arXiv 2309.07315, section 5; angles by definitions of great circles.
     """

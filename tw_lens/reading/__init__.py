@@ -1,7 +1,17 @@
 """Reading: the only place that knows TransformerLens."""
 
 from tw_lens.reading.certificate import Certificate, Comparison, certify, check
+from tw_lens.reading.loading import ModelNotLoaded, load_model
 from tw_lens.reading.states import read_states
 from tw_lens.reading.weights import read_weights
 
-__all__ = ["Certificate", "Comparison", "certify", "check", "read_states", "read_weights"]
+__all__ = [
+    "Certificate",
+    "Comparison",
+    "ModelNotLoaded",
+    "certify",
+    "check",
+    "load_model",
+    "read_states",
+    "read_weights",
+]

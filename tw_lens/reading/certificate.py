@@ -105,7 +105,8 @@ def check(
         ValueError: the prompt is empty or beyond the context.
 
     Example:
-        >>> check(model, "To kill two birds with one stone").passed          # doctest: +SKIP
+        >>> check(model, "w5 w6 w7").passed
+        True
     """
     return certify(model, read_weights(model), prompt, tolerance=tolerance)
 

@@ -100,8 +100,9 @@ def read_states(
         UnsupportedModel: the model has no residual stream of this form.
 
     Example:
-        >>> states = read_states(model, "To kill two birds with one stone")  # doctest: +SKIP
-        >>> states.stream.shape                                             # doctest: +SKIP
+        >>> states = read_states(model, "w5 w6 w7")
+        >>> states.stream.shape
+        torch.Size([4, 4, 64])
     """
     n_layers = len(model.blocks)
     names = stream_hooks(n_layers)

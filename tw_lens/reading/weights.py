@@ -34,8 +34,9 @@ def read_weights(model: Any) -> Weights:
         ValueError: the embedding or unembedding has no data, is quantised, or holds NaN.
 
     Example:
-        >>> weights = read_weights(model)                                   # doctest: +SKIP
-        >>> weights.block(0).A_Q.shape                                      # doctest: +SKIP
+        >>> weights = read_weights(model)
+        >>> weights.block(0).A_Q.shape
+        torch.Size([4, 64, 16])
 
     Source: arXiv 2309.07315, section 3.
     """
@@ -75,7 +76,7 @@ def read_weights(model: Any) -> Weights:
         readout=readout,
         tokens=TokenStrings(getattr(model, "tokenizer", None), W_E.shape[0]),
         processed=processed,
-        caveats=_caveats(model, processed, norms),
+        caveats=_caveats(model, processed),
         read_block=read_block,
     )
 
@@ -231,7 +232,7 @@ def _processing(
     return tuple(done)
 
 
-def _caveats(model: Any, processed: tuple[str, ...], norms: list[Norm]) -> tuple[Caveat, ...]:
+def _caveats(model: Any, processed: tuple[str, ...]) -> tuple[Caveat, ...]:
     caveats = []
     if getattr(model.cfg, "positional_embedding_type", None) == "rotary":
         caveats.append(
@@ -253,5 +254,4 @@ def _caveats(model: Any, processed: tuple[str, ...], norms: list[Norm]) -> tuple
         caveats.append(
             Caveat("centred", "embeddings have lost their mean, which no norm of the model sees.")
         )
-    noted = getattr(model, "tw_lens_note", None)
-    return (*caveats, *([Caveat("weights", noted)] if noted else ()))
+    return tuple(caveats)

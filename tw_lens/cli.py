@@ -1,0 +1,277 @@
+"""The command line: the page, the certificate, and tables on the terminal or in files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tw_lens.errors import Caveat
+
+PROMPT = "To kill two birds with one stone"
+FAILED, REFUSED = 1, 2
+
+app = typer.Typer(
+    name="tw-lens",
+    help="How words travel through a transformer. With no MODEL: the bundled SmolLM2.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str | None,
+    typer.Argument(help="A folder or a name TransformerLens knows; none: the bundled SmolLM2."),
+]
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="The text to run.")]
+Layer = Annotated[int, typer.Option("--layer", "-l", help="Which block.")]
+Head = Annotated[int | None, typer.Option("--head", help="One head (default: all).")]
+Circuit = Annotated[str, typer.Option("--circuit", help="QK or OV.")]
+Convention = Annotated[str, typer.Option("--convention", help="exact or published.")]
+K = Annotated[int, typer.Option("-k", help="Words per list.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")]
+Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the table as Parquet.")]
+Latex = Annotated[Path | None, typer.Option("--latex", help="Write the table as LaTeX.")]
+
+
+@app.command()
+def report(
+    model: Model = None,
+    prompt: Prompt = PROMPT,
+    layers: Annotated[
+        str, typer.Option("--layers", help="Blocks, as 0,5,11 (default: first, middle, last).")
+    ] = "",
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
+    method: Annotated[str, typer.Option("--map", help="pca or umap.")] = "pca",
+) -> None:
+    """Everything for chosen layers and a prompt, on one page that opens offline."""
+    with _refusals(), _progress() as say:
+        from tw_lens.rendering import report as write_report
+        from tw_lens.rendering import require_writable
+
+        require_writable(output)
+        chosen = _layers(layers)
+        loaded = _load(model, say)
+        path = write_report(
+            loaded, output, prompt=prompt, layers=chosen, method=method, progress=say
+        )
+    typer.echo(f"The page is at {path.resolve()}")
+
+
+@app.command()
+def check(
+    model: Model = None,
+    prompt: Prompt = PROMPT,
+    csv: Csv = None,
+    json: Json = None,
+    parquet: Parquet = None,
+    latex: Latex = None,
+) -> None:
+    """The certificate: does the canonical form compute what the model computes?"""
+    with _refusals():
+        with _progress() as say:
+            from tw_lens.reading import check as certify
+
+            loaded = _load(model, say)
+            say("Certifying")
+            certificate = certify(loaded, prompt)
+        table = certificate.to_dataframe()
+        _show(table, repr(certificate), certificate.caveats, (csv, json, parquet, latex))
+    if not certificate.passed:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def norms(
+    model: Model = None,
+    scale: Annotated[bool, typer.Option(help="With the final norm's gain.")] = True,
+    bias: Annotated[bool, typer.Option(help="With the biases.")] = True,
+    convention: Convention = "exact",
+    k: K = 10,
+    csv: Csv = None,
+    json: Json = None,
+    parquet: Parquet = None,
+    latex: Latex = None,
+) -> None:
+    """The loudest and the quietest tokens under the final norm."""
+    with _refusals():
+        with _progress() as say:
+            import pandas as pd
+
+            from tw_lens.analyses import token_norms
+
+            weights = _weights(model, say)
+            say("Scoring every token")
+            result = token_norms(weights, scale=scale, bias=bias, convention=convention)
+            table = pd.concat([result.top(k), result.bottom(k)])
+        _show(table, repr(result), result.caveats, (csv, json, parquet, latex))
+
+
+@app.command()
+def probe(
+    model: Model = None,
+    layer: Layer = 0,
+    words: Annotated[
+        list[str] | None,
+        typer.Option("--word", "-w", help="A word (repeatable); default: common nouns."),
+    ] = None,
+    circuit: Circuit = "QK",
+    convention: Convention = "exact",
+    head: Head = None,
+    k: K = 5,
+    csv: Csv = None,
+    json: Json = None,
+    parquet: Parquet = None,
+    latex: Latex = None,
+) -> None:
+    """Words probed through the heads of a layer."""
+    with _refusals():
+        with _progress() as say:
+            from tw_lens.analyses import common_nouns, head_probe
+
+            weights = _weights(model, say)
+            say("Probing")
+            result = head_probe(
+                weights,
+                layer=layer,
+                words=words or common_nouns(weights),
+                circuit=circuit,
+                k=k,
+                convention=convention,
+                head=head,
+            )
+        _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+
+
+@app.command()
+def spectrum(
+    model: Model = None,
+    layer: Layer = 0,
+    circuit: Circuit = "QK",
+    convention: Convention = "exact",
+    head: Head = None,
+    n: Annotated[int, typer.Option("-n", help="Leading directions to read.")] = 5,
+    k: K = 5,
+    csv: Csv = None,
+    json: Json = None,
+    parquet: Parquet = None,
+    latex: Latex = None,
+) -> None:
+    """Singular directions of the heads of a layer, both sides as words."""
+    with _refusals():
+        with _progress() as say:
+            from tw_lens.analyses import head_spectrum
+
+            weights = _weights(model, say)
+            say("Decomposing")
+            result = head_spectrum(
+                weights, layer=layer, circuit=circuit, n=n, k=k, convention=convention, head=head
+            )
+        _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+
+
+@app.command()
+def trajectory(
+    model: Model = None,
+    prompt: Prompt = PROMPT,
+    csv: Csv = None,
+    json: Json = None,
+    parquet: Parquet = None,
+    latex: Latex = None,
+) -> None:
+    """The path of every position of a prompt: norms, angles, and what each state reads as."""
+    with _refusals():
+        with _progress() as say:
+            from tw_lens.analyses import trajectory as travel
+            from tw_lens.reading import read_states, read_weights
+
+            loaded = _load(model, say)
+            say("Travelling")
+            result = travel(read_weights(loaded), read_states(loaded, prompt))
+        _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+
+
+def _show(
+    table: pd.DataFrame,
+    headline: str,
+    caveats: tuple[Caveat, ...],
+    files: tuple[Path | None, ...],
+) -> None:
+    """Write the table to the files asked for, or print it."""
+    from rich.console import Console
+
+    from tw_lens.rendering import rich_table, save_table
+
+    written = [(suffix, path) for suffix, path in zip(FORMATS, files, strict=True) if path]
+    for suffix, path in written:
+        save_table(table, path, format=suffix, caption=headline)
+        typer.echo(f"Written: {path}")
+    if not written:
+        console = Console()
+        console.print(rich_table(table, headline))
+        for caveat in caveats:
+            console.print(f"Caveat, {caveat}", markup=False, highlight=False)
+
+
+FORMATS = ("csv", "json", "parquet", "latex")
+
+
+def _weights(model: str | None, say: Any) -> Any:
+    from tw_lens.reading import read_weights
+
+    return read_weights(_load(model, say))
+
+
+def _load(model: str | None, say: Any) -> Any:
+    from tw_lens.reading import load_model
+
+    say(f"Loading {model or 'the bundled SmolLM2'}")
+    return load_model(model)
+
+
+def _layers(text: str) -> list[int] | None:
+    if not text.strip():
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--layers {text!r}: numbers with commas fit, as in 0,5,11.") from None
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A line that tells what is going on, on the terminal only."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("Starting")
+
+        def say(step: str) -> None:
+            progress.update(task, description=step)
+
+        yield say
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Errors that name what was given and what fits, as one sentence and an exit code of 2."""
+    try:
+        yield
+    except (ValueError, IndexError, OSError, TypeError) as error:
+        typer.echo(f"tw-lens: {error}", err=True)
+        sys.exit(REFUSED)
+
+
+if __name__ == "__main__":
+    app()

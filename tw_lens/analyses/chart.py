@@ -107,9 +107,7 @@ def fit_map(
     index = landmarks + [i for i in drawn if i not in set(landmarks)]
     embedded = weights.vocabulary.embeddings(torch.tensor(index)) * weights.vocabulary.scale
     points = torch.cat([y.flatten(0, 1), norm.sphere(embedded)])
-    flat = (
-        pca(points, n_components) if method == "pca" else umap(points, n_components, seed=seed)
-    )
+    flat = pca(points, n_components) if method == "pca" else umap(points, n_components, seed=seed)
     n_states = y.shape[0] * y.shape[1]
     return Chart(
         model_name=states.model_name,

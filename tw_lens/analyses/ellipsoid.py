@@ -31,7 +31,7 @@ class Ellipsoid(Result):
     layer: int
     head: int
     circuit: Circuit
-    semi_axes: Float[Tensor, "3"]
+    semi_axes: Float[Tensor, 3]
     words: tuple[str, ...]
     word_index: tuple[int, ...]
     before: Float[Tensor, "words 3"]

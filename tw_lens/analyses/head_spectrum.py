@@ -20,9 +20,15 @@ from tw_lens.analyses.result import (
     require_positive,
     word_lists,
 )
-from tw_lens.canonical import Block, Rows, Weights
+from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import FactoredSVD, extreme_scores, factored_svd, nearest
+from tw_lens.geometry import (
+    FactoredSVD,
+    Neighbours,
+    chosen,
+    factored_svd,
+    nearest_of_both_signs,
+)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -137,13 +143,10 @@ def head_spectrum(
     block, heads = weights.block(layer), weights.heads(head)
     n = min(n, weights.d_head)
     svd = head_svd(block, heads, circuit, convention)
-    left_rows, right_rows = _vocabularies(weights, block, circuit, convention)
-    left = svd.left[..., :n].mT.flatten(0, 1)
-    right = svd.right[..., :n].mT.flatten(0, 1)
-    along, against = extreme_scores(right, right_rows)
-    sign = torch.where(along >= against, 1.0, -1.0)[:, None]
+    left, right = svd.left[..., :n].mT.flatten(0, 1), svd.right[..., :n].mT.flatten(0, 1)
     if convention == "published" and circuit == "QK":
         left = left * svd.S[:, :n].flatten()[:, None]
+    left_words, right_words = _signed_words(weights, block, circuit, convention, left, right, k)
     return HeadSpectrum(
         model_name=weights.model_name,
         layer=layer,
@@ -152,8 +155,8 @@ def head_spectrum(
         heads=tuple(heads),
         n=n,
         singular_values=svd.S,
-        left=word_lists(nearest(sign * left, left_rows, k), weights.tokens),
-        right=word_lists(nearest(sign * right, right_rows, k), weights.tokens),
+        left=word_lists(left_words, weights.tokens),
+        right=word_lists(right_words, weights.tokens),
         caveats=weights.caveats,
     )
 
@@ -173,12 +176,30 @@ def head_svd(
     return factored_svd(V, (block.A_O if exact else block.W_O)[heads].mT)
 
 
-def _vocabularies(
-    weights: Weights, block: Block, circuit: Circuit, convention: Convention
-) -> tuple[Rows, Rows]:
-    vocabulary = weights.vocabulary
-    if convention == "published":
-        points = vocabulary.on_ellipsoid(block.norm)
-        return points, points if circuit == "QK" else vocabulary.rows
-    points = vocabulary.on_sphere(block.norm)
-    return points, points if circuit == "QK" else weights.readout.directions()
+def _signed_words(
+    weights: Weights,
+    block: Block,
+    circuit: Circuit,
+    convention: Convention,
+    left: Float[Tensor, "directions d_model"],
+    right: Float[Tensor, "directions d_model"],
+    k: int,
+) -> tuple[Neighbours, Neighbours]:
+    """The words of both sides, each pair's sign chosen by the right-hand vocabulary."""
+    vocabulary, exact = weights.vocabulary, convention == "exact"
+    points = vocabulary.on_sphere(block.norm) if exact else vocabulary.on_ellipsoid(block.norm)
+    if circuit == "QK":  # one vocabulary for both sides: one pass over it
+        both = nearest_of_both_signs(torch.cat([left, right]), points, k)
+        (left_along, right_along), (left_against, right_against) = (
+            (
+                Neighbours(*(t[: len(left)] for t in found)),
+                Neighbours(*(t[len(left) :] for t in found)),
+            )
+            for found in both
+        )
+    else:
+        written = weights.readout.directions() if exact else vocabulary.rows
+        left_along, left_against = nearest_of_both_signs(left, points, k)
+        right_along, right_against = nearest_of_both_signs(right, written, k)
+    keep = right_along.score[:, 0] >= right_against.score[:, 0]
+    return chosen(keep, left_along, left_against), chosen(keep, right_along, right_against)

@@ -122,6 +122,4 @@ def token_norms(
         score = weights.d_model**0.5 * torch.cat(lengths)
         score = score + weights.readout.offset() if bias else score
     caveats = tuple(c for c in weights.caveats if c.name in ("norms folded", "centred"))
-    return TokenNorms(
-        weights.model_name, convention, scale, bias, score, weights.tokens, caveats
-    )
+    return TokenNorms(weights.model_name, convention, scale, bias, score, weights.tokens, caveats)

@@ -39,5 +39,3 @@ def factored_svd(
     Q_R, R_R = torch.linalg.qr(R)
     U, S, Vh = torch.linalg.svd(R_L @ R_R[group].mT)
     return FactoredSVD(left=Q_L @ U, S=S, right=Q_R[group] @ Vh.mT)
-
-

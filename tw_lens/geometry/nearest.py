@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Rows = Callable[[], Iterator[Tensor]]
@@ -34,29 +34,47 @@ def nearest(
         k: how many; fewer when the vocabulary is smaller.
         offset: a number added to each word's score.
     """
-    best = torch.empty(queries.shape[0], 0)
-    index = torch.empty(queries.shape[0], 0, dtype=torch.long)
+    best = _none_yet(queries.shape[0])
     start = 0
     for chunk in rows():
         scores = queries @ chunk.T
         if offset is not None:
             scores = scores + offset[start : start + chunk.shape[0]]
-        top = scores.topk(min(k, chunk.shape[0]), dim=-1)
-        best = torch.cat([best, top.values], dim=-1)
-        index = torch.cat([index, top.indices + start], dim=-1)
-        keep = best.topk(min(k, best.shape[-1]), dim=-1)
-        best, index = keep.values, index.gather(-1, keep.indices)
+        best = _merged(best, scores, start, k)
         start += chunk.shape[0]
-    return Neighbours(best, index)
+    return best
 
 
-def extreme_scores(
-    directions: Float[Tensor, "queries d"], rows: Rows
-) -> tuple[Float[Tensor, " queries"], Float[Tensor, " queries"]]:
-    """The largest score of any word along `v` and along `-v`, for every direction `v`."""
-    highest, lowest = [], []
+def nearest_of_both_signs(
+    queries: Float[Tensor, "queries d"], rows: Rows, k: int
+) -> tuple[Neighbours, Neighbours]:
+    """Top-k along `v` and along `-v` for every direction `v`, with one product for both."""
+    along, against = _none_yet(queries.shape[0]), _none_yet(queries.shape[0])
+    start = 0
     for chunk in rows():
-        scores = directions @ chunk.T
-        highest.append(scores.amax(-1))
-        lowest.append(scores.amin(-1))
-    return torch.stack(highest).amax(0), -torch.stack(lowest).amin(0)
+        scores = queries @ chunk.T
+        along = _merged(along, scores, start, k)
+        against = _merged(against, scores.neg_(), start, k)
+        start += chunk.shape[0]
+    return along, against
+
+
+def chosen(keep: Bool[Tensor, " queries"], first: Neighbours, second: Neighbours) -> Neighbours:
+    """For every query, the first list where `keep` holds and the second elsewhere."""
+    return Neighbours(
+        torch.where(keep[:, None], first.score, second.score),
+        torch.where(keep[:, None], first.token_index, second.token_index),
+    )
+
+
+def _none_yet(queries: int) -> Neighbours:
+    return Neighbours(torch.empty(queries, 0), torch.empty(queries, 0, dtype=torch.long))
+
+
+def _merged(best: Neighbours, scores: Tensor, start: int, k: int) -> Neighbours:
+    """The best of the lists so far and of a chunk that starts at token `start`."""
+    top = scores.topk(min(k, scores.shape[-1]), dim=-1)
+    score = torch.cat([best.score, top.values], dim=-1)
+    index = torch.cat([best.token_index, top.indices + start], dim=-1)
+    keep = score.topk(min(k, score.shape[-1]), dim=-1)
+    return Neighbours(keep.values, index.gather(-1, keep.indices))

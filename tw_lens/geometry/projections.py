@@ -44,7 +44,7 @@ def umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> 
     return Projection(torch.from_numpy(flat), _trustworthiness(points, flat), nan)
 
 
-def _cached_umap():  # noqa: ANN202 - joblib's own wrapper type
+def _cached_umap():
     import os
     from pathlib import Path
 
@@ -54,17 +54,21 @@ def _cached_umap():  # noqa: ANN202 - joblib's own wrapper type
     return Memory(os.environ.get("TW_LENS_CACHE", default), verbose=0).cache(_fit_umap)
 
 
-def _fit_umap(points, n_components: int, seed: int):  # noqa: ANN001, ANN202 - arrays of numpy
+def _fit_umap(points, n_components: int, seed: int):
     from umap import UMAP
 
     model = UMAP(
-        n_components=n_components, metric="cosine", init="pca", random_state=seed, n_jobs=1,
+        n_components=n_components,
+        metric="cosine",
+        init="pca",
+        random_state=seed,
+        n_jobs=1,
         n_neighbors=min(15, len(points) - 1),
     )
     return model.fit_transform(points)
 
 
-def _trustworthiness(points: Tensor, flat) -> float:  # noqa: ANN001 - an array of numpy
+def _trustworthiness(points: Tensor, flat) -> float:
     from sklearn.manifold import trustworthiness
 
     neighbours = max(1, min(5, (len(points) - 1) // 2))

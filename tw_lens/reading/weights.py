@@ -171,7 +171,9 @@ def _refuse_what_does_not_fit(model: Any) -> None:
     for layer, block in enumerate(model.blocks):
         missing = _misfit(block)
         if missing:
-            raise UnsupportedModel(architecture_of(model), f"layer {layer} {missing}", STILL_POSSIBLE)
+            raise UnsupportedModel(
+                architecture_of(model), f"layer {layer} {missing}", STILL_POSSIBLE
+            )
     cfg = model.cfg
     unknown = {
         "an attention soft-cap": any(_inner(b.attn, "attn_logit_softcapping") for b in model.blocks)

@@ -108,7 +108,7 @@ def _escaped(character: str) -> str:
 
 
 def _raw_bytes(piece: str) -> str:
-    """The bytes of a byte-level piece as hexadecimal escapes; other pieces (special tokens) as they are."""
+    """The bytes of a byte-level piece as hexadecimal escapes; other pieces as they are."""
     table = _byte_of_character()
     if all(character in table for character in piece):
         raw = bytes(table[character] for character in piece)

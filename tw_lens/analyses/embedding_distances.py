@@ -1,4 +1,4 @@
-"""How far does the norm move a word? Distances between embeddings and their points on the sphere."""
+"""How far does the norm move a word? Distances from embeddings to their points on the sphere."""
 
 from __future__ import annotations
 

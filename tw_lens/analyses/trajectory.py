@@ -80,7 +80,7 @@ class Trajectory(Result):
         return pd.DataFrame(rows)
 
     def plot(self, chart: Chart | None = None) -> go.Figure:
-        """The path among its words on a chart, in 3-D; without one, its measures over the layers."""
+        """The path among its words on a chart; without one, its measures over the layers."""
         return figure(self, chart)
 
 

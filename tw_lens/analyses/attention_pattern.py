@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -61,7 +60,5 @@ def attention_pattern(weights: Weights, states: States, *, layer: int) -> Attent
     require_match(weights, states)
     block = weights.block(layer)
     q, k, _ = block.qkv(states.stream[layer])
-    scores = block.scores(q, k)
-    masked = scores.masked_fill(~block.visible(scores.shape[-1]), float("-inf"))
-    pattern = torch.softmax(masked, dim=-1)
+    pattern = block.pattern(block.scores(q, k))
     return AttentionPattern(states.model_name, layer, states.token_strings, pattern)

@@ -119,12 +119,18 @@ class Block:
         seen = distance >= 0
         return seen if self.window is None else seen & (distance < self.window)
 
+    def pattern(
+        self, scores: Float[Tensor, "n_heads position position"]
+    ) -> Float[Tensor, "n_heads position position"]:
+        """The attention pattern: the softmax over the keys each query may look at."""
+        masked = scores.masked_fill(~self.visible(scores.shape[-1]), float("-inf"))
+        return masked.softmax(-1)
+
     def attention_output(
         self,
-        scores: Float[Tensor, "n_heads position position"],
+        pattern: Float[Tensor, "n_heads position position"],
         v: Float[Tensor, "position n_kv_heads d_head"],
     ) -> Float[Tensor, "position d_model"]:
-        """What the heads write together: `softmax(masked scores) v W_O`, summed, plus `b_O`."""
-        masked = scores.masked_fill(~self.visible(scores.shape[-1]), float("-inf"))
-        z = torch.einsum("hij,jhe->ihe", masked.softmax(-1), v[:, self.kv_head])
+        """What the heads write together: `pattern v W_O`, summed, plus `b_O`."""
+        z = torch.einsum("hij,jhe->ihe", pattern, v[:, self.kv_head])
         return torch.einsum("ihe,hed->id", z, self.W_O) + self.b_O

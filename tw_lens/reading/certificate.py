@@ -90,7 +90,8 @@ def check(
 ) -> Certificate:
     """Certify that the canonical form computes what the model computes.
 
-    Recomputes q, k, v, attn_scores (with the model's rotation, before the mask), attn_out, resid
+    Recomputes q, k, v, attn_scores (with the model's rotation, before the mask; the pattern where
+    TransformerLens' score hook holds only that: GPT-Neo, OPT), attn_out, resid
     (the stream rebuilt from the canonical start, the recomputed attention and the model's MLP)
     and logits, and compares each with the model's own hooks.
 
@@ -120,7 +121,13 @@ def certify(
 ) -> Certificate:
     """`check` for weights that were read before (see there)."""
     tokens = prompt_tokens(model, prompt)
-    hooks = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_attn_scores")
+    hooks = (
+        "attn.hook_q",
+        "attn.hook_k",
+        "attn.hook_v",
+        "attn.hook_attn_scores",
+        "attn.hook_pattern",
+    )
     names = [f"blocks.{layer}.{hook}" for layer in range(weights.n_layers) for hook in hooks]
     logits, held = run(model, tokens, stream_hooks(weights.n_layers) + names)
     rows: list[Comparison] = []
@@ -130,7 +137,11 @@ def certify(
         theirs = {hook: held[f"blocks.{layer}.{hook}"] for hook in hooks}
         q, k, v = block.qkv(held[f"blocks.{layer}.hook_resid_pre"])
         scores = block.scores(q, k)
-        attn_out = block.attention_output(scores, v)
+        pattern = block.pattern(scores)
+        attn_out = block.attention_output(pattern, v)
+        model_scores = theirs["attn.hook_attn_scores"]
+        if torch.equal(model_scores, theirs["attn.hook_pattern"]):
+            scores = pattern  # this model's score hook holds the pattern: compare like with like
         stream = stream + attn_out + held[f"blocks.{layer}.hook_mlp_out"]
         after = "hook_resid_post" if layer + 1 == weights.n_layers else None
         resid = held[f"blocks.{layer}.{after}" if after else f"blocks.{layer + 1}.hook_resid_pre"]
@@ -139,7 +150,7 @@ def certify(
             ("q", q, theirs["attn.hook_q"]),
             ("k", k, theirs["attn.hook_k"]),
             ("v", v, theirs["attn.hook_v"]),
-            ("attn_scores", scores[:, seen], theirs["attn.hook_attn_scores"][:, seen]),
+            ("attn_scores", scores[:, seen], model_scores[:, seen]),
             ("attn_out", attn_out, held[f"blocks.{layer}.hook_attn_out"]),
             ("resid", stream, resid),
         ):

@@ -100,16 +100,30 @@ def embedding_scale(model: Any) -> float:
 
 
 def attention_scale(model: Any, layer: int) -> float:
-    """The factor `s` on the scores: the model's own, else `d_head ** -0.5`."""
+    """The factor `s` on the scores: the model's own (GPT-Neo has none), else `d_head ** -0.5`."""
     cfg, attention = model.cfg, model.blocks[layer].attn
     inner = getattr(attention, "original_component", None)
     if inner is None:  # HookedTransformer divides by attn_scale
         return 1.0 / float(attention.attn_scale)
     configured = float(getattr(cfg, "attn_scale", None) or -1.0)
-    scale = getattr(inner, "scaling", None)
+    scale = 1.0 if hasattr(inner, "attention_type") else getattr(inner, "scaling", None)
     if not isinstance(scale, (int, float)):
         scale = configured if configured > 0 else attention.W_Q.shape[-1] ** -0.5
     return float(scale)
+
+
+def attention_window(model: Any, layer: int) -> int | None:
+    """How many positions back a layer looks, itself included; None for all of them."""
+    attention = model.blocks[layer].attn
+    inner = getattr(attention, "original_component", None)
+    if inner is None:  # HookedTransformer says so per layer
+        local = getattr(attention, "attn_type", "global") == "local"
+        return int(model.cfg.window_size) if local else None
+    if getattr(inner, "attention_type", None) == "local":  # GPT-Neo
+        return int(inner.config.window_size)
+    window, kinds = _configured(model, "sliding_window"), _configured(model, "layer_types")
+    slides = kinds is None or kinds[layer] == "sliding_attention"
+    return int(window) if isinstance(window, int) and slides else None
 
 
 def _read_block(model: Any, layer: int, norm: Norm, centred_stream: bool) -> Block:
@@ -124,7 +138,6 @@ def _read_block(model: Any, layer: int, norm: Norm, centred_stream: bool) -> Blo
         for name in ("b_Q", "b_K", "b_V")
     }
     b_O = getattr(attention, "b_O", None)
-    window = getattr(model.cfg, "window_size", None)
     return Block(
         layer=layer,
         norm=norm,
@@ -133,7 +146,7 @@ def _read_block(model: Any, layer: int, norm: Norm, centred_stream: bool) -> Blo
         b_O=torch.zeros(W["W_O"].shape[-1]) if b_O is None else plain(b_O, f"{where}.b_O"),
         scale=attention_scale(model, layer),
         rotary=read_rotary(model, attention),
-        window=int(window) if window else None,
+        window=attention_window(model, layer),
         centred_stream=centred_stream,
     )
 
@@ -182,6 +195,10 @@ def _refuse_what_does_not_fit(model: Any) -> None:
         "ALiBi positions": getattr(cfg, "positional_embedding_type", None) == "alibi",
         "relative position biases": getattr(cfg, "positional_embedding_type", None)
         in ("relative_positional_bias", "shortformer"),
+        "a multiplier on its logits or on what its blocks add": any(
+            _configured(model, name) not in (None, 1, 1.0)
+            for name in ("logits_scaling", "logit_scale", "residual_multiplier")
+        ),
         "bidirectional attention": getattr(cfg, "attention_dir", "causal") != "causal",
     }
     for part, present in unknown.items():
@@ -214,6 +231,12 @@ def _misfit(block: Any) -> str | None:
     if _inner(attention, "sinks") is not None:
         return "has attention sinks, not certified yet"
     return None
+
+
+def _configured(model: Any, name: str) -> Any:
+    """A number of the original model's own configuration."""
+    original = getattr(model, "original_model", None)
+    return getattr(getattr(original, "config", None), name, None)
 
 
 def _inner(attention: Any, name: str) -> Any:

@@ -106,10 +106,11 @@ def head_spectrum(
     """Singular value decomposition of W_QK or W_OV, read as words on both sides.
 
     `exact`: of `W_QK = s A_Q A_K^T` (both sides against `N(W_E)`) or `W_OV = A_V A_O` (left against
-    `N(W_E)`, right through the readout `A_U`); scores are dot products of unit vectors with the
-    words' points. `published`: of `W_Q W_K^T / sqrt(d_head)` (left scaled by S, both sides against
-    `n(W_E)`) or `W_V W_O` (left against `n(W_E)`, right against `W_E`). The sign of a pair is kept
-    when `max_w v.M_w >= max_w -v.M_w` over the right-hand vocabulary, else both sides are flipped.
+    `N(W_E)`, right through the readout `A_U`, relative to the mean word because logits count only
+    up to a constant); scores are dot products of unit vectors with the words' points.
+    `published`: of `W_Q W_K^T / sqrt(d_head)` (left scaled by S, both sides against `n(W_E)`) or
+    `W_V W_O` (left against `n(W_E)`, right against `W_E`). The sign of a pair is kept when
+    `max_w v.M_w >= max_w -v.M_w` over the right-hand vocabulary, else both sides are flipped.
 
     Args:
         weights: from `read_weights`.
@@ -198,7 +199,7 @@ def _signed_words(
             for found in both
         )
     else:
-        written = weights.readout.directions() if exact else vocabulary.rows
+        written = weights.readout.relative_directions() if exact else vocabulary.rows
         left_along, left_against = nearest_of_both_signs(left, points, k)
         right_along, right_against = nearest_of_both_signs(right, written, k)
     keep = right_along.score[:, 0] >= right_against.score[:, 0]

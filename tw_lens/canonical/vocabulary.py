@@ -69,6 +69,14 @@ class Readout:
         """The columns of `A_U` as rows: the direction on the sphere that speaks for each word."""
         return lambda: (self.norm.project(chunk * self.norm.gain) for chunk in self.columns())
 
+    def relative_directions(self) -> Rows:
+        """`directions` relative to the mean word's: logits count only up to a common constant.
+
+        Centring the unembedding (TransformerLens' `center_unembed`) leaves these unchanged.
+        """
+        mean = sum(chunk.sum(0) for chunk in self.directions()()) / self.W_U.shape[1]
+        return lambda: (chunk - mean for chunk in self.directions()())
+
     def directions_of(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
         """The readout directions of some tokens."""
         chosen = self.W_U[:, token_index.to(self.W_U.device)].detach().float().cpu().T

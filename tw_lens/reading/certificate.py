@@ -173,7 +173,8 @@ def _start_of_stream(model: Any, weights: Weights, tokens: Tensor) -> Tensor:
     if getattr(model.cfg, "positional_embedding_type", None) != "standard":
         return start
     W_pos = model.pos_embed.W_pos.detach().float().cpu()
-    return start + W_pos[: tokens.numel()]
+    first = max(0, W_pos.shape[0] - int(model.cfg.n_ctx))  # OPT keeps two rows in front
+    return start + W_pos[first : first + tokens.numel()]
 
 
 def _compare(layer: int, quantity: str, ours: Tensor, theirs: Tensor) -> Comparison:

@@ -43,7 +43,7 @@ def plain(tensor: Tensor, what: str) -> Tensor:
             f"{what} is quantised ({tensor.dtype}): its numbers are not the model's weights. Load "
             "the model in float32, bfloat16 or float16."
         )
-    copy = tensor.detach().to("cpu", torch.float32)
+    copy = tensor.detach().to("cpu", torch.float32, copy=True)
     if not torch.isfinite(copy).all():
         raise ValueError(
             f"{what} holds NaN or infinity: every result would be meaningless. Check the "

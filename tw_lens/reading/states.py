@@ -37,7 +37,8 @@ def prompt_tokens(model: Any, prompt: str | Sequence[int] | Tensor) -> Tensor:
         if getattr(model, "tokenizer", None) is None:
             raise ValueError("the model has no tokenizer: give the prompt as a list of token ids.")
         # One text may hold lone surrogates (raw bytes read as text): no tokenizer takes those.
-        tokens = model.to_tokens(prompt.encode("utf-8", "replace").decode("utf-8"))[0]
+        text = prompt.encode("utf-8", "replace").decode("utf-8")
+        tokens = model.to_tokens(text, truncate=False)[0]
     else:
         tokens = torch.as_tensor(prompt, dtype=torch.long)
         if tokens.ndim == 2 and tokens.shape[0] == 1:

@@ -23,26 +23,29 @@ from tw_lens.analyses import (
 )
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat, UnsupportedModel
-from tw_lens.reading import check, read_states, read_weights
+from tw_lens.reading import check, load_model, read_states, read_weights
+from tw_lens.rendering import report
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - in the order of the pipeline
+    "load_model",
+    "read_weights",
+    "check",
+    "embedding_distances",
+    "token_norms",
+    "common_nouns",
+    "head_probe",
+    "head_spectrum",
+    "bias_directions",
+    "head_ellipsoid",
+    "read_states",
+    "trajectory",
+    "fit_map",
+    "attention_pattern",
+    "report",
     "Caveat",
     "States",
     "UnsupportedModel",
     "Weights",
-    "attention_pattern",
-    "bias_directions",
-    "check",
-    "common_nouns",
-    "embedding_distances",
-    "fit_map",
-    "head_ellipsoid",
-    "head_probe",
-    "head_spectrum",
-    "read_states",
-    "read_weights",
-    "token_norms",
-    "trajectory",
 ]

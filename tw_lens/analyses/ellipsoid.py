@@ -23,8 +23,9 @@ AXES = ("left_0", "left_1", "left_2"), ("right_0", "right_1", "right_2")
 class Ellipsoid(Result):
     """The unit sphere of a head's three leading left directions, and the ellipsoid it becomes.
 
-    `before` holds each word's unit point in those three directions (inside the unit ball: the
-    rest of the word lies in other directions), `after = before * semi_axes` its image.
+    `before` holds the direction of each word within those three (a point of the unit sphere),
+    `after = before * semi_axes` its image on the ellipsoid; `share` is how much of the word's
+    squared length lies in the three directions (the rest goes elsewhere).
     """
 
     model_name: str
@@ -36,6 +37,7 @@ class Ellipsoid(Result):
     word_index: tuple[int, ...]
     before: Float[Tensor, "words 3"]
     after: Float[Tensor, "words 3"]
+    share: Float[Tensor, " words"]
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -47,7 +49,9 @@ class Ellipsoid(Result):
         """One row per word: its coordinates before (left) and after (right)."""
         before = pd.DataFrame(self.before.tolist(), columns=list(AXES[0]))
         after = pd.DataFrame(self.after.tolist(), columns=list(AXES[1]))
-        words = pd.DataFrame({"word": self.words, "word_index": self.word_index})
+        words = pd.DataFrame(
+            {"word": self.words, "word_index": self.word_index, "share": self.share.tolist()}
+        )
         return pd.concat([words, before, after], axis=1)
 
 
@@ -63,7 +67,7 @@ def head_ellipsoid(
 
     With `W = U S V^T` (W_QK or W_OV), the unit sphere spanned by the first three columns of U is
     mapped onto the ellipsoid with semi-axes `S_0, S_1, S_2` along the columns of V. A word's point
-    is `N(w) / |N(w)|` in the coordinates of U.
+    is the direction of `N(w)` in the coordinates of U.
 
     Raises:
         IndexError: the layer, head or a token id does not exist.
@@ -82,7 +86,8 @@ def head_ellipsoid(
     index, _ = weights.tokens.look_up(words)
     svd = head_svd(block, chosen, circuit)
     x = weights.vocabulary.embeddings(torch.tensor(index)) * weights.vocabulary.scale
-    before = unit(block.norm.sphere(x)) @ svd.left[0, :, :3]
+    inside = unit(block.norm.sphere(x)) @ svd.left[0, :, :3]
+    before = unit(inside)
     semi_axes = svd.S[0, :3]
     return Ellipsoid(
         model_name=weights.model_name,
@@ -94,5 +99,6 @@ def head_ellipsoid(
         word_index=tuple(index),
         before=before,
         after=before * semi_axes,
+        share=inside.square().sum(-1),
         caveats=weights.caveats,
     )

@@ -52,12 +52,20 @@ class Weights:
             IndexError: the layer does not exist.
             ValueError: the layer's weights hold NaN or infinity.
         """
+        self.require_layer(layer)
+        return self.read_block(layer)
+
+    def require_layer(self, layer: int) -> None:
+        """Refuse a layer that does not exist.
+
+        Raises:
+            IndexError: with the layers there are.
+        """
         if not 0 <= layer < self.n_layers:
             raise IndexError(
                 f"layer {layer} does not exist: {self.model_name} has layers 0 to "
                 f"{self.n_layers - 1}."
             )
-        return self.read_block(layer)
 
     def heads(self, head: int | None) -> list[int]:
         """The heads meant by `head=`: all of them for None.

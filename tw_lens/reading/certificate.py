@@ -75,14 +75,17 @@ class Certificate:
 
         return pd.DataFrame([vars(c) for c in self.comparisons])
 
-    def __repr__(self) -> str:
-        verdict = "passed" if self.passed else "FAILED"
-        worst = self.worst
+    @property
+    def verdict(self) -> str:
+        """The outcome in one line."""
         return (
-            f"Certificate({self.model_name}: {verdict}, largest relative error "
-            f"{self.max_rel_error:.1e} at layer {worst.layer} {worst.quantity}, tolerance "
-            f"{self.tolerance:.0e}, {len(self.tokens)} tokens)"
+            f"{self.model_name}: {'passed' if self.passed else 'FAILED'}, largest relative error "
+            f"{self.max_rel_error:.1e} at layer {self.worst.layer} {self.worst.quantity}, "
+            f"tolerance {self.tolerance:.0e}, {len(self.tokens)} tokens"
         )
+
+    def __repr__(self) -> str:
+        return f"Certificate({self.verdict})"
 
 
 def check(

@@ -183,7 +183,7 @@ def _refuse_what_does_not_fit(model: Any) -> None:
             raise UnsupportedModel(architecture_of(model), f"it has no {part}", STILL_POSSIBLE)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
-            f"weights of {name_of(model)} are on the meta device: they have no data. Load them first."
+            f"weights of {name_of(model)} are on the meta device, without data. Load them first."
         )
     for layer, block in enumerate(model.blocks):
         missing = _misfit(block)

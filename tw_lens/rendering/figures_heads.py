@@ -1,0 +1,175 @@
+"""Pictures of the heads as maps of the sphere."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.analyses import (
+    AttentionPattern,
+    BiasDirections,
+    Ellipsoid,
+    HeadProbe,
+    HeadSpectrum,
+    figure,
+)
+from tw_lens.rendering.style import COLOURS, MUTED, laid_out, rounded, shown, word_table
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+WORDS_DRAWN = 40
+
+
+@figure.register(HeadProbe)
+def draw_head_probe(result: HeadProbe) -> go.Figure:
+    """The first word of every list, coloured by its score; hover for the others."""
+    import plotly.graph_objects as go
+
+    n, drawn = len(result.words), min(len(result.words), WORDS_DRAWN)
+    lists = [[result.lists.token_string[c * n + w] for c in range(len(result.components))]
+             for w in range(drawn)]  # fmt: skip
+    score = result.lists.score[:, 0].unflatten(0, (len(result.components), n))[:, :drawn].T
+    heat = go.Heatmap(
+        z=rounded(score),
+        x=list(result.components),
+        y=[f"{shown(word)} ({i})" for word, i in zip(result.words, result.word_index, strict=True)][
+            :drawn
+        ],
+        text=[[shown(words[0]) for words in row] for row in lists],
+        customdata=[["<br>".join(map(shown, words)) for words in row] for row in lists],
+        texttemplate="%{text}",
+        hovertemplate="%{y} through %{x}<br>%{customdata}<br>first score %{z}<extra></extra>",
+        colorscale="RdBu",
+        zmid=0,
+        colorbar={"title": "score"},
+    )
+    title = f"Layer {result.layer} {result.circuit}: the first word of each list"
+    title += f" (first {drawn} of {n} words)" if drawn < n else ""
+    drawn_figure = laid_out(go.Figure(heat), title, height=150 + 30 * drawn)
+    drawn_figure.update_yaxes(autorange="reversed", automargin=True)
+    return drawn_figure
+
+
+@figure.register(HeadSpectrum)
+def draw_head_spectrum(result: HeadSpectrum) -> go.Figure:
+    """A grid over heads: singular values as bars, coverage as a line with its 99 % point."""
+    from plotly.subplots import make_subplots
+
+    n = len(result.heads)
+    columns = min(n, 5)
+    rows = math.ceil(n / columns)
+    grid = make_subplots(
+        rows,
+        columns,
+        subplot_titles=result.components,
+        specs=[[{"secondary_y": True}] * columns] * rows,
+        vertical_spacing=min(0.12, 0.35 / rows),
+        horizontal_spacing=0.05,
+    )
+    coverage, rank = result.coverage, result.singular_values.shape[-1]
+    share = [100 * (i + 1) / rank for i in range(rank)]
+    for h in range(n):
+        row, column = h // columns + 1, h % columns + 1
+        cell = {"row": row, "col": column}
+        bars = {"x": share, "y": rounded(result.singular_values[h]), "marker_color": COLOURS[0]}
+        grid.add_bar(**bars, name="singular value", showlegend=h == 0, **cell)
+        line = {"x": share, "y": rounded(coverage[h]), "line_color": COLOURS[1], "mode": "lines"}
+        grid.add_scatter(**line, name="coverage %", showlegend=h == 0, secondary_y=True, **cell)
+        point = {"x": [float(result.directions_for_99[h])], "y": [99], "mode": "markers"}
+        grid.add_scatter(
+            **point, marker_color=COLOURS[1], name="99 %", showlegend=h == 0, secondary_y=True,
+            **cell,
+        )  # fmt: skip
+    grid.update_yaxes(range=[0, 105], secondary_y=True, showgrid=False)
+    grid.update_yaxes(rangemode="tozero", secondary_y=False)
+    title = f"Layer {result.layer} {result.circuit}: singular values (bars) and their cumulative "
+    title += "share (line), against % of directions"
+    drawn = laid_out(grid, title, height=130 + 210 * rows)
+    return drawn.update_layout(legend={"orientation": "h", "y": -0.08 / rows, "yanchor": "top"})
+
+
+@figure.register(BiasDirections)
+def draw_bias_directions(result: BiasDirections) -> go.Figure:
+    """For each head, the words along the four bias directions."""
+    table = result.to_dataframe()
+    words = table.groupby(["component", "side", "sign"], sort=False).token_string
+    joined = words.agg(lambda column: ", ".join(shown(token) for token in column)).unstack([1, 2])
+    columns = {"head": joined.index.tolist()}
+    columns |= {f"{sign}{side}": joined[(side, sign)].tolist() for side, sign in joined.columns}
+    return word_table(f"Layer {result.layer}: words along the bias directions", columns)
+
+
+@figure.register(AttentionPattern)
+def draw_attention_pattern(result: AttentionPattern) -> go.Figure:
+    """A grid of heat maps over heads: rows are queries, columns keys."""
+    from plotly.subplots import make_subplots
+
+    n = result.pattern.shape[0]
+    columns = min(n, 4)
+    rows = math.ceil(n / columns)
+    names = [f"L{result.layer}H{head}" for head in range(n)]
+    grid = make_subplots(rows, columns, subplot_titles=names, horizontal_spacing=0.04)
+    tokens = [f"{i} {shown(token)}" for i, token in enumerate(result.token_strings)]
+    for head in range(n):
+        grid.add_heatmap(
+            z=rounded(result.pattern[head], 3), x=tokens, y=tokens, zmin=0, zmax=1,
+            colorscale="Blues", showscale=head == 0, row=head // columns + 1,
+            col=head % columns + 1,
+        )  # fmt: skip
+    grid.update_yaxes(autorange="reversed", showticklabels=False)
+    grid.update_xaxes(showticklabels=False)
+    return laid_out(grid, f"Layer {result.layer}: attention", height=120 + 240 * rows)
+
+
+@figure.register(Ellipsoid)
+def draw_ellipsoid(result: Ellipsoid) -> go.Figure:
+    """The unit sphere of the head's leading directions, and the ellipsoid it becomes."""
+    from plotly.subplots import make_subplots
+
+    titles = ("before: the unit sphere", "after: the ellipsoid")
+    scenes = make_subplots(1, 2, specs=[[{"type": "scene"}] * 2], subplot_titles=titles)
+    unit = torch.ones(3)
+    for column, (axes, points) in enumerate(
+        ((unit, result.before), (result.semi_axes, result.after)), start=1
+    ):
+        _add_surface(scenes, axes, column)
+        _add_axes(scenes, axes, column)
+        scenes.add_scatter3d(
+            x=rounded(points[:, 0]), y=rounded(points[:, 1]), z=rounded(points[:, 2]),
+            mode="markers+text", text=[shown(word) for word in result.words],
+            marker={"size": 4, "color": COLOURS[1]}, textfont={"size": 11}, showlegend=False,
+            hovertemplate="%{text}<extra></extra>", row=1, col=column,
+        )  # fmt: skip
+    for side, scene in (("left", "scene"), ("right", "scene2")):
+        named = {f"{a}axis": {"title": f"{side} {i}"} for i, a in enumerate("xyz")}
+        scenes.update_layout({scene: {**named, "aspectmode": "data"}})
+    title = f"L{result.layer}H{result.head} {result.circuit}: what the head makes of the sphere"
+    axes = " by ".join(f"{axis:.2f}" for axis in result.semi_axes.tolist())
+    return laid_out(scenes, f"{title} (semi-axes {axes})", height=560)
+
+
+def _add_surface(scenes: go.Figure, axes: Float[Tensor, 3], column: int) -> None:
+    theta = torch.linspace(0, math.pi, 25)[:, None]
+    phi = torch.linspace(0, 2 * math.pi, 49)[None, :]
+    x, y = axes[0] * theta.sin() * phi.cos(), axes[1] * theta.sin() * phi.sin()
+    z = axes[2] * theta.cos().expand(-1, phi.shape[1])
+    surface = {"opacity": 0.18, "showscale": False, "hoverinfo": "skip"}
+    colours = [[0, COLOURS[0]], [1, COLOURS[0]]]
+    scenes.add_surface(
+        x=rounded(x, 3), y=rounded(y, 3), z=rounded(z, 3), colorscale=colours, **surface, row=1,
+        col=column,
+    )  # fmt: skip
+
+
+def _add_axes(scenes: go.Figure, axes: Float[Tensor, 3], column: int) -> None:
+    for i, length in enumerate(axes.tolist()):
+        ends = [[-length if j == i else 0, length if j == i else 0] for j in range(3)]
+        scenes.add_scatter3d(
+            x=ends[0], y=ends[1], z=ends[2], mode="lines", line={"color": MUTED, "width": 3},
+            hoverinfo="skip", showlegend=False, row=1, col=column,
+        )  # fmt: skip

@@ -1,0 +1,81 @@
+"""Pictures of the words on the sphere, and of the certificate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tw_lens.analyses import EmbeddingDistances, NounList, TokenNorms, figure
+from tw_lens.reading import Certificate
+from tw_lens.rendering.style import COLOURS, laid_out, shown, word_table
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@figure.register(EmbeddingDistances)
+def draw_embedding_distances(result: EmbeddingDistances) -> go.Figure:
+    """Bars of the mean distance in each setting, with the standard deviation."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    settings = [s.setting for s in result.settings]
+    drawn = make_subplots(1, 2, subplot_titles=("L2 distance", "cosine distance (1 - cos)"))
+    for column, measure in enumerate(("l2", "cosine"), start=1):
+        mean = [getattr(s, f"{measure}_mean") for s in result.settings]
+        std = [getattr(s, f"{measure}_std") for s in result.settings]
+        bars = go.Bar(
+            x=settings,
+            y=mean,
+            error_y={"type": "data", "array": std},
+            marker_color=COLOURS[column - 1],
+            showlegend=False,
+        )
+        drawn.add_trace(bars, 1, column)
+    return laid_out(drawn, "How far N(E) is from the embeddings (mean ± sd over the vocabulary)")
+
+
+@figure.register(TokenNorms)
+def draw_token_norms(result: TokenNorms) -> go.Figure:
+    """The 20 highest and the 20 lowest tokens."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    drawn = make_subplots(1, 2, subplot_titles=("highest", "lowest"), horizontal_spacing=0.18)
+    for column, table in enumerate((result.top(20), result.bottom(20)), start=1):
+        bars = go.Bar(
+            x=table.score,
+            y=[
+                f"{shown(t)} ({i})"
+                for t, i in zip(table.token_string, table.token_index, strict=True)
+            ],
+            orientation="h",
+            marker_color=COLOURS[column - 1],
+            showlegend=False,
+        )
+        drawn.add_trace(bars, 1, column)
+    drawn.update_yaxes(autorange="reversed", automargin=True)
+    return laid_out(drawn, f"{result.scheme}, {result.convention}", height=560)
+
+
+@figure.register(NounList)
+def draw_noun_list(result: NounList) -> go.Figure:
+    """The nouns with their ids."""
+    words = [shown(token) for token in result.token_strings]
+    return word_table(result.headline(), {"token": words, "id": result.token_index})
+
+
+@figure.register(Certificate)
+def draw_certificate(result: Certificate) -> go.Figure:
+    """The relative error of every quantity at every layer, under the tolerance."""
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    table = result.to_dataframe()
+    for quantity, rows in table.groupby("quantity", sort=False):
+        mode = "lines+markers" if len(rows) > 1 else "markers"
+        errors = rows.rel_error.clip(lower=1e-12)
+        drawn.add_scatter(x=rows.layer, y=errors, mode=mode, name=str(quantity))
+    drawn.add_hline(y=result.tolerance, line_dash="dash", annotation_text="tolerance")
+    drawn.update_yaxes(type="log", title="relative error", exponentformat="power")
+    drawn.update_xaxes(title="layer (logits after the last)")
+    return laid_out(drawn, result.verdict, height=380)

@@ -1,0 +1,155 @@
+"""One page: the paper's analyses of a model and a prompt, self-contained, the certificate first.
+
+1. Refuse what cannot work (the place, the layers) before anything is computed.
+2. Read and certify the model.
+3. Ask the questions in the paper's order, a section each.
+4. Render the sections into the template, with the scripts of plotly and CircuitsVis once.
+5. Write the page whole, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tw_lens.canonical import Weights
+from tw_lens.reading import Certificate, certify, read_states, read_weights
+from tw_lens.rendering.sections import Section, layer_section, walk_section, words_section
+from tw_lens.rendering.tables import require_writable, written_whole
+from tw_lens.rendering.widgets import circuitsvis_script
+
+if TYPE_CHECKING:
+    from tw_lens.analyses.chart import Method
+
+N_PROBED = 12
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template shows."""
+
+    weights: Weights
+    certificate: Certificate
+    prompt_tokens: tuple[str, ...]
+    sections: tuple[Section, ...]
+    layers: tuple[int, ...]
+
+
+def report(
+    model: Any,
+    path: str | Path,
+    *,
+    prompt: str | Sequence[int],
+    layers: Sequence[int] | None = None,
+    method: Method = "pca",
+    words: Sequence[str | int] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Write one self-contained page about a model and a prompt.
+
+    The certificate, embedding distances, token norms, and for each chosen layer the probes, spectra
+    (QK and OV, both sides as words), bias directions and attention; then the walk of the prompt.
+    The exact convention throughout; token norms in the published one too where weights are raw.
+
+    Args:
+        model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
+        path: the page; its folder must exist.
+        prompt: a text or token ids.
+        layers: which blocks; first, middle and last by default.
+        method: the map of the walk, "pca" or "umap".
+        words: words to probe (single tokens or ids); common nouns by default.
+        progress: called with a sentence at each step.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError, PermissionError: the page cannot be written there.
+        IndexError: a layer does not exist.
+        UnsupportedModel, ValueError: see `read_weights` and `read_states`.
+
+    Example:
+        >>> report(model, "page.html", prompt="w5 w6 w7", layers=[0]).name
+        'page.html'
+
+    Source: arXiv 2309.07315.
+    """
+    path = Path(path)
+    say = progress or (lambda step: None)
+    require_writable(path)
+    say("Reading the weights")
+    weights = read_weights(model)
+    chosen = _chosen_layers(weights, layers)
+    say("Certifying")
+    certificate = certify(model, weights, prompt)
+    states = read_states(model, prompt)
+    probed = _probed_words(weights, words, states.tokens.tolist())
+    say("Placing the words on the sphere")
+    sections = [words_section(weights)]
+    for layer in chosen:
+        say(f"Reading the heads of layer {layer}")
+        sections.append(layer_section(weights, states, layer, probed))
+    say("Following the prompt")
+    sections.append(walk_section(weights, states, method))
+    page = Page(weights, certificate, states.token_strings, tuple(sections), tuple(chosen))
+    say("Writing the page")
+    html = rendered(page)
+    return written_whole(path, lambda to: to.write_text(html, encoding="utf-8"))
+
+
+def rendered(page: Page) -> str:
+    """The page as HTML."""
+    from datetime import datetime, timezone
+
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    from tw_lens import __version__
+    from tw_lens.rendering.sections import embedded
+    from tw_lens.tokens import visible
+
+    environment = Environment(
+        loader=PackageLoader("tw_lens.rendering"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["visible"] = visible
+    return environment.get_template("report.html.j2").render(
+        page=page,
+        certificate_figure=embedded(page.certificate),
+        certificate_rows=page.certificate.to_dataframe().to_dict("records"),
+        version=__version__,
+        written=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        plotly_script=get_plotlyjs(),
+        circuitsvis_script=circuitsvis_script(),
+    )
+
+
+def _chosen_layers(weights: Weights, layers: Sequence[int] | None) -> list[int]:
+    if layers is None:
+        return sorted({0, weights.n_layers // 2, weights.n_layers - 1})
+    if not list(layers):
+        raise ValueError("layers is empty: name at least one block, or leave it out.")
+    for layer in layers:
+        weights.require_layer(layer)
+    return list(dict.fromkeys(layers))
+
+
+def _probed_words(
+    weights: Weights, words: Sequence[str | int] | None, prompt: list[int]
+) -> list[int]:
+    """Ids to probe: the words given, else common nouns in either spelling, else the prompt."""
+    from tw_lens.analyses import common_nouns
+
+    if words is not None:
+        return weights.tokens.look_up(words)[0]
+    for leading_space in (True, False):
+        try:
+            return list(common_nouns(weights, leading_space=leading_space))[:N_PROBED]
+        except ValueError:
+            continue
+    return list(dict.fromkeys(prompt))[:N_PROBED]

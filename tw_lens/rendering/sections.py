@@ -1,0 +1,257 @@
+"""The sections of the page: results turned into figures, widgets, word tables and sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tw_lens.analyses import (
+    HeadSpectrum,
+    attention_pattern,
+    bias_directions,
+    embedding_distances,
+    figure,
+    fit_map,
+    head_ellipsoid,
+    head_probe,
+    head_spectrum,
+    token_norms,
+    trajectory,
+)
+from tw_lens.canonical import States, Weights
+from tw_lens.errors import Caveat
+from tw_lens.rendering.widgets import attention_widget, coloured_tokens
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from tw_lens.analyses.chart import Method
+
+DIRECTIONS_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One thing to look at: what it shows, how to read it, and the thing itself.
+
+    `body` is HTML made by this package; `heads` are word tables, folded until wanted.
+    """
+
+    title: str
+    text: str
+    body: Markup | None = None
+    heads: tuple[HeadWords, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeadWords:
+    """The words of one head: a row per direction (number, value, left words, right words)."""
+
+    name: str
+    sides: tuple[str, str]
+    rows: tuple[tuple[int, float, tuple[str, ...], tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with its panels."""
+
+    anchor: str
+    title: str
+    panels: list[Panel] = field(default_factory=list)
+
+
+def embedded(result: Any, *options: Any) -> Markup:
+    """A result's figure as HTML for a page that holds plotly's script."""
+    from markupsafe import Markup
+
+    drawn = figure(result, *options)
+    config = {"responsive": True, "displaylogo": False}
+    html = drawn.to_html(full_html=False, include_plotlyjs=False, config=config)
+    return Markup(html)  # plotly escapes "<" in its JSON; tokens were escaped as text before
+
+
+def words_section(weights: Weights) -> Section:
+    """The words on the sphere."""
+    distances = embedding_distances(weights)
+    section = Section("words", "The words on the sphere")
+    section.panels.append(
+        Panel(
+            "How far does the norm move a word?",
+            "Normalising projects every embedding onto one sphere of radius √d. The bars compare "
+            "the projected embeddings with the embeddings as they are, centred, scaled, and both: "
+            "a short bar says that this simple change already does what the norm does.",
+            embedded(distances),
+            caveats=distances.caveats,
+        )
+    )
+    exact = token_norms(weights)
+    section.panels.append(
+        Panel(
+            "Which words are loudest?",
+            "The largest logit that any state on the sphere can give each token, under the final "
+            "norm's gain and bias. Tokens at the top can be shouted; those at the bottom can "
+            "hardly be said.",
+            embedded(exact),
+            caveats=exact.caveats,
+        )
+    )
+    if not weights.processed:
+        for scale, bias in ((False, False), (True, False), (False, True), (True, True)):
+            if bias and not weights.readout.norm.bias.any():
+                continue  # a norm without a bias: the same numbers again
+            result = token_norms(weights, scale=scale, bias=bias, convention="published")
+            section.panels.append(
+                Panel(
+                    f"Token norms as published: {result.scheme.replace('_', ' ')}",
+                    "The length of each embedding, with the final norm's gain or bias as named. "
+                    "Numbers in brackets are token ids.",
+                    embedded(result),
+                )
+            )
+    return section
+
+
+def layer_section(weights: Weights, states: States, layer: int, words: list[int]) -> Section:
+    """A layer's heads as maps of the sphere."""
+    section = Section(f"layer-{layer}", f"Layer {layer}: heads as maps of the sphere")
+    _add_probes(section, weights, layer, words)
+    spectra = {c: head_spectrum(weights, layer=layer, circuit=c, n=20) for c in ("QK", "OV")}
+    for circuit, spectrum in spectra.items():
+        section.panels.append(_spectrum_panel(circuit, spectrum))
+    _add_ellipsoid(section, weights, spectra["QK"], words)
+    _add_biases(section, weights, layer)
+    pattern = attention_pattern(weights, states, layer=layer)
+    section.panels.append(
+        Panel(
+            "Where does each position look?",
+            "Attention on the prompt, recomputed from the canonical form: rows are the positions "
+            "that look, columns those looked at. Choose a head, and hover over its tokens.",
+            _fragment(attention_widget(pattern)),
+        )
+    )
+    return section
+
+
+def walk_section(weights: Weights, states: States, method: Method) -> Section:
+    """The prompt's words travelling."""
+    path = trajectory(weights, states)
+    chart = fit_map(weights, states, method=method)
+    steps = path.measures.step_angle[:-1].mean(0)
+    section = Section("walk", "The words travelling")
+    section.panels += [
+        Panel(
+            "How far does each word travel?",
+            "Norm of the state, angle of each step on the sphere, arc length so far, and the angle "
+            "between arriving and leaving, layer by layer, all measured in the original space. A "
+            "straight walk turns by 0; a turn near π/2 is what random steps in many dimensions do.",
+            embedded(path),
+            caveats=path.caveats,
+        ),
+        Panel(
+            "Tokens coloured by their mean step angle",
+            "The darker a token, the further it moves per layer. Hover for the angle in radians.",
+            _fragment(coloured_tokens(states.token_strings, steps)),
+        ),
+        Panel(
+            "The paths among the words",
+            "Every state under the final norm, drawn flat among the words it passes; hover to see "
+            "what the model would read at each layer. Trust the drawing as far as the figure above "
+            "it says, and the numbers before the drawing.",
+            embedded(path, chart),
+            caveats=chart.caveats,
+        ),
+    ]
+    return section
+
+
+def _add_probes(section: Section, weights: Weights, layer: int, words: list[int]) -> None:
+    looks = head_probe(weights, layer=layer, words=words, circuit="QK")
+    writes = head_probe(weights, layer=layer, words=words, circuit="OV")
+    section.panels += [
+        Panel(
+            "What does a head look for when it stands on a word?",
+            "Each word's query is brought to the keys by W_QK; the cell shows the word whose key "
+            "scores highest, hover for the next ones. Colour is the score before the softmax.",
+            embedded(looks),
+            caveats=looks.caveats,
+        ),
+        Panel(
+            "What does a head write when it reads a word?",
+            "The update each head writes for a word, and the sum over the heads (last column), "
+            "read by the model's own final norm and unembedding. Colour is the logit.",
+            embedded(writes),
+            caveats=tuple(c for c in writes.caveats if c.name != "rotary offset 0"),
+        ),
+    ]
+
+
+def _spectrum_panel(circuit: str, spectrum: HeadSpectrum) -> Panel:
+    what = {
+        "QK": "Left words are queries, right words the keys they find.",
+        "OV": "Left words are read, right words are written.",
+    }[circuit]
+    return Panel(
+        f"Which words does W_{circuit} connect?",
+        f"Each head's matrix, taken apart into singular directions. {what} Bars are the strengths "
+        "of the directions, the line their share of the whole. Open a head for its words; where "
+        "neighbouring strengths are nearly equal, their words may mix.",
+        embedded(spectrum),
+        heads=tuple(_head_words(spectrum, h) for h in range(len(spectrum.heads))),
+        caveats=spectrum.caveats if circuit == "QK" else (),
+    )
+
+
+def _head_words(spectrum: HeadSpectrum, h: int) -> HeadWords:
+    rows = []
+    for direction in range(min(spectrum.n, DIRECTIONS_LISTED)):
+        which = h * spectrum.n + direction
+        value = float(spectrum.singular_values[h, direction])
+        left, right = spectrum.left.token_string[which], spectrum.right.token_string[which]
+        rows.append((direction, value, left, right))
+    sides = ("query", "key") if spectrum.circuit == "QK" else ("read", "written")
+    return HeadWords(f"{spectrum.components[h]} {spectrum.circuit}", sides, tuple(rows))
+
+
+def _add_ellipsoid(
+    section: Section, weights: Weights, spectrum: HeadSpectrum, words: list[int]
+) -> None:
+    if weights.d_head < 3:
+        return
+    head = int(spectrum.singular_values[:, 0].argmax())
+    result = head_ellipsoid(weights, layer=spectrum.layer, head=head, words=words)
+    section.panels.append(
+        Panel(
+            "From the sphere to an ellipsoid",
+            f"The head with the strongest direction (L{result.layer}H{result.head}): the sphere of "
+            "its three leading query directions becomes an ellipsoid on the key side. Words are "
+            "drawn by their direction within these three; they hold "
+            f"{100 * float(result.share.mean()):.1f} % of a word's squared length on average.",
+            embedded(result),
+            caveats=result.caveats,
+        )
+    )
+
+
+def _add_biases(section: Section, weights: Weights, layer: int) -> None:
+    title = "What does a head look for when no word asks?"
+    try:
+        result = bias_directions(weights, layer=layer)
+    except ValueError as absent:
+        section.panels.append(Panel(title, str(absent)))
+        return
+    section.panels.append(
+        Panel(
+            title,
+            "Biases give every query and every key a constant part. The words along these constant "
+            "directions are attended to (key) or attend (query) whatever the text says.",
+            embedded(result),
+        )
+    )
+
+
+def _fragment(widget: Any) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(widget.fragment())

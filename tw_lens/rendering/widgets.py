@@ -1,0 +1,81 @@
+"""CircuitsVis, offline: its script once per page, its properties as JSON that cannot break out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from uuid import uuid4
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.analyses import AttentionPattern
+from tw_lens.rendering.style import COLOURS, rounded
+from tw_lens.tokens import visible
+
+UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+@dataclass(frozen=True)
+class Widget:
+    """A CircuitsVis component with its properties."""
+
+    component: str
+    properties: dict[str, Any]
+
+    def fragment(self) -> str:
+        """HTML for a page that holds `circuitsvis_script()` once, before it."""
+        name = f"circuitsvis-{uuid4().hex[:12]}"
+        call = f'CircuitsVis.render("{name}", CircuitsVis.{self.component}, {self._json()});'
+        return f'<div id="{name}" class="widget"></div>\n<script>{call}</script>'
+
+    def _repr_html_(self) -> str:
+        return f"<script>{circuitsvis_script()}</script>\n{self.fragment()}"
+
+    def _json(self) -> str:
+        text = json.dumps(self.properties, ensure_ascii=True)
+        return "".join(UNSAFE.get(character, character) for character in text)
+
+
+@lru_cache(maxsize=1)
+def circuitsvis_script() -> str:
+    """The script of the installed CircuitsVis, safe inside a script element."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    spec = find_spec("circuitsvis")
+    if spec is None or spec.origin is None:
+        raise ImportError("circuitsvis is not installed: pip install circuitsvis.")
+    script = Path(spec.origin).parent / "dist" / "cdn" / "iife.js"
+    return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
+
+
+def attention_widget(result: AttentionPattern) -> Widget:
+    """Attention patterns of a layer's heads: small ones to choose from, one in full."""
+    names = [f"L{result.layer}H{head}" for head in range(result.pattern.shape[0])]
+    tokens = [visible(token) for token in result.token_strings]
+    return Widget(
+        "AttentionHeads",
+        {
+            "attention": rounded(result.pattern, 3),
+            "attentionHeadNames": names,
+            "tokens": tokens,
+            "maskUpperTri": True,
+        },
+    )
+
+
+def coloured_tokens(tokens: Sequence[str], values: Float[Tensor, " tokens"]) -> Widget:
+    """Tokens coloured by a measure (negative values in the second colour)."""
+    return Widget(
+        "ColoredTokens",
+        {
+            "tokens": [visible(token) for token in tokens],
+            "values": rounded(values, 4),
+            "positiveColor": COLOURS[5],
+            "negativeColor": COLOURS[4],
+        },
+    )

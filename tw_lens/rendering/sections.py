@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tw_lens.analyses import (
@@ -59,7 +59,7 @@ class Section:
 
     anchor: str
     title: str
-    panels: list[Panel] = field(default_factory=list)
+    panels: tuple[Panel, ...]
 
 
 def embedded(result: Any, *options: Any) -> Markup:
@@ -75,8 +75,7 @@ def embedded(result: Any, *options: Any) -> Markup:
 def words_section(weights: Weights) -> Section:
     """The words on the sphere."""
     distances = embedding_distances(weights)
-    section = Section("words", "The words on the sphere")
-    section.panels.append(
+    panels = [
         Panel(
             "How far does the norm move a word?",
             "Normalising projects every embedding onto one sphere of radius √d. The bars compare "
@@ -85,9 +84,9 @@ def words_section(weights: Weights) -> Section:
             embedded(distances),
             caveats=distances.caveats,
         )
-    )
+    ]
     exact = token_norms(weights)
-    section.panels.append(
+    panels.append(
         Panel(
             "Which words are loudest?",
             "The largest logit that any state on the sphere can give each token, under the final "
@@ -102,7 +101,7 @@ def words_section(weights: Weights) -> Section:
             if bias and not weights.readout.norm.bias.any():
                 continue  # a norm without a bias: the same numbers again
             result = token_norms(weights, scale=scale, bias=bias, convention="published")
-            section.panels.append(
+            panels.append(
                 Panel(
                     f"Token norms as published: {result.scheme.replace('_', ' ')}",
                     "The length of each embedding, with the final norm's gain or bias as named. "
@@ -110,28 +109,26 @@ def words_section(weights: Weights) -> Section:
                     embedded(result),
                 )
             )
-    return section
+    return Section("words", "The words on the sphere", tuple(panels))
 
 
 def layer_section(weights: Weights, states: States, layer: int, words: list[int]) -> Section:
     """A layer's heads as maps of the sphere."""
-    section = Section(f"layer-{layer}", f"Layer {layer}: heads as maps of the sphere")
-    _add_probes(section, weights, layer, words)
     spectra = {c: head_spectrum(weights, layer=layer, circuit=c, n=20) for c in ("QK", "OV")}
-    for circuit, spectrum in spectra.items():
-        section.panels.append(_spectrum_panel(circuit, spectrum))
-    _add_ellipsoid(section, weights, spectra["QK"], words)
-    _add_biases(section, weights, layer)
     pattern = attention_pattern(weights, states, layer=layer)
-    section.panels.append(
+    panels = (
+        *_probe_panels(weights, layer, words),
+        *(_spectrum_panel(circuit, spectrum) for circuit, spectrum in spectra.items()),
+        *_ellipsoid_panels(weights, spectra["QK"], words),
+        _bias_panel(weights, layer),
         Panel(
             "Where does each position look?",
             "Attention on the prompt, recomputed from the canonical form: rows are the positions "
             "that look, columns those looked at. Choose a head, and hover over its tokens.",
             _fragment(attention_widget(pattern)),
-        )
+        ),
     )
-    return section
+    return Section(f"layer-{layer}", f"Layer {layer}: heads as maps of the sphere", panels)
 
 
 def walk_section(weights: Weights, states: States, method: Method) -> Section:
@@ -139,8 +136,7 @@ def walk_section(weights: Weights, states: States, method: Method) -> Section:
     path = trajectory(weights, states)
     chart = fit_map(weights, states, method=method)
     steps = path.measures.step_angle[:-1].mean(0)
-    section = Section("walk", "The words travelling")
-    section.panels += [
+    panels = (
         Panel(
             "How far does each word travel?",
             "Norm of the state, angle of each step on the sphere, arc length so far, and the angle "
@@ -162,14 +158,14 @@ def walk_section(weights: Weights, states: States, method: Method) -> Section:
             embedded(path, chart),
             caveats=chart.caveats,
         ),
-    ]
-    return section
+    )
+    return Section("walk", "The words travelling", panels)
 
 
-def _add_probes(section: Section, weights: Weights, layer: int, words: list[int]) -> None:
+def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel, Panel]:
     looks = head_probe(weights, layer=layer, words=words, circuit="QK")
     writes = head_probe(weights, layer=layer, words=words, circuit="OV")
-    section.panels += [
+    return (
         Panel(
             "What does a head look for when it stands on a word?",
             "Each word's query is brought to the keys by W_QK; the cell shows the word whose key "
@@ -184,7 +180,7 @@ def _add_probes(section: Section, weights: Weights, layer: int, words: list[int]
             embedded(writes),
             caveats=tuple(c for c in writes.caveats if c.name != "rotary offset 0"),
         ),
-    ]
+    )
 
 
 def _spectrum_panel(circuit: str, spectrum: HeadSpectrum) -> Panel:
@@ -214,14 +210,14 @@ def _head_words(spectrum: HeadSpectrum, h: int) -> HeadWords:
     return HeadWords(f"{spectrum.components[h]} {spectrum.circuit}", sides, tuple(rows))
 
 
-def _add_ellipsoid(
-    section: Section, weights: Weights, spectrum: HeadSpectrum, words: list[int]
-) -> None:
+def _ellipsoid_panels(
+    weights: Weights, spectrum: HeadSpectrum, words: list[int]
+) -> tuple[Panel, ...]:
     if weights.d_head < 3:
-        return
+        return ()
     head = int(spectrum.singular_values[:, 0].argmax())
     result = head_ellipsoid(weights, layer=spectrum.layer, head=head, words=words)
-    section.panels.append(
+    return (
         Panel(
             "From the sphere to an ellipsoid",
             f"The head with the strongest direction (L{result.layer}H{result.head}): the sphere of "
@@ -230,24 +226,21 @@ def _add_ellipsoid(
             f"{100 * float(result.share.mean()):.1f} % of a word's squared length on average.",
             embedded(result),
             caveats=result.caveats,
-        )
+        ),
     )
 
 
-def _add_biases(section: Section, weights: Weights, layer: int) -> None:
+def _bias_panel(weights: Weights, layer: int) -> Panel:
     title = "What does a head look for when no word asks?"
     try:
         result = bias_directions(weights, layer=layer)
     except ValueError as absent:
-        section.panels.append(Panel(title, str(absent)))
-        return
-    section.panels.append(
-        Panel(
-            title,
-            "Biases give every query and every key a constant part. The words along these constant "
-            "directions are attended to (key) or attend (query) whatever the text says.",
-            embedded(result),
-        )
+        return Panel(title, str(absent))
+    return Panel(
+        title,
+        "Biases give every query and every key a constant part. The words along these constant "
+        "directions are attended to (key) or attend (query) whatever the text says.",
+        embedded(result),
     )
 
 

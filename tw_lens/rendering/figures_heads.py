@@ -40,9 +40,10 @@ def draw_head_probe(result: HeadProbe) -> go.Figure:
         y=[f"{shown(word)} ({i})" for word, i in zip(result.words, result.word_index, strict=True)][
             :drawn
         ],
-        text=[[shown(words[0]) for words in row] for row in lists],
+        text=[[_short(words[0]) for words in row] for row in lists],
         customdata=[["<br>".join(map(shown, words)) for words in row] for row in lists],
         texttemplate="%{text}",
+        textfont={"size": 11},
         hovertemplate="%{y} through %{x}<br>%{customdata}<br>first score %{z}<extra></extra>",
         colorscale="RdBu",
         zmid=0,
@@ -85,7 +86,10 @@ def draw_head_spectrum(result: HeadSpectrum) -> go.Figure:
             **point, marker_color=COLOURS[1], name="99 %", showlegend=h == 0, secondary_y=True,
             **cell,
         )  # fmt: skip
-    grid.update_yaxes(range=[0, 105], secondary_y=True, showgrid=False)
+    grid.update_yaxes(
+        range=[0, 105], tickvals=[50, 99], tickmode="array", showgrid=False, secondary_y=True
+    )
+    grid.update_xaxes(tickvals=[0, 50, 100])
     grid.update_yaxes(rangemode="tozero", secondary_y=False)
     title = f"Layer {result.layer} {result.circuit}: singular values (bars) and their cumulative "
     title += "share (line), against % of directions"
@@ -147,10 +151,23 @@ def draw_ellipsoid(result: Ellipsoid) -> go.Figure:
         )  # fmt: skip
     for side, scene in (("left", "scene"), ("right", "scene2")):
         named = {f"{a}axis": {"title": f"{side} {i}"} for i, a in enumerate("xyz")}
-        scenes.update_layout({scene: {**named, "aspectmode": "data"}})
+        scenes.update_layout(
+            {
+                scene: {
+                    **named,
+                    "aspectmode": "data",
+                    "camera": {"eye": {"x": 1.7, "y": 1.7, "z": 1.1}},
+                }
+            }
+        )
     title = f"L{result.layer}H{result.head} {result.circuit}: what the head makes of the sphere"
     axes = " by ".join(f"{axis:.2f}" for axis in result.semi_axes.tolist())
     return laid_out(scenes, f"{title} (semi-axes {axes})", height=560)
+
+
+def _short(token: str) -> str:
+    """A token that fits a cell; its whole is in the hover text."""
+    return shown(token if len(token) <= 13 else token[:12] + "\u2026")
 
 
 def _add_surface(scenes: go.Figure, axes: Float[Tensor, 3], column: int) -> None:

@@ -20,7 +20,7 @@ MUTED = "#8A8F98"
 
 def shown(token: str) -> str:
     """A token as plotly text: spaces visible, HTML escaped."""
-    return html.escape(visible(token))
+    return html.escape(visible(token), quote=False)
 
 
 def rounded(values: Tensor, digits: int = 4) -> Any:

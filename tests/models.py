@@ -7,6 +7,7 @@ invisible) and matrices are enlarged, so that attention is far from uniform.
 from __future__ import annotations
 
 import json
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "gemma", "class": "GemmaForCausalLM", **GROUPED, "num_key_value_heads": 1,
         "head_dim": 16,
     },
+    # Layers that look back over a window only: all of them, the later ones, every other one.
+    "mistral-window": {
+        "model_type": "mistral", "class": "MistralForCausalLM", **GROUPED, "sliding_window": 4,
+    },
+    "qwen2-window": {
+        "model_type": "qwen2", "class": "Qwen2ForCausalLM", **GROUPED, "sliding_window": 4,
+        "use_sliding_window": True, "max_window_layers": 1,
+    },
+    "neo": {
+        "model_type": "gpt_neo", "class": "GPTNeoForCausalLM",
+        "hidden_size": 48, "num_layers": 2, "num_heads": 4, "window_size": 4,
+        "attention_types": [[["global", "local"], 1]],
+    },
     # Models that are refused, each with one part that does not fit.
     "qwen3": {"model_type": "qwen3", "class": "Qwen3ForCausalLM", **GROUPED, "head_dim": 16},
     "gemma2": {"model_type": "gemma2", "class": "Gemma2ForCausalLM", **GROUPED, "head_dim": 16},
@@ -52,6 +66,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4,
     },
 }  # fmt: skip
+
+QUERIES_AND_KEYS = ("q_proj", "k_proj", "c_attn", "query_key_value")
 
 
 def tiny_hf(architecture: str, seed: int = 0) -> Any:
@@ -71,11 +87,11 @@ def tiny_hf(architecture: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
         else:
-            parameter.data.mul_(4)
+            parameter.data.mul_(12 if any(part in name for part in QUERIES_AND_KEYS) else 4)
     return model
 
 
@@ -101,6 +117,15 @@ def tiny_bridge(architecture: str, seed: int = 0) -> Any:
     return as_bridge(tiny_hf(architecture, seed), f"tiny-{architecture}")
 
 
+@lru_cache(maxsize=16)
+def shared_bridge(architecture: str, processed: bool = False) -> Any:
+    """A `tiny_bridge` for tests that only read; `processed` by TransformerLens' own folding."""
+    model = tiny_bridge(architecture)
+    if processed:
+        model.enable_compatibility_mode()
+    return model
+
+
 def golden_hf() -> Any:
     """The golden GPT-2 as Hugging Face loads it."""
     from transformers import AutoModelForCausalLM
@@ -117,6 +142,13 @@ def golden_bridge() -> Any:
 def golden_expected() -> dict[str, Any]:
     """What the published experiments give on the golden GPT-2."""
     return json.loads((GOLDEN / "expected.json").read_text())
+
+
+def _quietly(build: Any, *arguments: Any, **options: Any) -> Any:
+    """Build without TransformerLens' notice that HookedTransformer is going away."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
+        return build(*arguments, **options)
 
 
 def tiny_hooked(
@@ -139,7 +171,7 @@ def tiny_hooked(
         positional_embedding_type="rotary" if rotary else "standard",
         rotary_dim=8 if rotary else None, model_name="tiny-hooked", device="cpu",
     )  # fmt: skip
-    model = HookedTransformer(config)
+    model = _quietly(HookedTransformer, config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = 0.3 * torch.randn(parameter.shape, generator=generator)
@@ -163,11 +195,11 @@ def golden_hooked() -> Any:
     config = HookedTransformerConfig(
         n_layers=old.n_layer, d_model=old.n_embd, n_ctx=old.n_positions, n_heads=old.n_head,
         d_head=old.n_embd // old.n_head, d_vocab=old.vocab_size, d_mlp=4 * old.n_embd,
-        act_fn="gelu_new", normalization_type="LN", eps=old.layer_norm_epsilon,
+        act_fn=old.activation_function, normalization_type="LN", eps=old.layer_norm_epsilon,
         original_architecture="GPT2LMHeadModel", model_name="golden-gpt2", device="cpu",
         default_prepend_bos=False,
     )  # fmt: skip
-    model = HookedTransformer(config, tokenizer=tokenizer())
+    model = _quietly(HookedTransformer, config, tokenizer=tokenizer())
     model.load_and_process_state_dict(
         convert_gpt2_weights(hf_model, config), fold_ln=False, center_writing_weights=False,
         center_unembed=False, fold_value_biases=False, refactor_factored_attn_matrices=False,

@@ -1,4 +1,4 @@
-"""The command line on a saved folder: tables, files, exit codes, and sentences instead of traces."""
+"""The command line on a saved folder: tables, files, exit codes, sentences instead of traces."""
 
 import json
 import subprocess
@@ -76,8 +76,8 @@ def test_report_says_where_the_page_is(tmp_path):
         (["probe", FOLDER, "--layer", "9", "-w", "w5"], "layer 9 does not exist"),
         (["probe", FOLDER, "--head", "4", "-w", "w5"], "head 4 does not exist"),
         (["probe", FOLDER, "-w", "no such word"], "none of the words is a single token"),
-        (["spectrum", FOLDER, "--circuit", "QQ"], "circuit='QQ' is unknown"),
-        (["norms", FOLDER, "--convention", "guess"], "convention='guess' is unknown"),
+        (["spectrum", FOLDER, "--circuit", "QQ"], "'QQ' is not one of"),
+        (["norms", FOLDER, "--convention", "guess"], "'guess' is not one of"),
         (["check", FOLDER, "--prompt", " "], "the prompt is empty"),
         (["check", FOLDER, "--prompt", "w5 " * 70], "the model's context 64"),
         (["check", "./nowhere"], "does not exist"),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,8 +33,10 @@ Model = Annotated[
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="The text to run.")]
 Layer = Annotated[int, typer.Option("--layer", "-l", help="Which block.")]
 Head = Annotated[int | None, typer.Option("--head", help="One head (default: all).")]
-Circuit = Annotated[str, typer.Option("--circuit", help="QK or OV.")]
-Convention = Annotated[str, typer.Option("--convention", help="exact or published.")]
+Circuit = Annotated[Literal["QK", "OV"], typer.Option("--circuit", help="Which map.")]
+Convention = Annotated[
+    Literal["exact", "published"], typer.Option("--convention", help="Whose arithmetic.")
+]
 K = Annotated[int, typer.Option("-k", help="Words per list.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")]
@@ -50,7 +52,7 @@ def report(
         str, typer.Option("--layers", help="Blocks, as 0,5,11 (default: first, middle, last).")
     ] = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
-    method: Annotated[str, typer.Option("--map", help="pca or umap.")] = "pca",
+    method: Annotated[Literal["pca", "umap"], typer.Option("--map", help="The drawing.")] = "pca",
 ) -> None:
     """Everything for chosen layers and a prompt, on one page that opens offline."""
     with _refusals(), _progress() as say:

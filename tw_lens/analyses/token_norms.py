@@ -100,7 +100,7 @@ def token_norms(
 
     Example:
         >>> token_norms(weights, convention="published").top(2).token_index.tolist()
-        [555, 433]
+        [367, 986]
 
     Source: arXiv 2309.07315, section 4.2.
     """

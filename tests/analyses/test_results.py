@@ -1,0 +1,149 @@
+"""One walk over all result classes: the same four ways out everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields, replace
+from functools import lru_cache
+
+import pandas as pd
+import pytest
+
+import tw_lens as tw
+from tests.models import shared_bridge
+from tw_lens.analyses import Result
+from tw_lens.analyses.common_nouns import NOUNS
+from tw_lens.tokens import TokenStrings
+
+BAD = '<img src=x onerror="alert(1)">'
+
+
+class HostileTokenizer:
+    """Every token's text is an attack; the nouns are single tokens all the same."""
+
+    def __call__(self, word: str, **_: object) -> dict[str, list[int]]:
+        known = word.strip() in NOUNS
+        return {"input_ids": [NOUNS.index(word.strip())] if known else [1, 2]}
+
+    def convert_ids_to_tokens(self, index: int) -> str:
+        return f"piece{index}"
+
+    def decode(self, ids: list[int], **_: object) -> str:
+        return f"{BAD}</script>&\n{ids[0]}"
+
+
+WORDS = ["rank", "token_index", "token_string", "score"]
+COLUMNS = {
+    "EmbeddingDistances": ["setting", "l2_mean", "l2_std", "cosine_mean", "cosine_std"],
+    "TokenNorms": WORDS,
+    "HeadProbe": ["component", "word", "word_index", *WORDS, "norm"],
+    "HeadSpectrum": ["component", "direction", "side", "singular_value", *WORDS],
+    "BiasDirections": ["component", "side", "sign", *WORDS],
+    "Trajectory": [
+        "layer", "label", "position", "token_index", "token_string", "norm", "step_angle",
+        "arc_length", "turning_angle", "chord", "radial_share", "reads_as", "reads_as_index",
+        "logit",
+    ],
+    "AttentionPattern": ["component", "query", "key", "query_token", "key_token", "attention"],
+    "Chart": ["kind", "layer", "position", "token_string", "axis_0", "axis_1", "axis_2"],
+    "Ellipsoid": [
+        "word", "word_index", "share",
+        "left_0", "left_1", "left_2", "right_0", "right_1", "right_2",
+    ],
+    "NounList": ["token_index", "token_string"],
+}  # fmt: skip
+WITHOUT_WORDS = {"EmbeddingDistances"}
+
+
+@lru_cache(maxsize=1)
+def results() -> dict[str, Result]:
+    """One of each class, all tokens hostile."""
+    model = shared_bridge("gpt2")
+    weights = tw.read_weights(model)
+    tokens = TokenStrings(HostileTokenizer(), weights.d_vocab)
+    weights = replace(weights, tokens=tokens)
+    states = tw.read_states(model, [5, 6, 7])
+    states = replace(states, token_strings=tuple(tokens.strings([5, 6, 7])))
+    made = [
+        tw.embedding_distances(weights),
+        tw.token_norms(weights),
+        tw.head_probe(weights, layer=1, words=[5, 6], circuit="OV"),
+        tw.head_spectrum(weights, layer=1, n=2),
+        tw.bias_directions(weights, layer=1),
+        tw.trajectory(weights, states),
+        tw.attention_pattern(weights, states, layer=1),
+        tw.fit_map(weights, states, n_words=20),
+        tw.head_ellipsoid(weights, layer=1, head=2, words=[5, 6]),
+        tw.common_nouns(weights),
+    ]
+    return {type(result).__name__: result for result in made}
+
+
+def every_subclass(cls: type) -> set[str]:
+    """The classes of the package itself."""
+    found = set()
+    for sub in cls.__subclasses__():
+        if sub.__module__.startswith("tw_lens"):
+            found |= {sub.__name__} | every_subclass(sub)
+    return found
+
+
+def test_no_result_class_is_left_out():
+    assert every_subclass(Result) == set(COLUMNS) == set(results())
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_repr_is_one_line_with_the_headline(name: str):
+    result = results()[name]
+    text = repr(result)
+    assert text.startswith(f"{name}(") and result.headline() in text
+    assert "\n" not in text and "\r" not in text and len(text) < 500
+    assert "tiny-gpt2" in text
+    assert all(caveat.name in text for caveat in result.caveats)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_table_has_the_contracts_columns(name: str):
+    table = results()[name].to_dataframe()
+    assert isinstance(table, pd.DataFrame)
+    assert list(table.columns) == COLUMNS[name]
+    assert len(table) > 1
+    assert list(table.index) == list(range(len(table)))
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_html_is_escaped(name: str):
+    page = results()[name]._repr_html_()
+    assert "<img" not in page and "</script" not in page
+    assert page.count("<table") == 1
+    if name not in WITHOUT_WORDS:
+        assert "&lt;img src=x" in page  # the attack is there, as text
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_frozen(name: str):
+    result = results()[name]
+    for field in fields(result):
+        with pytest.raises(FrozenInstanceError):
+            setattr(result, field.name, None)
+    with pytest.raises(FrozenInstanceError):
+        result.something_new = 1
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_tensors_are_detached_and_on_the_cpu(name: str):
+    import torch
+
+    seen = [value for value in vars(results()[name]).values() if isinstance(value, torch.Tensor)]
+    assert all(t.device.type == "cpu" and not t.requires_grad for t in seen)
+
+
+def test_nouns_in_both_spellings():
+    weights = replace(
+        tw.read_weights(shared_bridge("gpt2")), tokens=TokenStrings(HostileTokenizer(), 997)
+    )
+    for leading_space in (True, False):
+        nouns = tw.common_nouns(weights, leading_space=leading_space)
+        assert list(nouns) == list(range(len(NOUNS))) and len(nouns) == 100
+        assert nouns.dropped == () and nouns.leading_space is leading_space
+    probe = tw.head_probe(weights, layer=0, words=nouns, head=0, k=1)
+    assert probe.word_index == tuple(nouns)

@@ -1,0 +1,156 @@
+"""How far from the bare matrix products are we, and how far ahead of the obvious way?
+
+One block of GPT-2-small's shape with random weights (d 768, 12 heads of 64, 50257 tokens). One
+run prints one markdown table, ratios first: `python tests/benchmarks/bench_spectra.py`. Best of
+three. Memory: what the peak of the process rises by, each call in a process of its own.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import tw_lens as tw
+from tw_lens.canonical import Block, Norm, Readout, Vocabulary, Weights
+from tw_lens.tokens import TokenStrings
+
+D, HEADS, D_HEAD, V = 768, 12, 64, 50257
+DIRECTIONS, K, WORDS = 20, 5, 100
+
+
+def random_weights() -> Weights:
+    g = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return 0.05 * torch.randn(*shape, generator=g)
+
+    norm = Norm(gain=1 + normal(D), bias=normal(D), eps=1e-5, centred=True)
+    block = Block(
+        layer=0, norm=norm, b_O=normal(D), scale=D_HEAD**-0.5, rotary=None, window=None,
+        W_Q=normal(HEADS, D, D_HEAD), W_K=normal(HEADS, D, D_HEAD), W_V=normal(HEADS, D, D_HEAD),
+        W_O=normal(HEADS, D_HEAD, D), b_Q=normal(HEADS, D_HEAD), b_K=normal(HEADS, D_HEAD),
+        b_V=normal(HEADS, D_HEAD), centred_stream=True,
+    )  # fmt: skip
+    W_E = normal(V, D)
+    return Weights(
+        model_name="random", architecture="random", n_layers=1, n_heads=HEADS, n_kv_heads=HEADS,
+        d_model=D, d_head=D_HEAD, vocabulary=Vocabulary(W_E=W_E, scale=1.0),
+        readout=Readout(norm=norm, W_U=W_E.T, b_U=torch.zeros(V)), tokens=TokenStrings(None, V),
+        processed=(), caveats=(), read_block=lambda layer: block,
+    )  # fmt: skip
+
+
+def head_spectra(weights: Weights, head: int | None = None) -> None:
+    for circuit in ("QK", "OV"):
+        tw.head_spectrum(weights, layer=0, circuit=circuit, n=DIRECTIONS, k=K, head=head)
+
+
+def bare_spectra(weights: Weights) -> None:
+    """The products no method can avoid: both sides of both circuits against every word."""
+    queries = torch.ones(HEADS * DIRECTIONS, D)
+    for _ in range(4):
+        queries @ weights.vocabulary.W_E.T
+
+
+def naive_spectra(weights: Weights) -> None:
+    """One head: full SVD of the dense matrix, argsort of every score."""
+    block = weights.block(0)
+    points = block.norm.sphere(weights.vocabulary.W_E)
+    dense = {
+        "QK": (block.A_Q[0] @ block.A_K[0].T * block.scale, points),
+        "OV": (block.A_V[0] @ block.A_O[0], weights.vocabulary.W_E * block.norm.gain),
+    }
+    for W, written in dense.values():
+        U, _, Vh = torch.linalg.svd(W)
+        for side, words in ((U[:, :DIRECTIONS].T, points), (Vh[:DIRECTIONS], written)):
+            torch.argsort(side @ words.T, descending=True)[:, :K]
+
+
+def head_probe(weights: Weights) -> None:
+    tw.head_probe(weights, layer=0, words=range(WORDS), k=K)
+
+
+def bare_probe(weights: Weights) -> None:
+    torch.ones(HEADS * WORDS, D) @ weights.vocabulary.W_E.T
+
+
+def naive_probe(weights: Weights) -> None:
+    """All heads: dense W_QK of each, argsort of every score."""
+    block = weights.block(0)
+    points = block.norm.sphere(weights.vocabulary.W_E)
+    for head in range(HEADS):
+        W = block.A_Q[head] @ block.A_K[head].T * block.scale
+        torch.argsort(points[:WORDS] @ W @ points.T, descending=True)[:, :K]
+
+
+def one_head(weights: Weights) -> None:
+    head_spectra(weights, head=0)
+
+
+CALLS: dict[str, Callable[[Weights], None]] = {
+    call.__name__: call
+    for call in (
+        head_spectra, bare_spectra, one_head, naive_spectra, head_probe, bare_probe, naive_probe,
+    )
+}  # fmt: skip
+ROWS = [
+    ("head_spectrum QK+OV, 12 heads, beside the bare products", "head_spectra", "bare_spectra"),
+    ("head_spectrum QK+OV, 1 head, beside dense SVD + argsort", "one_head", "naive_spectra"),
+    ("head_probe QK, 100 words, beside the bare product", "head_probe", "bare_probe"),
+    ("head_probe QK, 100 words, beside dense + argsort", "head_probe", "naive_probe"),
+]
+
+
+def seconds(call: Callable[[Weights], None], weights: Weights) -> float:
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        call(weights)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def extra_memory(name: str) -> float:
+    """MiB by which the peak rises during one call, in a fresh process."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--memory", name], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--memory"]:
+        weights = random_weights()
+        before = peak()
+        CALLS[sys.argv[2]](weights)
+        print(peak() - before)
+        return
+    weights = random_weights()
+    time_of = {name: seconds(call, weights) for name, call in CALLS.items()}
+    memory_of = {name: extra_memory(name) for name in CALLS}
+    print("| ratio | memory ratio | what | ours | beside | ours | beside |")
+    print("|--:|--:|:--|--:|--:|--:|--:|")
+    for what, ours, other in ROWS:
+        ratio = time_of[ours] / time_of[other]
+        memory = memory_of[ours] / memory_of[other]
+        print(
+            f"| {ratio:.2f} | {memory:.2f} | {what} | {time_of[ours]:.2f} s | "
+            f"{time_of[other]:.2f} s | {memory_of[ours]:.0f} MiB | {memory_of[other]:.0f} MiB |"
+        )
+    print(f"\n{torch.get_num_threads()} threads, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Geometry: properties in random dimensions and values computed by hand."""
+
+import math
+
+import pytest
+import torch
+
+from tests.oracles import arccos_angle, turning_angle
+from tw_lens.geometry import (
+    angle,
+    factored_svd,
+    log_map,
+    measure_path,
+    nearest,
+    radial_share,
+    unit,
+)
+from tw_lens.geometry.nearest import chosen, nearest_of_both_signs
+
+SEEDS = range(8)
+
+
+def random_sizes(seed: int, *bounds: tuple[int, int]) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return [int(torch.randint(low, high + 1, (1,), generator=generator)) for low, high in bounds]
+
+
+def normal(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_factored_svd(seed: int):
+    r, heads = random_sizes(seed, (1, 9), (1, 4))
+    m, n = random_sizes(seed + 100, (r, 40), (r, 40))
+    L, R = normal(seed, heads, m, r), normal(seed + 50, heads, n, r)
+    svd = factored_svd(L, R)
+    W = L @ R.mT
+    assert torch.allclose(svd.left @ torch.diag_embed(svd.S) @ svd.right.mT, W, atol=1e-11)
+    eye = torch.eye(r, dtype=torch.float64).expand(heads, r, r)
+    assert torch.allclose(svd.left.mT @ svd.left, eye, atol=1e-12)
+    assert torch.allclose(svd.right.mT @ svd.right, eye, atol=1e-12)
+    assert torch.allclose(svd.S, torch.linalg.svdvals(W)[:, :r], atol=1e-11)
+    assert (svd.S.diff(dim=-1) <= 0).all()
+
+
+def test_factored_svd_with_shared_right_factors():
+    L, R = normal(0, 6, 20, 4), normal(1, 2, 17, 4)
+    svd = factored_svd(L, R, group_of_head=[0, 0, 0, 1, 1, 1])
+    for head in range(6):
+        W = L[head] @ R[head // 3].T
+        again = svd.left[head] @ torch.diag(svd.S[head]) @ svd.right[head].T
+        assert torch.allclose(again, W, atol=1e-12)
+
+
+def test_factored_svd_of_a_rank_deficient_product():
+    L, R = normal(0, 1, 12, 4), normal(1, 1, 15, 4)
+    L[:, :, 3] = L[:, :, 0]
+    svd = factored_svd(L, R)
+    assert torch.allclose(svd.left @ torch.diag_embed(svd.S) @ svd.right.mT, L @ R.mT, atol=1e-12)
+    assert float(svd.S[0, 3]) < 1e-12 < float(svd.S[0, 2])
+
+
+def chunks_of(words: torch.Tensor, size: int):
+    return lambda: (words[start : start + size] for start in range(0, len(words), size))
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 29, 30, 64])
+@pytest.mark.parametrize("k", [1, 4, 40])
+def test_nearest_is_the_full_sort(size: int, k: int):
+    queries, words, offset = (
+        normal(1, 5, 6).float(),
+        normal(2, 30, 6).float(),
+        normal(3, 30).float(),
+    )
+    found = nearest(queries, chunks_of(words, size), k, offset=offset)
+    everything = queries @ words.T + offset
+    order = torch.argsort(everything, dim=-1, descending=True)[:, :k]
+    assert torch.equal(found.token_index, order)
+    assert torch.allclose(found.score, everything.gather(1, order))
+    along, against = nearest_of_both_signs(queries, chunks_of(words, size), k)
+    scores = queries @ words.T
+    assert torch.equal(along.token_index, scores.argsort(descending=True)[:, :k])
+    assert torch.equal(against.token_index, scores.argsort(descending=False)[:, :k])
+    assert torch.allclose(against.score, (-scores).gather(1, against.token_index))
+
+
+def test_chosen_takes_whole_lists():
+    words = normal(2, 9, 4).float()
+    along, against = nearest_of_both_signs(normal(1, 3, 4).float(), chunks_of(words, 4), 2)
+    mixed = chosen(torch.tensor([True, False, True]), along, against)
+    assert torch.equal(mixed.token_index[0], along.token_index[0])
+    assert torch.equal(mixed.token_index[1], against.token_index[1])
+    assert torch.equal(mixed.score[1], against.score[1])
+
+
+@pytest.mark.parametrize("theta", [0.0, 1e-12, 1e-9, 1e-5, 0.3, math.pi / 2, 3.0, math.pi])
+def test_angle(theta: float):
+    """Exact where arccos of a dot product has long lost everything."""
+    a = torch.tensor([3.0, 0.0, 0.0], dtype=torch.float64)
+    b = 0.5 * torch.tensor([math.cos(theta), math.sin(theta), 0.0], dtype=torch.float64)
+    assert float(angle(a, b)) == pytest.approx(theta, rel=1e-12, abs=1e-15)
+
+
+def test_tiny_angles_in_float32():
+    a, b = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1e-5])
+    assert float(angle(a, b)) == pytest.approx(1e-5, rel=1e-5)
+    assert float(torch.arccos(a @ unit(b))) == 0.0  # what an arccos would have said
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_angle_is_the_arccos(seed: int):
+    (d,) = random_sizes(seed, (2, 30))
+    a, b = normal(seed, d), normal(seed + 9, d)
+    assert float(angle(a, b)) == pytest.approx(arccos_angle(a, b), abs=1e-7)
+    assert float(angle(a, b)) == float(angle(b, a))
+    assert float(angle(5 * a, 0.1 * b)) == pytest.approx(float(angle(a, b)), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_log_map(seed: int):
+    """A tangent, as long as the angle, whose great circle arrives."""
+    (d,) = random_sizes(seed, (2, 30))
+    at, to = normal(seed, d), normal(seed + 9, d)
+    tangent = log_map(at, to)
+    length = tangent.norm()
+    assert abs(float(tangent @ unit(at))) < 1e-12
+    assert float(length) == pytest.approx(float(angle(at, to)), rel=1e-12)
+    arrived = length.cos() * unit(at) + length.sin() * tangent / length
+    assert torch.allclose(arrived, unit(to), atol=1e-12)
+
+
+def test_log_map_to_itself_is_zero():
+    at = normal(0, 5)
+    assert float(log_map(at, at).norm()) < 1e-7
+
+
+def test_unit_of_zero_is_zero():
+    assert torch.equal(unit(torch.zeros(3)), torch.zeros(3))
+
+
+def test_a_great_circle():
+    """Equal steps of 0.2 without a turn; the chord is the whole way."""
+    t = torch.arange(6, dtype=torch.float64) * 0.2
+    y = torch.stack([t.cos(), t.sin(), torch.zeros(6, dtype=torch.float64)], dim=-1) * 7
+    path = measure_path(y)
+    assert path.step_angle[:-1].tolist() == pytest.approx([0.2] * 5)
+    assert path.arc_length.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert path.chord.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert path.turning_angle[1:-1].tolist() == pytest.approx([0] * 4, abs=1e-7)
+    assert math.isnan(path.step_angle[-1])
+    assert math.isnan(path.turning_angle[0]) and math.isnan(path.turning_angle[-1])
+
+
+def test_a_path_that_stands_still():
+    y = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).expand(4, 3)
+    path = measure_path(y)
+    assert path.step_angle[:-1].tolist() == [0, 0, 0]
+    assert path.arc_length.tolist() == [0, 0, 0, 0]
+    assert path.chord.tolist() == [0, 0, 0, 0]
+
+
+def test_a_zig_zag():
+    """There and back: two points in turn, every turn a half turn, the chord 0.5 or nothing."""
+    t = torch.tensor([0.0, 0.5, 0.0, 0.5], dtype=torch.float64)
+    path = measure_path(torch.stack([t.cos(), t.sin()], dim=-1))
+    assert path.arc_length.tolist() == pytest.approx([0, 0.5, 1.0, 1.5])
+    assert path.chord.tolist() == pytest.approx([0, 0.5, 0, 0.5], abs=1e-12)
+    assert path.turning_angle[1:-1].tolist() == pytest.approx([math.pi] * 2)
+
+
+def test_an_octant():
+    """x to y to z: two quarter circles with a right angle between them."""
+    path = measure_path(torch.eye(3, dtype=torch.float64))
+    half = math.pi / 2
+    assert path.step_angle[:-1].tolist() == pytest.approx([half, half])
+    assert float(path.turning_angle[1]) == pytest.approx(half)
+    assert path.chord.tolist() == pytest.approx([0, half, half])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_turns_by_the_spherical_law_of_cosines(seed: int):
+    d, positions = random_sizes(seed, (3, 20), (1, 4))
+    y = normal(seed, 5, positions, d)
+    path = measure_path(y)
+    for p in range(positions):
+        for layer in range(1, 4):
+            expected = turning_angle(*y[layer - 1 : layer + 2, p])
+            assert float(path.turning_angle[layer, p]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_radial_share():
+    """A step along the state is all radial, one across it not at all, a diagonal one half."""
+    x = torch.tensor([[2.0, 0.0], [5.0, 0.0], [5.0, 1.0]], dtype=torch.float64)
+    share = radial_share(x)
+    assert share[:2].tolist() == pytest.approx([1.0, 0.0]) and math.isnan(share[2])
+    diagonal = torch.tensor([[1.0, 0.0], [2.0, 1.0]], dtype=torch.float64)
+    assert float(radial_share(diagonal)[0]) == pytest.approx(0.5)

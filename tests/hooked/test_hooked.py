@@ -1,0 +1,111 @@
+"""HookedTransformer (TransformerLens 3.9): every kind, raw and processed in every way."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import tw_lens as tw
+from tests.golden import CHECKS
+from tests.models import golden_bridge, golden_hooked, tiny_hooked
+from tw_lens.canonical import Weights
+
+PROMPT = list(range(3, 15))
+KINDS = list(itertools.product(("LN", "RMS"), (True, False), (None, 2), (False, True)))
+STEPS = (
+    "fold_ln",
+    "center_writing_weights",
+    "center_unembed",
+    "fold_value_biases",
+    "refactor_factored_attn_matrices",
+)
+
+
+def combinations(kind: tuple) -> list[dict[str, bool]]:
+    """No step, each one alone, all but one, and all; the refactoring where it is not refused."""
+    _, _, kv, rotary = kind
+    refused = "refactor_factored_attn_matrices" if rotary or kv else None
+    every = itertools.product((False, True), repeat=len(STEPS))
+    some = [dict(zip(STEPS, flags, strict=True)) for flags in every if sum(flags) != 2]
+    return [steps for steps in some if not (refused and steps[refused])]
+
+
+def processed(kind: tuple, steps: dict[str, bool]):
+    """A model put through TransformerLens' own processing."""
+    model = tiny_hooked(*kind)
+    if any(steps.values()):
+        model.load_and_process_state_dict(model.state_dict(), **steps)
+    return model
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> bool:
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max() / theirs.abs().max()) < tolerance
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_certificate_and_spectra(kind: tuple):
+    raw = tw.read_weights(tiny_hooked(*kind))
+    spectra = {c: tw.head_spectrum(raw, layer=1, circuit=c, n=2, k=3) for c in ("QK", "OV")}
+    for steps in combinations(kind):
+        model = processed(kind, steps)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        certificate = tw.check(model, PROMPT)
+        assert certificate.max_rel_error < 1e-5, (steps, certificate)
+        weights = tw.read_weights(model)
+        assert ("folded" in weights.processed) == steps["fold_ln"], steps
+        assert weights.n_kv_heads == (kind[2] or 4)
+        for circuit, expected in spectra.items():
+            result = tw.head_spectrum(weights, layer=1, circuit=circuit, n=2, k=3)
+            assert close(result.singular_values, expected.singular_values), (steps, circuit)
+            assert torch.equal(result.left.token_index, expected.left.token_index), steps
+            assert torch.equal(result.right.token_index, expected.right.token_index), steps
+        after = model.state_dict()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_processing_did_something():
+    kind = KINDS[0]
+    steps = dict.fromkeys(STEPS, True)
+    raw, done = tiny_hooked(*kind), processed(kind, steps)
+    assert not torch.allclose(raw.blocks[1].attn.W_Q, done.blocks[1].attn.W_Q, rtol=0.1)
+    with torch.no_grad():
+        a, b = (m(torch.tensor([PROMPT])).log_softmax(-1) for m in (raw, done))
+    assert float((a - b).abs().max()) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def golden() -> Weights:
+    return tw.read_weights(golden_hooked())
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_golden(check: Callable[[Weights], None], golden: Weights):
+    check(golden)
+
+
+def test_hooked_and_bridge_are_one_model(golden: Weights):
+    bridge = golden_bridge()
+    other, model = tw.read_weights(bridge), golden_hooked()
+    assert tw.check(model, "w5 w6 w7").max_rel_error < 1e-5
+    for layer in range(3):
+        for name in ("A_Q", "A_K", "A_V", "A_O", "b_O"):
+            a, b = getattr(golden.block(layer), name), getattr(other.block(layer), name)
+            assert close(a, b, 1e-6)
+    ids = [5, 6, 7, 8]
+    states = [tw.read_states(m, ids) for m in (model, bridge)]
+    assert close(states[0].stream, states[1].stream)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(torch.tensor([ids]))
+    assert torch.equal(tw.read_states(model, cache).stream, states[0].stream)
+    assert tw.read_states(model, cache).tokens.tolist() == ids
+
+
+def test_hooks_are_gone():
+    model = golden_hooked()
+    tw.check(model, "w5 w6")
+    tw.read_states(model, "w5 w6")
+    assert all(not p.fwd_hooks and not p._forward_hooks for p in model.hook_dict.values())

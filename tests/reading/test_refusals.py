@@ -1,0 +1,127 @@
+"""What does not fit is refused by name."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import tw_lens as tw
+from tests.models import shared_bridge, tiny_bridge, tiny_hf
+from tw_lens.reading.parts import plain
+
+REFUSED = [
+    ("qwen3", "normalises queries and keys", "Qwen3ForCausalLM"),
+    ("gemma2", "normalises after attention", "Gemma2ForCausalLM"),
+    ("mamba", "no attention", "MambaForCausalLM"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "part", "name"), REFUSED)
+def test_unsupported_parts_are_named(architecture: str, part: str, name: str):
+    model = tiny_bridge(architecture)
+    for call in (tw.read_weights, lambda m: tw.check(m, [5, 6, 7])):
+        with pytest.raises(tw.UnsupportedModel, match=part) as caught:
+            call(model)
+        assert caught.value.architecture == name
+        assert name in str(caught.value) and caught.value.remedy in str(caught.value)
+        assert isinstance(caught.value, ValueError)
+
+
+def test_a_logit_softcap_is_named(monkeypatch):
+    model = tiny_bridge("llama")
+    monkeypatch.setattr(model.cfg, "output_logits_soft_cap", 30.0, raising=False)
+    with pytest.raises(tw.UnsupportedModel, match="a logit soft-cap"):
+        tw.read_weights(model)
+
+
+def test_alibi_is_named(monkeypatch):
+    model = tiny_bridge("gpt2")
+    monkeypatch.setattr(model.cfg, "positional_embedding_type", "alibi")
+    with pytest.raises(tw.UnsupportedModel, match="ALiBi"):
+        tw.read_weights(model)
+
+
+def test_a_norm_of_another_kind_is_named(monkeypatch):
+    model = tiny_bridge("gpt2")
+    norm = model.blocks[1].ln1
+    monkeypatch.setattr(norm.hook_normalized, "forward", torch.tanh)
+    with pytest.raises(tw.UnsupportedModel, match=r"blocks\.1\.ln1.*neither LayerNorm nor RMSNorm"):
+        tw.read_weights(model)
+
+
+@pytest.mark.parametrize("thing", [None, "gpt2", 3, torch.nn.Linear(2, 2), SimpleNamespace(cfg=1)])
+def test_what_is_no_transformer_lens_model(thing):
+    with pytest.raises(TypeError, match="TransformerLens model"):
+        tw.read_weights(thing)
+
+
+def test_a_hugging_face_model_is_no_transformer_lens_model():
+    with pytest.raises(TypeError, match="GPT2LMHeadModel"):
+        tw.read_weights(tiny_hf("gpt2"))
+
+
+@pytest.mark.parametrize("missing", ["embed", "unembed", "ln_final"])
+def test_missing_ends_are_named(missing: str):
+    model = SimpleNamespace(
+        cfg=SimpleNamespace(architecture="Half", d_model=4), blocks=[],
+        embed=object(), unembed=object(), ln_final=object(),
+    )  # fmt: skip
+    setattr(model, missing, None)
+    with pytest.raises(tw.UnsupportedModel, match=f"Half: it has no {missing}"):
+        tw.read_weights(model)
+
+
+def hf_of(model):
+    return model.original_model
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_in_the_embedding(value: float):
+    model = tiny_bridge("llama")
+    model.embed.W_E.data[3, 3] = value
+    with pytest.raises(ValueError, match="embedding W_E holds NaN or infinity"):
+        tw.read_weights(model)
+
+
+def test_nan_in_one_layer_leaves_the_others_readable():
+    model = tiny_bridge("llama")
+    hf_of(model).model.layers[1].self_attn.k_proj.weight.data[0, 0] = float("nan")
+    weights = tw.read_weights(model)
+    assert torch.isfinite(tw.head_spectrum(weights, layer=0, n=1).singular_values).all()
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.W_K holds NaN"):
+        weights.block(1)
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.W_K holds NaN"):
+        tw.head_spectrum(weights, layer=1)
+
+
+def test_nan_in_a_norm():
+    model = tiny_bridge("gpt2")
+    hf_of(model).transformer.h[2].ln_1.bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match=r"blocks\.2\.ln1\.bias holds NaN"):
+        tw.read_weights(model)
+
+
+def test_meta_weights():
+    model = tiny_bridge("llama")
+    model.to("meta")
+    with pytest.raises(ValueError, match="meta device"):
+        tw.read_weights(model)
+
+
+def test_quantised_weights():
+    with pytest.raises(ValueError, match="quantised"):
+        plain(torch.zeros(3, dtype=torch.int8), "W")
+
+
+def test_plain_is_a_copy():
+    held = torch.zeros(3)
+    copy = plain(held, "W")
+    copy += 1
+    assert held.sum() == 0
+
+
+@pytest.mark.parametrize("layer", [-1, 3, 99])
+def test_layers_that_do_not_exist(layer: int):
+    weights = tw.read_weights(shared_bridge("gpt2"))
+    with pytest.raises(IndexError, match=f"layer {layer} does not exist: .* layers 0 to 2"):
+        weights.block(layer)

@@ -1,0 +1,159 @@
+"""Prompts and caches to states."""
+
+import pytest
+import torch
+
+import tw_lens as tw
+from tests.models import BRIDGES, CONTEXT, VOCABULARY, shared_bridge, tiny_bridge
+from tw_lens.reading.states import stream_hooks
+
+PROMPT = "w5 w6 w7 w8"
+
+
+@pytest.mark.parametrize("architecture", BRIDGES)
+def test_stream_is_the_models_own(architecture: str):
+    model = shared_bridge(architecture)
+    states = tw.read_states(model, PROMPT)
+    ids = model.to_tokens(PROMPT)
+    assert states.tokens.tolist() == ids[0].tolist()
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(ids)
+    for layer in range(3):
+        assert torch.equal(states.stream[layer], cache[f"blocks.{layer}.hook_resid_pre"][0])
+        assert torch.equal(states.attn_out[layer], cache[f"blocks.{layer}.hook_attn_out"][0])
+        assert torch.equal(states.mlp_out[layer], cache[f"blocks.{layer}.hook_mlp_out"][0])
+    assert torch.equal(states.stream[3], cache["blocks.2.hook_resid_post"][0])
+    assert states.adds_up < 1e-5
+    assert states.labels == ["0_pre", "1_pre", "2_pre", "final_post"]
+    readout = tw.read_weights(model).readout.logits(states.stream[3])
+    assert float((readout - logits[0]).abs().max() / logits.abs().max()) < 1e-5
+    assert f"{len(states)} positions, 3 layers" in repr(states)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma"])
+def test_text_ids_tensor_and_cache_agree(architecture: str):
+    model = shared_bridge(architecture)
+    from_text = tw.read_states(model, PROMPT)
+    ids = from_text.tokens.tolist()
+    with torch.no_grad():
+        _, cache = model.run_with_cache(torch.tensor([ids]))
+    caches = [cache, {name: cache[name] for name in cache}]
+    others = [
+        tw.read_states(model, ids),
+        tw.read_states(model, torch.tensor(ids)),
+        tw.read_states(model, torch.tensor([ids])),
+        *(tw.read_states(model, held) for held in caches),
+        tw.read_states(model, cache, tokens=ids),
+    ]
+    for other in others:
+        assert other.tokens.tolist() == ids
+        assert other.token_strings == from_text.token_strings
+        assert torch.equal(other.stream, from_text.stream)
+        assert torch.equal(other.attn_out, from_text.attn_out)
+        assert torch.equal(other.mlp_out, from_text.mlp_out)
+
+
+def test_cache_without_its_batch_dimension():
+    model = shared_bridge("llama")
+    with torch.no_grad():
+        _, cache = model.run_with_cache(torch.tensor([[0, 5, 6, 7]]), remove_batch_dim=True)
+    assert cache["blocks.0.hook_resid_pre"].ndim == 2
+    states = tw.read_states(model, cache)
+    assert states.tokens.tolist() == [0, 5, 6, 7]
+    assert torch.equal(states.stream, tw.read_states(model, [0, 5, 6, 7]).stream)
+
+
+def cache_of(model, ids: list[list[int]], keep: list[str]):
+    with torch.no_grad():
+        _, cache = model.run_with_cache(torch.tensor(ids), names_filter=lambda n: n in keep)
+    return cache
+
+
+def test_cache_that_lacks_hooks():
+    model = shared_bridge("gpt2")
+    names = [n for n in stream_hooks(3) if n != "blocks.1.hook_mlp_out"]
+    with pytest.raises(ValueError, match=r"does not hold blocks\.1\.hook_mlp_out"):
+        tw.read_states(model, cache_of(model, [[5, 6]], names))
+
+
+def test_cache_of_two_prompts():
+    model = shared_bridge("gpt2")
+    with pytest.raises(ValueError, match="2 prompts"):
+        tw.read_states(model, cache_of(model, [[5, 6], [7, 8]], stream_hooks(3)))
+
+
+def test_cache_that_does_not_tell_its_tokens():
+    model = shared_bridge("gpt2")
+    cache = cache_of(model, [[5, 6, 7]], stream_hooks(3))
+    with pytest.raises(ValueError, match="does not tell which tokens"):
+        tw.read_states(model, cache)
+    with pytest.raises(ValueError, match="2 tokens were given and the cache holds 3"):
+        tw.read_states(model, cache, tokens=[5, 6])
+    assert tw.read_states(model, cache, tokens=[5, 6, 7]).token_strings == ("w5", "w6", "w7")
+
+
+def test_tokens_are_found_by_their_embedding():
+    model = shared_bridge("gpt2")
+    cache = cache_of(model, [[5, 900, 7]], [*stream_hooks(3), "hook_embed"])
+    if "hook_embed" not in cache:
+        cache = cache_of(model, [[5, 900, 7]], [*stream_hooks(3), "embed.hook_out"])
+        cache = {**{n: cache[n] for n in stream_hooks(3)}, "hook_embed": cache["embed.hook_out"]}
+    assert tw.read_states(model, cache).tokens.tolist() == [5, 900, 7]
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "\n\t", [], torch.tensor([], dtype=torch.long)])
+def test_empty_prompts(prompt):
+    model = shared_bridge("gpt2")
+    for call in (tw.read_states, tw.check):
+        with pytest.raises(ValueError, match="prompt is empty"):
+            call(model, prompt)
+
+
+def test_a_prompt_as_long_as_the_context_fits_and_one_more_does_not():
+    model = shared_bridge("gpt2")
+    assert len(tw.read_states(model, [5] * CONTEXT)) == CONTEXT
+    with pytest.raises(ValueError, match=f"{CONTEXT + 1} tokens and the model's context {CONTEXT}"):
+        tw.read_states(model, [5] * (CONTEXT + 1))
+    with pytest.raises(ValueError, match=f"context {CONTEXT}"):
+        tw.check(model, "w5 " * (CONTEXT + 5))
+
+
+@pytest.mark.parametrize("bad", [-1, VOCABULARY, 10**9])
+def test_ids_outside_the_vocabulary(bad: int):
+    with pytest.raises(IndexError, match=f"outside 0 to {VOCABULARY - 1}"):
+        tw.read_states(shared_bridge("gpt2"), [5, bad])
+
+
+def test_two_prompts_at_once():
+    with pytest.raises(ValueError, match="one prompt at a time"):
+        tw.read_states(shared_bridge("gpt2"), torch.tensor([[5, 6], [7, 8]]))
+
+
+def test_text_without_a_tokenizer():
+    model = tiny_bridge("llama")
+    model.tokenizer = None
+    with pytest.raises(ValueError, match="no tokenizer"):
+        tw.read_states(model, PROMPT)
+    assert tw.read_states(model, [5, 6]).token_strings == ("<5>", "<6>")
+
+
+HOSTILE = [
+    "</script><img src=x onerror=alert(1)>",
+    "\u202egnp.exe \u200b\ufeff",
+    "w5\x00w6",
+    "\U0001f926\U0001f3fc\u200d\u2642\ufe0f",
+    "\udcff\ud800 w5",
+    "w5\r\nw6\x1b[31m",
+    "'; DROP TABLE words; --",
+    "{{ 7 * 7 }} {% raw %}",
+]
+
+
+@pytest.mark.parametrize("prompt", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_prompts_are_read_like_any_other(prompt: str):
+    model = shared_bridge("llama")
+    states = tw.read_states(model, prompt)
+    assert len(states) == len(states.tokens) == len(states.token_strings) >= 1
+    assert all(string.isprintable() for string in states.token_strings)
+    assert torch.isfinite(states.stream).all()
+    assert tw.trajectory(tw.read_weights(model), states).norm.shape == (4, len(states))

@@ -1,0 +1,113 @@
+"""The shape of the house: one direction, one place that knows TransformerLens, small files."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tw_lens
+
+ROOT = Path(tw_lens.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+GROUND = {"errors", "tokens"}
+MAY_IMPORT = {
+    "errors": {"errors"},
+    "tokens": GROUND,
+    "canonical": GROUND | {"canonical"},
+    "geometry": {"geometry"},
+    "reading": GROUND | {"canonical", "reading"},
+    "analyses": GROUND | {"canonical", "geometry", "analyses"},
+    "rendering": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering"},
+    "cli": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering", "cli"},
+    "__init__": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering"},
+}
+
+
+def layer_of(file: Path) -> str:
+    return file.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imports_of(file: Path) -> list[str]:
+    """Dotted names of everything a file imports, inside functions and TYPE_CHECKING too."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names += [str(arg.value) for arg in node.args if isinstance(arg, ast.Constant)]
+    return names
+
+
+def inner_layers(file: Path) -> set[str]:
+    inner = [name.split(".") for name in imports_of(file) if name.split(".")[0] == "tw_lens"]
+    return {parts[1] for parts in inner if len(parts) > 1}
+
+
+def named(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def test_the_layers_are_all_known():
+    assert {layer_of(file) for file in FILES} == set(MAY_IMPORT)
+    assert len(FILES) > 30
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_imports_go_one_way(file: Path):
+    facts = {"__version__"} if layer_of(file) in ("rendering", "cli") else set()
+    assert inner_layers(file) <= MAY_IMPORT[layer_of(file)] | facts
+
+
+def test_the_imports_were_really_seen():
+    assert inner_layers(ROOT / "analyses" / "head_probe.py") == {
+        "analyses", "canonical", "errors", "geometry", "tokens",
+    }  # fmt: skip
+    assert "transformer_lens" in " ".join(
+        name for file in FILES if layer_of(file) == "reading" for name in imports_of(file)
+    )
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_only_reading_knows_transformer_lens(file: Path):
+    if layer_of(file) == "reading":
+        return
+    outer = {name.split(".")[0] for name in imports_of(file)}
+    assert not outer & {"transformer_lens", "transformers"}
+    if layer_of(file) != "cli":
+        assert "transformer_lens" not in file.read_text()
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_pictures_stay_in_rendering(file: Path):
+    if layer_of(file) in ("rendering", "cli"):
+        return
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):  # a type under TYPE_CHECKING is no picture
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    left = ast.unparse(ast.fix_missing_locations(tree))
+    assert "import plotly" not in left and "import circuitsvis" not in left
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_files_are_small_and_say_what_they_are(file: Path):
+    text = file.read_text()
+    assert len(text.splitlines()) < 300
+    assert ast.get_docstring(ast.parse(text))
+
+
+SLOW = ("transformer_lens", "transformers", "umap", "sklearn", "plotly", "circuitsvis", "numba")
+
+
+def test_importing_is_light():
+    """Nothing slow is imported until it is needed."""
+    code = f"import sys, tw_lens; print([m for m in {SLOW!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    assert done.stdout.strip() == "[]"

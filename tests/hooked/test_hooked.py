@@ -29,7 +29,7 @@ def combinations(kind: tuple) -> list[dict[str, bool]]:
     _, _, kv, rotary = kind
     refused = "refactor_factored_attn_matrices" if rotary or kv else None
     every = itertools.product((False, True), repeat=len(STEPS))
-    some = [dict(zip(STEPS, flags, strict=True)) for flags in every if sum(flags) != 2]
+    some = [dict(zip(STEPS, flags, strict=True)) for flags in every if sum(flags) in (0, 1, 4, 5)]
     return [steps for steps in some if not (refused and steps[refused])]
 
 

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.result import Result
-from tw_lens.analyses.trajectory import require_match
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 
@@ -57,7 +56,7 @@ def attention_pattern(weights: Weights, states: States, *, layer: int) -> Attent
 
     Source: definitions of a head in canonical form; certified by `check` (attn_out).
     """
-    require_match(weights, states)
+    weights.require_states(states)
     block = weights.block(layer)
     q, k, _ = block.qkv(states.stream[layer])
     pattern = block.pattern(block.scores(q, k))

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.result import Result, require_choice, require_positive
-from tw_lens.analyses.trajectory import require_match
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import nearest, pca, umap
@@ -95,7 +94,7 @@ def fit_map(
     Source: arXiv 2309.07315, section 5; trustworthiness: Venna and Kaski 2001 (scikit-learn).
     """
     require_choice("method", method, ("pca", "umap"))
-    require_match(weights, states)
+    weights.require_states(states)
     require_positive("n_words", n_words)
     if n_components not in (2, 3):
         raise ValueError(f"n_components={n_components}: a map has 2 or 3 axes.")

@@ -107,7 +107,7 @@ def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
     Source: arXiv 2309.07315, section 5; angles by definitions of great circles.
     """
     require_positive("k", k)
-    require_match(weights, states)
+    weights.require_states(states)
     readout = weights.readout
     y = readout.norm.sphere(states.stream)
     found = nearest(y.flatten(0, 1), readout.directions(), k, offset=readout.offset())
@@ -123,17 +123,3 @@ def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
         readings=word_lists(found, weights.tokens),
         caveats=(position_0,),
     )
-
-
-def require_match(weights: Weights, states: States) -> None:
-    """Refuse states that cannot come from the weights' model.
-
-    Raises:
-        ValueError: different numbers of layers or widths.
-    """
-    given = (states.n_layers, states.stream.shape[-1])
-    if given != (weights.n_layers, weights.d_model):
-        raise ValueError(
-            f"the states ({given[0]} layers, width {given[1]}) are not of the weights' model "
-            f"({weights.n_layers} layers, width {weights.d_model}): read both from one model."
-        )

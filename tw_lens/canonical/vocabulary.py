@@ -77,11 +77,6 @@ class Readout:
         mean = sum(chunk.sum(0) for chunk in self.directions()()) / self.W_U.shape[1]
         return lambda: (chunk - mean for chunk in self.directions()())
 
-    def directions_of(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
-        """The readout directions of some tokens."""
-        chosen = self.W_U[:, token_index.to(self.W_U.device)].detach().float().cpu().T
-        return self.norm.project(chosen * self.norm.gain)
-
     def offset(self) -> Float[Tensor, " d_vocab"]:
         """`a_U = bias W_U + b_U`: the part of every logit that no state decides."""
         if not self.norm.bias.any():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tw_lens.canonical.block import Block
+from tw_lens.canonical.states import States
 from tw_lens.canonical.vocabulary import Readout, Vocabulary
 from tw_lens.errors import Caveat
 from tw_lens.tokens import TokenStrings
@@ -65,6 +66,19 @@ class Weights:
             raise IndexError(
                 f"layer {layer} does not exist: {self.model_name} has layers 0 to "
                 f"{self.n_layers - 1}."
+            )
+
+    def require_states(self, states: States) -> None:
+        """Refuse states that cannot come from the weights' model.
+
+        Raises:
+            ValueError: different numbers of layers or widths.
+        """
+        given = (states.n_layers, states.stream.shape[-1])
+        if given != (self.n_layers, self.d_model):
+            raise ValueError(
+                f"the states ({given[0]} layers, width {given[1]}) are not of the weights' model "
+                f"({self.n_layers} layers, width {self.d_model}): read both from one model."
             )
 
     def heads(self, head: int | None) -> list[int]:

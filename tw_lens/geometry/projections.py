@@ -55,7 +55,11 @@ def _cached_umap():
 
 
 def _fit_umap(points, n_components: int, seed: int):
-    from umap import UMAP
+    import warnings
+
+    with warnings.catch_warnings():  # its import warns of an optional part that is not used here
+        warnings.simplefilter("ignore")
+        from umap import UMAP
 
     model = UMAP(
         n_components=n_components,

@@ -116,5 +116,5 @@ def _placed(drawn: go.Figure, chart: Chart) -> go.Figure:
     title = f"{chart.faithfulness} (position 0 is hidden: click it in the legend)"
     drawn = laid_out(drawn, title, height=680)
     axes = {f"{axis}axis": {"title": f"{chart.method} {i}"} for i, axis in enumerate("xyz")}
-    axes |= {"aspectmode": "cube", "camera": {"eye": {"x": 1.15, "y": 1.15, "z": 0.75}}}
+    axes |= {"aspectmode": "cube", "camera": {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}}}
     return drawn.update_layout(scene=axes) if chart.state_points.shape[-1] == 3 else drawn

@@ -199,8 +199,8 @@ def _signed_words(
             for found in both
         )
     else:
-        written = weights.readout.relative_directions() if exact else vocabulary.rows
+        written = weights.readout.directions() if exact else vocabulary.rows
         left_along, left_against = nearest_of_both_signs(left, points, k)
-        right_along, right_against = nearest_of_both_signs(right, written, k)
+        right_along, right_against = nearest_of_both_signs(right, written, k, relative=exact)
     keep = right_along.score[:, 0] >= right_against.score[:, 0]
     return chosen(keep, left_along, left_against), chosen(keep, right_along, right_against)

@@ -69,14 +69,6 @@ class Readout:
         """The columns of `A_U` as rows: the direction on the sphere that speaks for each word."""
         return lambda: (self.norm.project(chunk * self.norm.gain) for chunk in self.columns())
 
-    def relative_directions(self) -> Rows:
-        """`directions` relative to the mean word's: logits count only up to a common constant.
-
-        Centring the unembedding (TransformerLens' `center_unembed`) leaves these unchanged.
-        """
-        mean = sum(chunk.sum(0) for chunk in self.directions()()) / self.W_U.shape[1]
-        return lambda: (chunk - mean for chunk in self.directions()())
-
     def offset(self) -> Float[Tensor, " d_vocab"]:
         """`a_U = bias W_U + b_U`: the part of every logit that no state decides."""
         if not self.norm.bias.any():

@@ -46,17 +46,31 @@ def nearest(
 
 
 def nearest_of_both_signs(
-    queries: Float[Tensor, "queries d"], rows: Rows, k: int
+    queries: Float[Tensor, "queries d"], rows: Rows, k: int, *, relative: bool = False
 ) -> tuple[Neighbours, Neighbours]:
-    """Top-k along `v` and along `-v` for every direction `v`, with one product for both."""
+    """Top-k along `v` and along `-v` for every direction `v`, with one product for both.
+
+    Args:
+        queries: directions.
+        rows: the words' vectors, in chunks, in the order of the token ids.
+        k: how many; fewer when the vocabulary is smaller.
+        relative: scores relative to the mean word's (the order is the same, the signs compare
+            differently), so that a vector added to all words changes nothing.
+    """
     along, against = _none_yet(queries.shape[0]), _none_yet(queries.shape[0])
+    total = torch.zeros(queries.shape[0], 1)
     start = 0
     for chunk in rows():
         scores = queries @ chunk.T
         along = _merged(along, scores, start, k)
-        against = _merged(against, scores.neg_(), start, k)
+        against = _merged(against, scores, start, k, largest=False)
+        total += scores.sum(-1, keepdim=True) if relative else 0
         start += chunk.shape[0]
-    return along, against
+    mean = total / max(start, 1)
+    return (
+        along._replace(score=along.score - mean),
+        against._replace(score=mean - against.score),
+    )
 
 
 def chosen(keep: Bool[Tensor, " queries"], first: Neighbours, second: Neighbours) -> Neighbours:
@@ -71,10 +85,12 @@ def _none_yet(queries: int) -> Neighbours:
     return Neighbours(torch.empty(queries, 0), torch.empty(queries, 0, dtype=torch.long))
 
 
-def _merged(best: Neighbours, scores: Tensor, start: int, k: int) -> Neighbours:
+def _merged(
+    best: Neighbours, scores: Tensor, start: int, k: int, *, largest: bool = True
+) -> Neighbours:
     """The best of the lists so far and of a chunk that starts at token `start`."""
-    top = scores.topk(min(k, scores.shape[-1]), dim=-1)
+    top = scores.topk(min(k, scores.shape[-1]), dim=-1, largest=largest)
     score = torch.cat([best.score, top.values], dim=-1)
     index = torch.cat([best.token_index, top.indices + start], dim=-1)
-    keep = score.topk(min(k, score.shape[-1]), dim=-1)
+    keep = score.topk(min(k, score.shape[-1]), dim=-1, largest=largest)
     return Neighbours(keep.values, index.gather(-1, keep.indices))

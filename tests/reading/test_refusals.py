@@ -125,3 +125,14 @@ def test_layers_that_do_not_exist(layer: int):
     weights = tw.read_weights(shared_bridge("gpt2"))
     with pytest.raises(IndexError, match=f"layer {layer} does not exist: .* layers 0 to 2"):
         weights.block(layer)
+
+
+@pytest.mark.parametrize("where", ["attention", "embedding"])
+def test_quantised_weights_are_refused_before_anything_runs(where):
+    model = tiny_bridge("llama")
+    part = model.blocks[1].attn.k if where == "attention" else model.embed
+    weight = (part.original_component.weight.data * 10).to(torch.int8)
+    part.original_component.weight = torch.nn.Parameter(weight, requires_grad=False)
+    for call in (tw.read_weights, lambda m: tw.check(m, [3, 4])):
+        with pytest.raises(ValueError, match=r"quantised \(torch.int8\).*Load it in float32"):
+            call(model)

@@ -13,6 +13,7 @@ from tw_lens.errors import Caveat, UnsupportedModel
 from tw_lens.reading.parts import architecture_of, name_of, plain, read_norm, read_rotary
 from tw_lens.tokens import TokenStrings
 
+READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 STILL_POSSIBLE = "TransformerLens' own hooks and caches still work on it."
 
 
@@ -184,6 +185,12 @@ def _refuse_what_does_not_fit(model: Any) -> None:
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
             f"weights of {name_of(model)} are on the meta device, without data. Load them first."
+        )
+    packed = {p.dtype for p in model.parameters()} - READABLE
+    if packed:
+        raise ValueError(
+            f"weights of {name_of(model)} are quantised ({', '.join(map(str, packed))}): their "
+            "numbers are not the model's weights. Load it in float32, bfloat16 or float16."
         )
     for layer, block in enumerate(model.blocks):
         missing = _misfit(block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,24 @@ from tw_lens.analyses import (
     HeadSpectrum,
     figure,
 )
-from tw_lens.rendering.style import COLOURS, MUTED, laid_out, rounded, shown, word_table
+from tw_lens.rendering.style import (
+    COLOURS,
+    MUTED,
+    apart,
+    laid_out,
+    rounded,
+    short,
+    shown,
+    shown_in_3d,
+    word_table,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 WORDS_DRAWN = 40
+LETTERS_IN_TABLE = 24
+NAMES_APART = 0.25
 
 
 @figure.register(HeadProbe)
@@ -30,17 +42,17 @@ def draw_head_probe(result: HeadProbe) -> go.Figure:
     """The first word of every list, coloured by its score; hover for the others."""
     import plotly.graph_objects as go
 
-    n, drawn = len(result.words), min(len(result.words), WORDS_DRAWN)
+    n = len(result.words)
+    once = {index: w for w, index in reversed(list(enumerate(result.word_index)))}
+    rows = sorted(once.values())[:WORDS_DRAWN]  # a word given twice is drawn once
     lists = [[result.lists.token_string[c * n + w] for c in range(len(result.components))]
-             for w in range(drawn)]  # fmt: skip
-    score = result.lists.score[:, 0].unflatten(0, (len(result.components), n))[:, :drawn].T
+             for w in rows]  # fmt: skip
+    score = result.lists.score[:, 0].unflatten(0, (len(result.components), n))[:, rows].T
     heat = go.Heatmap(
         z=rounded(score),
         x=list(result.components),
-        y=[f"{shown(word)} ({i})" for word, i in zip(result.words, result.word_index, strict=True)][
-            :drawn
-        ],
-        text=[[_short(words[0]) for words in row] for row in lists],
+        y=[f"{shown(result.words[w])} ({result.word_index[w]})" for w in rows],
+        text=[[shown(short(words[0])) for words in row] for row in lists],
         customdata=[["<br>".join(map(shown, words)) for words in row] for row in lists],
         texttemplate="%{text}",
         textfont={"size": 11},
@@ -50,10 +62,9 @@ def draw_head_probe(result: HeadProbe) -> go.Figure:
         colorbar={"title": "score"},
     )
     title = f"Layer {result.layer} {result.circuit}: the first word of each list"
-    title += f" (first {drawn} of {n} words)" if drawn < n else ""
-    drawn_figure = laid_out(go.Figure(heat), title, height=150 + 30 * drawn)
-    drawn_figure.update_yaxes(autorange="reversed", automargin=True)
-    return drawn_figure
+    title += f" (first {len(rows)} of {len(once)} words)" if len(rows) < len(once) else ""
+    drawn = laid_out(go.Figure(heat), title, height=150 + 30 * len(rows))
+    return drawn.update_yaxes(autorange="reversed", automargin=True)
 
 
 @figure.register(HeadSpectrum)
@@ -102,7 +113,8 @@ def draw_bias_directions(result: BiasDirections) -> go.Figure:
     """For each head, the words along the four bias directions."""
     table = result.to_dataframe()
     words = table.groupby(["component", "side", "sign"], sort=False).token_string
-    joined = words.agg(lambda column: ", ".join(shown(token) for token in column)).unstack([1, 2])
+    joined = words.agg(lambda column: ", ".join(shown(short(t, LETTERS_IN_TABLE)) for t in column))
+    joined = joined.unstack([1, 2])
     columns = {"head": joined.index.tolist()}
     columns |= {f"{sign}{side}": joined[(side, sign)].tolist() for side, sign in joined.columns}
     return word_table(f"Layer {result.layer}: words along the bias directions", columns)
@@ -138,6 +150,8 @@ def draw_ellipsoid(result: Ellipsoid) -> go.Figure:
     titles = ("before: the unit sphere", "after: the ellipsoid")
     scenes = make_subplots(1, 2, specs=[[{"type": "scene"}] * 2], subplot_titles=titles)
     unit = torch.ones(3)
+    names = [shown_in_3d(word) if free else "" for word, free in
+             zip(result.words, apart(result.before, NAMES_APART), strict=True)]  # fmt: skip
     for column, (axes, points) in enumerate(
         ((unit, result.before), (result.semi_axes, result.after)), start=1
     ):
@@ -145,29 +159,36 @@ def draw_ellipsoid(result: Ellipsoid) -> go.Figure:
         _add_axes(scenes, axes, column)
         scenes.add_scatter3d(
             x=rounded(points[:, 0]), y=rounded(points[:, 1]), z=rounded(points[:, 2]),
-            mode="markers+text", text=[shown(word) for word in result.words],
+            mode="markers+text", text=names, hovertext=[shown(word) for word in result.words],
             marker={"size": 4, "color": COLOURS[1]}, textfont={"size": 11}, showlegend=False,
-            hovertemplate="%{text}<extra></extra>", row=1, col=column,
+            textposition="top center", hovertemplate="%{hovertext}<extra></extra>",
+            row=1, col=column,
         )  # fmt: skip
-    for side, scene in (("left", "scene"), ("right", "scene2")):
-        named = {f"{a}axis": {"title": f"{side} {i}"} for i, a in enumerate("xyz")}
-        scenes.update_layout(
-            {
-                scene: {
-                    **named,
-                    "aspectmode": "data",
-                    "camera": {"eye": {"x": 1.7, "y": 1.7, "z": 1.1}},
-                }
-            }
-        )
+    scenes.update_layout(
+        scene=_scene("left", unit.tolist()), scene2=_scene("right", result.semi_axes.tolist())
+    )
     title = f"L{result.layer}H{result.head} {result.circuit}: what the head makes of the sphere"
     axes = " by ".join(f"{axis:.2f}" for axis in result.semi_axes.tolist())
     return laid_out(scenes, f"{title} (semi-axes {axes})", height=560)
 
 
-def _short(token: str) -> str:
-    """A token that fits a cell; its whole is in the hover text."""
-    return shown(token if len(token) <= 13 else token[:12] + "\u2026")
+def _scene(side: str, axes: list[float]) -> dict[str, Any]:
+    """Axes to the ends of the solid, in one scale, so that a long one stays inside its panel."""
+    longest = max(axes)
+    scene: dict[str, Any] = {
+        "aspectmode": "manual",
+        "aspectratio": {
+            a: max(length / longest, 0.05) for a, length in zip("xyz", axes, strict=True)
+        },
+        "camera": {"eye": {"x": 1.25, "y": 1.25, "z": 0.8}},
+    }
+    for i, (a, length) in enumerate(zip("xyz", axes, strict=True)):
+        ticks = [-length, 0, length] if length > longest / 3 else []
+        scene[f"{a}axis"] = {
+            "title": f"{side} {i}", "range": [-1.05 * length, 1.05 * length], "tickvals": ticks,
+            "tickformat": ".2~f",
+        }  # fmt: skip
+    return scene
 
 
 def _add_surface(scenes: go.Figure, axes: Float[Tensor, 3], column: int) -> None:

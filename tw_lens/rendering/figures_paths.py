@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from tw_lens.analyses import Chart, Trajectory, figure
-from tw_lens.rendering.style import COLOURS, MUTED, laid_out, rounded, shown
+from tw_lens.rendering.style import COLOURS, MUTED, apart, laid_out, rounded, shown, shown_in_3d
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 NAMED_LANDMARKS = 25
+NAMES_APART = 0.05  # of the picture's width
 MEASURES = (
     ("norm", "norm |x| (log)"),
     ("step_angle", "step angle (rad)"),
@@ -55,7 +59,8 @@ def _measures(result: Trajectory) -> go.Figure:
             )  # fmt: skip
     grid.update_yaxes(type="log", row=1, col=1)
     grid.update_xaxes(title="layer", row=2)
-    title = "The walk in numbers (position 0 is hidden: click it in the legend)"
+    grid.update_xaxes(tickformat="d", dtick=max(1, len(layers) // 6))
+    title = f"The walk in numbers{_hidden(len(result.token_strings))}"
     return laid_out(grid, title, height=620)
 
 
@@ -78,18 +83,31 @@ def _paths(result: Trajectory, chart: Chart) -> go.Figure:
 def _add_words(drawn: go.Figure, chart: Chart) -> None:
     first = chart.landmarks
     named = min(first, NAMED_LANDMARKS)
-    words = [shown(word) for word in chart.words]
     quiet = {"mode": "markers", "marker": {"size": 2, "color": MUTED, "opacity": 0.35}}
-    _add_points(drawn, chart.word_points[named:], words[named:], "other words", quiet)
-    loud = {"mode": "markers+text", "marker": {"size": 4, "color": "#333333"}}
-    _add_points(drawn, chart.word_points[:named], words[:named], "words on the way", loud)
+    _add_points(drawn, chart.word_points[named:], chart.words[named:], "other words", quiet)
+    write = shown_in_3d if chart.word_points.shape[1] == 3 else shown
+    near = chart.word_points[:named]
+    width = float((chart.word_points.amax(0) - chart.word_points.amin(0)).max())
+    free = apart(near, NAMES_APART * width)
+    names = [write(word) if f else "" for word, f in zip(chart.words, free, strict=False)]
+    loud = {
+        "mode": "markers+text", "marker": {"size": 4, "color": "#333333"}, "text": names,
+        "textfont": {"size": 11}, "textposition": "top center",
+    }  # fmt: skip
+    _add_points(drawn, near, chart.words[:named], "words on the way", loud)
 
 
-def _add_points(drawn, points, words: list[str], name: str, style: dict) -> None:
+def _add_points(
+    drawn: go.Figure,
+    points: Float[Tensor, "words axes"],
+    words: tuple[str, ...],
+    name: str,
+    style: dict[str, Any],
+) -> None:
     axes = {axis: rounded(points[:, i]) for i, axis in enumerate("xyz"[: points.shape[1]])}
-    hover = "%{text}<extra></extra>"
+    hover = {"hovertext": [shown(w) for w in words], "hovertemplate": "%{hovertext}<extra></extra>"}
     add = drawn.add_scatter3d if points.shape[1] == 3 else drawn.add_scatter
-    add(**axes, text=words, name=name, hovertemplate=hover, textfont={"size": 10}, **style)
+    add(**axes, **hover, name=name, **style)
 
 
 def _add_path(drawn: go.Figure, chart: Chart, position: int, hover: list[str]) -> None:
@@ -112,8 +130,12 @@ def _colour(position: int) -> str:
     return COLOURS[position % len(COLOURS)]
 
 
+def _hidden(n_positions: int) -> str:
+    return " (position 0 is hidden: click it in the legend)" if n_positions > 1 else ""
+
+
 def _placed(drawn: go.Figure, chart: Chart) -> go.Figure:
-    title = f"{chart.faithfulness} (position 0 is hidden: click it in the legend)"
+    title = f"{chart.faithfulness}{_hidden(len(chart.token_strings))}"
     drawn = laid_out(drawn, title, height=680)
     axes = {f"{axis}axis": {"title": f"{chart.method} {i}"} for i, axis in enumerate("xyz")}
     axes |= {"aspectmode": "cube", "camera": {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import EmbeddingDistances, NounList, TokenNorms, figure
@@ -75,7 +76,15 @@ def draw_certificate(result: Certificate) -> go.Figure:
         mode = "lines+markers" if len(rows) > 1 else "markers"
         errors = rows.rel_error.clip(lower=1e-12)
         drawn.add_scatter(x=rows.layer, y=errors, mode=mode, name=str(quantity))
-    drawn.add_hline(y=result.tolerance, line_dash="dash", annotation_text="tolerance")
+    if result.tolerance > 0:  # a logarithmic axis has no place for 0
+        drawn.add_hline(y=result.tolerance, line_dash="dash")
+        drawn.add_annotation(
+            text="tolerance", x=1, xref="paper", xanchor="right", yanchor="bottom",
+            y=math.log10(result.tolerance), showarrow=False,
+        )  # fmt: skip
+    last = max(c.layer for c in result.comparisons)
     drawn.update_yaxes(type="log", title="relative error", exponentformat="power")
-    drawn.update_xaxes(title="layer (logits after the last)")
+    drawn.update_xaxes(
+        title="layer (logits after the last)", tickformat="d", dtick=max(1, last // 6)
+    )
     return laid_out(drawn, result.verdict, height=380)

@@ -178,7 +178,7 @@ def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel
             "The update each head writes for a word, and the sum over the heads (last column), "
             "read by the model's own final norm and unembedding. Colour is the logit.",
             embedded(writes),
-            caveats=tuple(c for c in writes.caveats if c.name != "rotary offset 0"),
+            caveats=_without_rotary(writes.caveats),
         ),
     )
 
@@ -195,7 +195,7 @@ def _spectrum_panel(circuit: str, spectrum: HeadSpectrum) -> Panel:
         "neighbouring strengths are nearly equal, their words may mix.",
         embedded(spectrum),
         heads=tuple(_head_words(spectrum, h) for h in range(len(spectrum.heads))),
-        caveats=spectrum.caveats if circuit == "QK" else (),
+        caveats=spectrum.caveats if circuit == "QK" else _without_rotary(spectrum.caveats),
     )
 
 
@@ -222,7 +222,8 @@ def _ellipsoid_panels(
             "From the sphere to an ellipsoid",
             f"The head with the strongest direction (L{result.layer}H{result.head}): the sphere of "
             "its three leading query directions becomes an ellipsoid on the key side. Words are "
-            "drawn by their direction within these three; they hold "
+            "drawn by their direction within these three (hover for the names of crowded ones); "
+            "they hold "
             f"{100 * float(result.share.mean()):.1f} % of a word's squared length on average.",
             embedded(result),
             caveats=result.caveats,
@@ -235,13 +236,19 @@ def _bias_panel(weights: Weights, layer: int) -> Panel:
     try:
         result = bias_directions(weights, layer=layer)
     except ValueError as absent:
-        return Panel(title, str(absent))
+        return Panel(title, str(absent)[:1].upper() + str(absent)[1:])
     return Panel(
         title,
         "Biases give every query and every key a constant part. The words along these constant "
         "directions are attended to (key) or attend (query) whatever the text says.",
         embedded(result),
+        caveats=result.caveats,
     )
+
+
+def _without_rotary(caveats: tuple[Caveat, ...]) -> tuple[Caveat, ...]:
+    """OV does not rotate: the caveat of W_QK does not apply to it."""
+    return tuple(caveat for caveat in caveats if caveat.name != "rotary offset 0")
 
 
 def _fragment(widget: Any) -> Markup:

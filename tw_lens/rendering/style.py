@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.tokens import visible
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart by readers with any common colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A7D00")
 MUTED = "#8A8F98"
+TABLE_LETTERS = 135  # across a page of 1100 pixels, with words that wrap early
 
 
 def shown(token: str) -> str:
@@ -23,14 +25,33 @@ def shown(token: str) -> str:
     return html.escape(visible(token), quote=False)
 
 
+def shown_in_3d(token: str) -> str:
+    """A token as text in a 3-D scene, which reads tags but no HTML entities: `<` opens nothing."""
+    return visible(token).replace("<", "<\u200b")
+
+
+def short(token: str, most: int = 13) -> str:
+    """A token that fits a small place; its whole belongs into the hover text."""
+    return token if len(token) <= most else token[: most - 1] + "\u2026"
+
+
+def apart(points: Float[Tensor, "points axes"], least: float) -> list[bool]:
+    """Which points can be named without writing over each other: each `least` from those before."""
+    named: list[int] = []
+    for i in range(len(points)):
+        if all(float((points[i] - points[j]).norm()) >= least for j in named):
+            named.append(i)
+    return [i in set(named) for i in range(len(points))]
+
+
 def rounded(values: Tensor, digits: int = 4) -> Any:
     """Nested lists with few digits: pages stay small."""
-    return [_short(value, digits) for value in values.tolist()]
+    return [_rounded(value, digits) for value in values.tolist()]
 
 
-def _short(value: Any, digits: int) -> Any:
+def _rounded(value: Any, digits: int) -> Any:
     if isinstance(value, list):
-        return [_short(inner, digits) for inner in value]
+        return [_rounded(inner, digits) for inner in value]
     return None if value != value else float(f"{value:.{digits}g}")
 
 
@@ -48,13 +69,18 @@ def laid_out(figure: go.Figure, title: str, *, height: int = 420) -> go.Figure:
 
 
 def word_table(title: str, columns: dict[str, Iterable[Any]]) -> go.Figure:
-    """A table drawn as a figure."""
+    """A table drawn as a figure, high enough for cells that wrap; the first column is narrow."""
     import plotly.graph_objects as go
 
     cells = [list(column) for column in columns.values()]
     table = go.Table(
+        columnwidth=[1] + [3] * (len(cells) - 1),
         header={"values": list(columns), "align": "left", "fill_color": "#E8EDF3"},
         cells={"values": cells, "align": "left", "fill_color": "white", "height": 24},
     )
-    rows = len(cells[0]) if cells else 0
-    return laid_out(go.Figure(table), title, height=min(1200, 130 + 26 * rows))
+    letters = TABLE_LETTERS * 3 // max(1, 3 * len(cells) - 2)
+    lines = [max(-(-len(str(cell)) // letters) for cell in row) for row in zip(*cells, strict=True)]
+    drawn = laid_out(
+        go.Figure(table), title, height=min(2000, 110 + sum(12 + 17 * n for n in lines))
+    )
+    return drawn.update_layout(margin={"l": 0, "r": 0, "b": 16})

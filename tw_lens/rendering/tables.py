@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".tex": "latex"}
+FORMATS = {
+    ".csv": "csv",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".tex": "latex",
+    ".latex": "latex",
+}
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "_": r"\_", "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "[": "{[}", "*": "{*}",  # either would be read as an argument of the row's end before it
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
 }  # fmt: skip
 ROWS_ON_A_TERMINAL = 60
@@ -34,8 +41,10 @@ def require_writable(path: Path) -> None:
         raise FileNotFoundError(f"the folder {folder} does not exist: make it first.")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file.")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"the folder {folder} cannot be written to.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as refused:
+        raise PermissionError(f"the folder {folder} cannot be written to.") from refused
 
 
 def written_whole(path: Path, write: Callable[[Path], Any]) -> Path:
@@ -83,11 +92,12 @@ def save_table(
 
 def _latex(table: pd.DataFrame, caption: str) -> str:
     columns = [_escaped(str(name)) for name in table.columns]
-    body = [" & ".join(_cell(value) for value in row) + r" \\" for row in table.values.tolist()]
+    body = [" & ".join(map(_cell, row)) + r" \\" for row in _rows(table)]
+    alignment = "".join("r" if _numeric(table[name]) else "l" for name in table.columns)
     lines = [
         r"\begin{table}",
         *([rf"\caption{{{_escaped(caption)}}}"] if caption else []),
-        rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
         " & ".join(columns) + r" \\",
         r"\midrule",
@@ -104,7 +114,21 @@ def _cell(value: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(LATEX_ESCAPES.get(character, character) for character in text)
+    """Text for LaTeX; spaces at its ends, which LaTeX would drop, become visible ones."""
+    inner = text.strip(" ")
+    left = len(text) - len(text.lstrip(" "))
+    space = r"\textvisiblespace{}"
+    lines = "".join(LATEX_ESCAPES.get(character, character) for character in inner).split("\n")
+    return space * left + r"\textbackslash{}n".join(lines) + space * (len(text) - left - len(inner))
+
+
+def _rows(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """The rows with each value in its column's own type (`table.values` would make ids floats)."""
+    return zip(*(table[name].tolist() for name in table.columns), strict=True)
+
+
+def _numeric(column: pd.Series) -> bool:
+    return column.dtype.kind in "if"
 
 
 def rich_table(table: pd.DataFrame, title: str) -> Table:
@@ -116,9 +140,8 @@ def rich_table(table: pd.DataFrame, title: str) -> Table:
 
     drawn = Table(title=Text(title), header_style="bold", title_justify="left")
     for name in table.columns:
-        numeric = table[name].dtype.kind in "if"
-        drawn.add_column(str(name), justify="right" if numeric else "left")
-    for row in table.head(ROWS_ON_A_TERMINAL).values.tolist():
+        drawn.add_column(str(name), justify="right" if _numeric(table[name]) else "left")
+    for row in _rows(table.head(ROWS_ON_A_TERMINAL)):
         cells = (f"{v:.4g}" if isinstance(v, float) else visible(str(v)) for v in row)
         drawn.add_row(*(Text(cell) for cell in cells))
     if len(table) > ROWS_ON_A_TERMINAL:

@@ -151,7 +151,6 @@ def test_vocabulary_and_readout_by_hand():
     assert torch.allclose(readout.offset(), torch.tensor([1.5, 0.0]))
     (directions,) = readout.directions()()
     assert torch.allclose(directions, torch.tensor([[2.0, 1.0], [0.0, 2.0]]))
-    assert torch.allclose(readout.directions_of(torch.tensor([1])), torch.tensor([[0.0, 2.0]]))
     logits = readout.logits(torch.tensor([[3.0, 4.0]]))
     assert torch.allclose(logits, torch.tensor([[2.0 * root + 1.5, 1.6 * root]]))
 

@@ -3,7 +3,8 @@
 1. `read_weights(model)`: the weights in one folded form, whatever the model.
 2. `check(model, prompt)`: the certificate that this form computes what the model computes.
 3. `embedding_distances`, `token_norms`: the words on the sphere.
-4. `head_probe`, `head_spectrum`, `bias_directions`, `head_ellipsoid`: the heads as maps of it.
+4. `head_probe`, `head_spectrum`, `bias_directions`, `head_ellipsoid`, `distance_probe`,
+   `score_by_distance`: the heads as maps of it.
 5. `read_states(model, prompt)`: a prompt's residual stream.
 6. `trajectory`, `fit_map`, `attention_pattern`: the words travelling.
 7. `report(model, path, prompt=..., layers=[...])`: all of it on one page.
@@ -13,11 +14,13 @@ from tw_lens.analyses import (
     attention_pattern,
     bias_directions,
     common_nouns,
+    distance_probe,
     embedding_distances,
     fit_map,
     head_ellipsoid,
     head_probe,
     head_spectrum,
+    score_by_distance,
     token_norms,
     trajectory,
 )
@@ -38,6 +41,8 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "head_probe",
     "head_spectrum",
     "bias_directions",
+    "distance_probe",
+    "score_by_distance",
     "head_ellipsoid",
     "read_states",
     "trajectory",

@@ -32,6 +32,7 @@ Model = Annotated[
 ]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="The text to run.")]
 Layer = Annotated[int, typer.Option("--layer", "-l", help="Which block.")]
+Offset = Annotated[int, typer.Option(help="Distance back to the key (QK, rotary models).")]
 Head = Annotated[int | None, typer.Option("--head", help="One head (default: all).")]
 Circuit = Annotated[Literal["QK", "OV"], typer.Option("--circuit", help="Which map.")]
 Convention = Annotated[
@@ -128,6 +129,7 @@ def probe(
     circuit: Circuit = "QK",
     convention: Convention = "exact",
     head: Head = None,
+    offset: Offset = 0,
     k: K = 5,
     csv: Csv = None,
     json: Json = None,
@@ -149,6 +151,7 @@ def probe(
                 k=k,
                 convention=convention,
                 head=head,
+                offset=offset,
             )
         _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
 
@@ -160,6 +163,7 @@ def spectrum(
     circuit: Circuit = "QK",
     convention: Convention = "exact",
     head: Head = None,
+    offset: Offset = 0,
     n: Annotated[int, typer.Option("-n", help="Leading directions to read.")] = 5,
     k: K = 5,
     csv: Csv = None,
@@ -175,7 +179,14 @@ def spectrum(
             weights = _weights(model, say)
             say("Decomposing")
             result = head_spectrum(
-                weights, layer=layer, circuit=circuit, n=n, k=k, convention=convention, head=head
+                weights,
+                layer=layer,
+                circuit=circuit,
+                n=n,
+                k=k,
+                convention=convention,
+                head=head,
+                offset=offset,
             )
         _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
 

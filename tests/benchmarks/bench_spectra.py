@@ -64,7 +64,7 @@ def naive_spectra(weights: Weights) -> None:
     block = weights.block(0)
     points = block.norm.sphere(weights.vocabulary.W_E)
     dense = {
-        "QK": (block.A_Q[0] @ block.A_K[0].T * block.scale, points),
+        "QK": (block.A_Q[0] @ block.A_K[0].T * block.scoring.scale, points),
         "OV": (block.A_V[0] @ block.A_O[0], weights.vocabulary.W_E * block.norm.gain),
     }
     for W, written in dense.values():
@@ -86,7 +86,7 @@ def naive_probe(weights: Weights) -> None:
     block = weights.block(0)
     points = block.norm.sphere(weights.vocabulary.W_E)
     for head in range(HEADS):
-        W = block.A_Q[head] @ block.A_K[head].T * block.scale
+        W = block.A_Q[head] @ block.A_K[head].T * block.scoring.scale
         torch.argsort(points[:WORDS] @ W @ points.T, descending=True)[:, :K]
 
 

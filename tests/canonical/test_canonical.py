@@ -1,6 +1,7 @@
 """The canonical form against hand-written float64 weights, and its own identities."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_folded_weights(architecture: str):
     assert float((weights.readout.offset() - offset).abs().max()) < 1e-5
     for layer in range(3):
         block, L = weights.block(layer), raw.layers[layer]
-        assert block.scale == pytest.approx(1 / math.sqrt(raw.d_head))
+        assert block.scoring.scale == pytest.approx(1 / math.sqrt(raw.d_head))
         for head, kv in enumerate(block.kv_head):
             beta = L.norm.bias
             assert close(block.A_Q[head], L.norm.fold(L.W_Q[head]))
@@ -91,10 +92,9 @@ def test_rotary(interleaved: bool):
 
     def tables(n: int) -> tuple[torch.Tensor, torch.Tensor]:
         angles = torch.arange(n)[:, None] * theta
-        wide = angles.repeat_interleave(2, -1) if interleaved else torch.cat([angles, angles], -1)
-        return wide.cos(), wide.sin()
+        return angles.cos(), angles.sin()
 
-    rotary = Rotary(tables=tables, rotary_dim=4, interleaved=interleaved)
+    rotary = Rotary(tables=tables, interleaved=interleaved)
     x = torch.randn(5, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     y = rotary.rotate(x)
     pairs = [(0, 1), (2, 3)] if interleaved else [(0, 2), (1, 3)]
@@ -109,6 +109,28 @@ def test_rotary(interleaved: bool):
     for distance in range(1, 5):
         diagonal = scores.diagonal(distance, dim1=1, dim2=2)
         assert torch.allclose(diagonal, diagonal[:, :1].expand_as(diagonal))
+        turned = rotary.turn(x[0], -distance)
+        assert torch.allclose(diagonal[:, 0], (turned * x[0]).sum(-1))
+        assert torch.allclose(rotary.turn(rotary.turn(x, distance), -distance), x)
+    later = replace(rotary, start=2).rotate(x)
+    assert torch.equal(later[..., :2], x[..., :2])
+    assert torch.allclose(later[..., 2:], rotary.rotate(x[..., 2:]))
+
+
+def test_tables_that_carry_a_factor_carry_it_twice():
+    """YaRN multiplies cosines and sines by m: queries and keys both, so scores by m squared."""
+    theta = torch.tensor([0.7, 0.1], dtype=torch.float64)
+
+    def tables(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        angles = torch.arange(n)[:, None] * theta
+        return 1.3 * angles.cos(), 1.3 * angles.sin()
+
+    rotary = Rotary(tables=tables, interleaved=False)
+    q, k = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    at = rotary.rotate(torch.stack([k, k, k, q, q])[:, None])[:, 0]
+    for i, j in ((3, 2), (3, 0), (4, 2)):
+        assert torch.isclose(at[i] @ at[j], rotary.turn(q, i - j) @ k)
+    assert torch.isclose(rotary.turn(q, 0) @ k, 1.69 * (q[:4] @ k[:4]) + q[4:] @ k[4:])
 
 
 def test_chunks_do_not_matter(monkeypatch):

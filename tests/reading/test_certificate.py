@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -56,18 +57,23 @@ def values_swapped(block: Block) -> Block:
     return replace(block, W_V=block.W_V.flip(0), b_V=block.b_V.flip(0))
 
 
+def rescored(block: Block, **changes: Any) -> Block:
+    return replace(block, scoring=replace(block.scoring, **changes))
+
+
 def unrotated(block: Block) -> Block:
-    assert block.rotary is not None
-    return replace(block, rotary=None)
+    assert block.scoring.rotary is not None
+    return rescored(block, rotary=None)
 
 
 def pairs_mistaken(block: Block) -> Block:
-    assert block.rotary is not None
-    return replace(block, rotary=replace(block.rotary, interleaved=not block.rotary.interleaved))
+    rotary = block.scoring.rotary
+    assert rotary is not None
+    return rescored(block, rotary=replace(rotary, interleaved=not rotary.interleaved))
 
 
 def scale_off(block: Block) -> Block:
-    return replace(block, scale=block.scale * 1.01)
+    return rescored(block, scale=block.scoring.scale * 1.01)
 
 
 def without_eps(block: Block) -> Block:
@@ -91,7 +97,7 @@ def heads_reordered(block: Block) -> Block:
 
 
 def narrow_window(block: Block) -> Block:
-    return replace(block, window=3)
+    return rescored(block, window=3)
 
 
 AFTER_QKV = {"attn_scores", "attn_out", "resid"}
@@ -173,10 +179,10 @@ def test_sliding_window(architecture: str, windows: list[int | None]):
     """Positions beyond the window are really left out of the recomputed attention."""
     model = shared_bridge(architecture)
     weights = tw.read_weights(model)
-    assert [weights.block(layer).window for layer in range(weights.n_layers)] == windows
+    assert [weights.block(layer).scoring.window for layer in range(weights.n_layers)] == windows
     certificate = certify(model, weights, PROMPT)
     assert certificate.max_rel_error < 1e-5
-    unwindowed = altered(weights, lambda block: replace(block, window=None))
+    unwindowed = altered(weights, lambda block: rescored(block, window=None))
     wrong = certify(model, unwindowed, PROMPT).to_dataframe().query("rel_error > 1e-4")
     attention = wrong[wrong.quantity == "attn_out"].layer.tolist()
     assert attention == [layer for layer, window in enumerate(windows) if window]

@@ -5,7 +5,7 @@ import torch
 
 import tw_lens as tw
 from tests.models import BRIDGES, CONTEXT, VOCABULARY, shared_bridge, tiny_bridge
-from tw_lens.reading.states import stream_hooks
+from tw_lens.reading.states import added_hooks, stream_hooks
 
 PROMPT = "w5 w6 w7 w8"
 
@@ -63,6 +63,9 @@ def test_cache_without_its_batch_dimension():
     assert torch.equal(states.stream, tw.read_states(model, [0, 5, 6, 7]).stream)
 
 
+EVERYTHING = [*stream_hooks(3), *added_hooks(3)]
+
+
 def cache_of(model, ids: list[list[int]], keep: list[str]):
     with torch.no_grad():
         _, cache = model.run_with_cache(torch.tensor(ids), names_filter=lambda n: n in keep)
@@ -71,20 +74,33 @@ def cache_of(model, ids: list[list[int]], keep: list[str]):
 
 def test_cache_that_lacks_hooks():
     model = shared_bridge("gpt2")
-    names = [n for n in stream_hooks(3) if n != "blocks.1.hook_mlp_out"]
-    with pytest.raises(ValueError, match=r"does not hold blocks\.1\.hook_mlp_out"):
+    names = [n for n in EVERYTHING if not n.startswith("blocks.1.")]
+    with pytest.raises(ValueError, match=r"does not hold blocks\.1\.hook_resid_pre"):
         tw.read_states(model, cache_of(model, [[5, 6]], names))
+    names = [*names, "blocks.1.hook_resid_pre"]
+    with pytest.raises(ValueError, match=r"does not hold blocks\.1\.hook_attn_out"):
+        tw.read_states(model, cache_of(model, [[5, 6]], names))
+
+
+@pytest.mark.parametrize("missing", ["hook_attn_out", "hook_mlp_out"])
+def test_a_part_that_a_cache_lacks_is_what_the_other_leaves_of_the_step(missing: str):
+    model = shared_bridge("gpt2")
+    whole = tw.read_states(model, [5, 6])
+    names = [n for n in EVERYTHING if not n.endswith((missing, "o.hook_out"))]
+    states = tw.read_states(model, cache_of(model, [[5, 6]], names), tokens=[5, 6])
+    assert torch.allclose(states.attn_out, whole.attn_out, atol=1e-5)
+    assert torch.allclose(states.mlp_out, whole.mlp_out, atol=1e-5)
 
 
 def test_cache_of_two_prompts():
     model = shared_bridge("gpt2")
     with pytest.raises(ValueError, match="2 prompts"):
-        tw.read_states(model, cache_of(model, [[5, 6], [7, 8]], stream_hooks(3)))
+        tw.read_states(model, cache_of(model, [[5, 6], [7, 8]], EVERYTHING))
 
 
 def test_cache_that_does_not_tell_its_tokens():
     model = shared_bridge("gpt2")
-    cache = cache_of(model, [[5, 6, 7]], stream_hooks(3))
+    cache = cache_of(model, [[5, 6, 7]], EVERYTHING)
     with pytest.raises(ValueError, match="does not tell which tokens"):
         tw.read_states(model, cache)
     with pytest.raises(ValueError, match="2 tokens were given and the cache holds 3"):
@@ -94,10 +110,13 @@ def test_cache_that_does_not_tell_its_tokens():
 
 def test_tokens_are_found_by_their_embedding():
     model = shared_bridge("gpt2")
-    cache = cache_of(model, [[5, 900, 7]], [*stream_hooks(3), "hook_embed"])
+    cache = cache_of(model, [[5, 900, 7]], [*EVERYTHING, "hook_embed"])
     if "hook_embed" not in cache:
-        cache = cache_of(model, [[5, 900, 7]], [*stream_hooks(3), "embed.hook_out"])
-        cache = {**{n: cache[n] for n in stream_hooks(3)}, "hook_embed": cache["embed.hook_out"]}
+        cache = cache_of(model, [[5, 900, 7]], [*EVERYTHING, "embed.hook_out"])
+        cache = {
+            **{n: cache[n] for n in EVERYTHING if n in cache},
+            "hook_embed": cache["embed.hook_out"],
+        }
     assert tw.read_states(model, cache).tokens.tolist() == [5, 900, 7]
 
 

@@ -1,11 +1,14 @@
 """Every result has a picture with something in it, and no token becomes markup."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 import tw_lens as tw
 from tests.models import golden_bridge
-from tw_lens.analyses import NounList, Result, figure
-from tw_lens.rendering.style import shown
+from tw_lens.analyses import Ellipsoid, NounList, Result, figure
+from tw_lens.rendering.style import apart, shown, word_table
 
 
 def every_result():
@@ -67,3 +70,58 @@ def test_a_chart_of_other_states_is_refused():
 
 def test_markup_in_a_token_is_text():
     assert shown("<b>bold</b> ") == "&lt;b&gt;bold&lt;/b&gt;\u2423"
+
+
+def test_text_in_a_3d_scene_has_neither_tags_nor_entities():
+    # plotly draws it with WebGL, which reads <b> and <br> but no entities.
+    chart = tw.fit_map(WEIGHTS, STATES)
+    hostile = replace(chart, words=("<b>&", *chart.words[1:]))
+    for drawn in (hostile.plot(), tw.trajectory(WEIGHTS, STATES).plot(hostile)):
+        words = next(trace for trace in drawn.data if trace.name == "words on the way")
+        assert words.text[0] == "<\u200bb>&" and words.hovertext[0] == "&lt;b&gt;&amp;"
+    flat = tw.fit_map(WEIGHTS, STATES, n_components=2)
+    flat = replace(flat, words=("<b>&", *flat.words[1:])).plot()
+    assert any(trace.text and trace.text[0] == "&lt;b&gt;&amp;" for trace in flat.data)
+
+
+def test_names_are_written_only_where_there_is_room():
+    points = torch.tensor([[0.0, 0.0], [0.05, 0.0], [0.2, 0.0], [0.22, 0.0]])
+    assert apart(points, 0.1) == [True, False, True, False]
+
+
+def test_a_long_ellipsoid_stays_inside_its_panel():
+    solid = next(result for result in RESULTS if type(result) is Ellipsoid)
+    axes = torch.tensor([60.0, 1.5, 0.9])
+    drawn = replace(solid, semi_axes=axes, after=solid.before * axes).plot()
+    ratio = drawn.layout.scene2.aspectratio
+    assert max(ratio.x, ratio.y, ratio.z) <= 1.5
+    assert drawn.layout.scene2.xaxis.range[1] >= 60
+
+
+def test_position_0_is_hidden_and_said_to_be_so_only_beside_others():
+    alone = tw.read_states(golden_bridge(), [5])
+    for states, hidden in ((STATES, True), (alone, False)):
+        path, chart = tw.trajectory(WEIGHTS, states), tw.fit_map(WEIGHTS, states)
+        for drawn in (path.plot(), path.plot(chart), chart.plot()):
+            first = next(trace for trace in drawn.data if (trace.name or "").startswith("0 "))
+            assert (first.visible == "legendonly") == hidden
+            assert ("position 0 is hidden" in drawn.layout.title.text) == hidden
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 0.0])
+def test_the_tolerance_is_named_where_its_line_is(tolerance):
+    drawn = figure(tw.check(golden_bridge(), "w5 w6", tolerance=tolerance))
+    # On a logarithmic axis an annotation is placed by the exponent, a line by the value.
+    assert [note.y for note in drawn.layout.annotations] == ([-4.0] if tolerance else [])
+
+
+def test_a_word_probed_twice_is_drawn_once():
+    drawn = tw.head_probe(WEIGHTS, layer=0, words=[5, 5, 6]).plot()
+    assert len(drawn.data[0].y) == len(set(drawn.data[0].y)) == len(drawn.data[0].z) == 2
+
+
+def test_a_table_is_high_enough_for_its_words():
+    def height(word):
+        return word_table("t", {"head": ["L0H0"] * 12, "words": [word] * 12}).layout.height
+
+    assert height("word " * 80) > height("word") > 12 * 24

@@ -3,14 +3,18 @@
 import json
 import re
 import shutil
+from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from plotly.offline import get_plotlyjs
 
 import tw_lens as tw
 from tests.models import golden_bridge, tiny_bridge
 from tw_lens.rendering import attention_widget, coloured_tokens
-from tw_lens.rendering.tables import save_table
+from tw_lens.rendering.tables import rich_table, save_table
+from tw_lens.rendering.widgets import circuitsvis_script
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -27,7 +31,7 @@ def test_page_is_self_contained_and_certified(page):
     outside = re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!data:)[^"]*"', text)
     assert outside == []
     assert "passed, largest relative error" in text
-    assert text.count("CircuitsVis=function") + text.count("var CircuitsVis") <= 2
+    assert text.count(circuitsvis_script()) == text.count(get_plotlyjs()) == 1
     for anchor in ("certificate", "words", "layer-0", "layer-2", "walk"):
         assert f'id="{anchor}"' in text
 
@@ -86,13 +90,47 @@ def test_widgets_keep_tokens_inside_their_script():
 
 
 def test_latex_escapes_every_special_character(tmp_path):
-    import pandas as pd
-
     table = pd.DataFrame({"token_string": ['\\{}$&#_%~^<>|"', "plain"], "score": [1.5, 2.0]})
     text = save_table(table, tmp_path / "t.tex", caption="50 % & more").read_text()
     row = next(line for line in text.splitlines() if line.endswith(r"& 1.5 \\"))
     bare = re.sub(r"\\text[a-z]+\{\}|\\[{}$&#_%]", "", row.removesuffix(r" & 1.5 \\"))
     assert bare == "" and r"50 \% \& more" in text
+
+
+def test_latex_keeps_a_token_out_of_the_row_end_and_its_spaces_visible(tmp_path):
+    # Row ends take arguments: `\\\\[red]` is a length and `\\\\*` is a starred row end.
+    table = pd.DataFrame({"token_string": ["[red]", "*", " dog ", "a\nb"], "id": [1, 2, 3, 4]})
+    text = save_table(table, tmp_path / "t.latex").read_text()
+    starts = [line.split(" & ")[0] for line in text.splitlines() if line.endswith(r"\\")][1:]
+    space = r"\textvisiblespace{}"
+    assert starts == ["{[}red]", "{*}", f"{space}dog{space}", r"a\textbackslash{}nb"]
+    assert r"\begin{tabular}{lr}" in text
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_tables_come_back_as_they_were(suffix, tmp_path):
+    table = pd.DataFrame({"token_string": [HOSTILE, " a,b\n", "\u05d0"], "score": [0.5, 2.0, -1.0]})
+    path = save_table(table, tmp_path / f"t.{suffix}")
+    pd.testing.assert_frame_equal(getattr(pd, f"read_{suffix}")(path), table)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_terminal_tables_keep_ids_whole_and_tokens_plain():
+    from rich.console import Console
+
+    def printed(table):
+        console = Console(width=80, record=True, file=StringIO())
+        console.print(rich_table(table, "[bold]T"))
+        return console.export_text()
+
+    assert "49151" in printed(pd.DataFrame({"token_index": [49151], "score": [0.123456]}))
+    text = printed(pd.DataFrame({"token_string": ["[red]x", " dog"], "score": [1.0, 2.0]}))
+    assert "[red]x" in text and "\u2423dog" in text and "[bold]T" in text
+
+
+def test_a_place_that_only_looks_writable_is_refused_first():
+    with pytest.raises(PermissionError, match="/proc cannot be written to"):
+        tw.report(None, "/proc/page.html", prompt="w5")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,12 @@ from tw_lens.analyses.ellipsoid import Ellipsoid, head_ellipsoid
 from tw_lens.analyses.embedding_distances import EmbeddingDistances, embedding_distances
 from tw_lens.analyses.head_probe import HeadProbe, head_probe
 from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum, head_svd
+from tw_lens.analyses.qk_distance import (
+    DistanceProbe,
+    ScoreByDistance,
+    distance_probe,
+    score_by_distance,
+)
 from tw_lens.analyses.result import Result, WordLists, figure
 from tw_lens.analyses.token_norms import TokenNorms, token_norms
 from tw_lens.analyses.trajectory import Trajectory, trajectory
@@ -16,18 +22,21 @@ __all__ = [
     "AttentionPattern",
     "BiasDirections",
     "Chart",
+    "DistanceProbe",
     "Ellipsoid",
     "EmbeddingDistances",
     "HeadProbe",
     "HeadSpectrum",
     "NounList",
     "Result",
+    "ScoreByDistance",
     "TokenNorms",
     "Trajectory",
     "WordLists",
     "attention_pattern",
     "bias_directions",
     "common_nouns",
+    "distance_probe",
     "embedding_distances",
     "figure",
     "fit_map",
@@ -35,6 +44,7 @@ __all__ = [
     "head_probe",
     "head_spectrum",
     "head_svd",
+    "score_by_distance",
     "token_norms",
     "trajectory",
 ]

@@ -58,6 +58,6 @@ def attention_pattern(weights: Weights, states: States, *, layer: int) -> Attent
     """
     weights.require_states(states)
     block = weights.block(layer)
-    q, k, _ = block.qkv(states.stream[layer])
-    pattern = block.pattern(block.scores(q, k))
+    x = states.stream[layer]
+    pattern = block.pattern(block.scores(block.queries(x), block.keys(x)))
     return AttentionPattern(states.model_name, layer, states.token_strings, pattern)

@@ -90,8 +90,9 @@ def bias_directions(
         key = torch.einsum("he,hde->hd", block.b_Q, block.W_K[kv])
         rows = weights.vocabulary.on_ellipsoid(block.norm)
     else:
-        query = torch.einsum("hde,he->hd", block.A_Q, block.a_K[kv])
-        key = torch.einsum("he,hde->hd", block.a_Q, block.A_K[kv])
+        (L, R), (a_Q, a_K) = block.qk_factors(), block.qk_constants()
+        query = torch.einsum("hde,he->hd", L, a_K[kv])
+        key = torch.einsum("he,hde->hd", a_Q, R[kv])
         rows = weights.vocabulary.on_sphere(block.norm)
     if not query.any() and not key.any():
         raise ValueError(

@@ -104,7 +104,7 @@ def fit_map(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(weights.d_vocab, generator=generator)[:n_words].tolist()
     index = landmarks + [i for i in drawn if i not in set(landmarks)]
-    embedded = weights.vocabulary.embeddings(torch.tensor(index)) * weights.vocabulary.scale
+    embedded = weights.vocabulary.entering(torch.tensor(index))
     points = torch.cat([y.flatten(0, 1), norm.sphere(embedded)])
     flat = pca(points, n_components) if method == "pca" else umap(points, n_components, seed=seed)
     n_states = y.shape[0] * y.shape[1]

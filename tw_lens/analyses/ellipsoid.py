@@ -82,10 +82,11 @@ def head_ellipsoid(
     require_choice("circuit", circuit, CIRCUITS)
     if weights.d_head < 3:
         raise ValueError(f"d_head is {weights.d_head}: an ellipsoid needs at least 3 dimensions.")
-    block, chosen = weights.block(layer), weights.heads(head)
+    block = weights.block(layer)
+    chosen = block.heads(head)
     index, _ = weights.tokens.look_up(words)
     svd = head_svd(block, chosen, circuit)
-    x = weights.vocabulary.embeddings(torch.tensor(index)) * weights.vocabulary.scale
+    x = weights.vocabulary.entering(torch.tensor(index))
     inside = unit(block.norm.sphere(x)) @ svd.left[0, :, :3]
     before = unit(inside)
     semi_axes = svd.S[0, :3]

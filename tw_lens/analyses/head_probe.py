@@ -19,10 +19,11 @@ from tw_lens.analyses.result import (
     Result,
     WordLists,
     require_choice,
+    require_offset,
     require_positive,
     word_lists,
 )
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Block, Rows, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import Neighbours, nearest
 from tw_lens.tokens import named
@@ -42,6 +43,7 @@ class HeadProbe(Result):
     layer: int
     circuit: Circuit
     convention: Convention
+    offset: int
     components: tuple[str, ...]
     word_index: tuple[int, ...]
     words: tuple[str, ...]
@@ -54,7 +56,8 @@ class HeadProbe(Result):
         """What was probed, and how many words were dropped."""
         lost = f", {len(self.dropped)} dropped: {named(self.dropped)}" if self.dropped else ""
         return (
-            f"{self.model_name} layer {self.layer} {self.circuit}, {self.convention}: "
+            f"{self.model_name} layer {self.layer} {self.circuit}"
+            f"{f' at distance {self.offset}' if self.offset else ''}, {self.convention}: "
             f"{len(self.words)} words through {len(self.components)} components{lost}"
         )
 
@@ -80,14 +83,16 @@ def head_probe(
     convention: Convention = "exact",
     head: int | None = None,
     reading: Reading = "u",
+    offset: int = 0,
 ) -> HeadProbe:
     """Probe words through the heads of a layer.
 
-    QK, `exact`: the keys that the word's query scores highest, `s (N(w) A_Q + a_Q) A_K^T N(W_E)^T`
-    at rotary offset 0, in attention-score units. OV, `exact`: the model's readout (logits) of
-    `u = (N(w) A_V + a_V) W_O` alone (`reading="u"`) or of `x + u` (`reading="x+u"`, x the word's
-    embedding as it enters the stream), per head and, with `head=None`, summed over heads plus
-    `b_O` (component "L5"). `published`: `n(w) W_Q W_K^T / sqrt(d_head) . n(W_E)^T` without query
+    QK, `exact`: the keys that the word's query scores highest, `s (N(w) A_Q + a_Q) R(offset) A_K^T
+    N(W_E)^T`, in attention-score units; with query-key norms or a bottleneck, the exact scores
+    `s n_q(q) R(offset) n_k(k)^T` of whole keys; with a soft-cap, the capped scores. OV, `exact`:
+    the model's readout (logits) of `u = (N(w) A_V + a_V) W_O` alone (`reading="u"`) or of `x + u`
+    (`reading="x+u"`, x the word as it enters the stream), per head and, with `head=None`, what the
+    whole layer adds for a word that attends to itself alone, `b_O` included (component "L5"). `published`: `n(w) W_Q W_K^T / sqrt(d_head) . n(W_E)^T` without query
     and key biases; `ln_f(e + u + b_O) . W_E^T` with `u = n(w) W_V W_O + b_V W_O`.
 
     Args:
@@ -100,11 +105,12 @@ def head_probe(
         convention: "exact" or "published".
         head: one head, or None for all.
         reading: what the exact OV probe reads.
+        offset: how far the key lies behind the query (QK, `exact`, layers that rotate positions).
 
     Raises:
         IndexError: the layer, the head or a token id does not exist.
         ValueError: unknown circuit, convention or reading, no word left, `published` on processed
-            weights.
+            weights, an offset where positions do not rotate.
 
     Example:
         >>> head_probe(weights, layer=1, words=["w5"], circuit="OV", head=2).components
@@ -115,16 +121,21 @@ def head_probe(
     require_choice("circuit", circuit, CIRCUITS)
     require_choice("convention", convention, CONVENTIONS)
     require_choice("reading", reading, ("u", "x+u"))
+    require_offset(offset, circuit, convention)
     require_positive("k", k)
     if convention == "published":
         weights.require_unprocessed('convention="published"')
-    block, heads = weights.block(layer), weights.heads(head)
+    block = weights.block(layer)
+    heads = block.heads(head)
     index, dropped = weights.tokens.look_up(words)
     ids = torch.tensor(index)
     components = tuple(f"L{layer}H{h}" for h in heads)
     if circuit == "QK":
-        probe = _published_qk if convention == "published" else _exact_qk
-        found, norm = probe(weights, block, ids, heads, k)
+        if convention == "published":
+            found = _published_qk(weights, block, ids, heads, k)
+        else:
+            found = exact_keys(weights, block, ids, heads, k, offset=offset)
+        norm = torch.full((len(heads), len(ids)), float("nan"))
     else:
         if head is None:
             components += (f"L{layer}",)
@@ -139,6 +150,7 @@ def head_probe(
         layer=layer,
         circuit=circuit,
         convention=convention,
+        offset=offset,
         components=components,
         word_index=tuple(index),
         words=tuple(weights.tokens.strings(index)),
@@ -156,40 +168,69 @@ class _Update(NamedTuple):
     b_O: Float[Tensor, " d_model"]
 
 
-def _exact_qk(
-    weights: Weights, block: Block, ids: Int[Tensor, " words"], heads: list[int], k: int
-) -> tuple[Neighbours, Tensor]:
-    x = weights.vocabulary.embeddings(ids) * weights.vocabulary.scale
-    q = torch.einsum("wd,hde->hwe", block.norm.sphere(x), block.A_Q[heads])
-    q = q + block.a_Q[heads][:, None]
-    kv = [block.kv_head[h] for h in heads]
-    query = block.scale * q @ block.A_K[kv].mT
-    found = nearest(query.flatten(0, 1), weights.vocabulary.on_sphere(block.norm), k)
-    return found, torch.full(query.shape[:2], float("nan"))
+def exact_keys(
+    weights: Weights,
+    block: Block,
+    ids: Int[Tensor, " words"],
+    heads: list[int],
+    k: int,
+    *,
+    offset: int,
+) -> Neighbours:
+    """The keys that score highest for each head and word, heads outermost (see `head_probe`).
+
+    What is the same for every key (`q a_K^T`, which no softmax sees) is left out where scores are
+    bilinear, and is inside where keys are normalised.
+    """
+    kv = torch.tensor(block.kv_head)[heads]
+    q = block.met_query(block.queries(weights.vocabulary.entering(ids)), offset)
+    q = q[:, heads].transpose(0, 1)  # heads, words, d_head
+    if block.bilinear:
+        query = (q @ block.A_K[kv].mT).flatten(0, 1)
+        rows = weights.vocabulary.on_sphere(block.norm)
+    else:  # whole keys, all key heads in one row: each query has zeros for the others
+        n_kv, n_words = block.W_K.shape[0], len(ids)
+        query = torch.zeros(len(heads), n_words, n_kv, block.d_head)
+        query[torch.arange(len(heads)), :, kv] = q
+        query = query.flatten(2).flatten(0, 1)
+        rows = _whole_keys(weights, block)
+    found = nearest(query, rows, k)
+    return found._replace(score=block.scoring.capped(found.score))
+
+
+def _whole_keys(weights: Weights, block: Block) -> Rows:
+    """Every word's keys as they meet a query: `[words, n_kv_heads * d_head]`."""
+    return lambda: (
+        block.met_key(block.keys(weights.vocabulary.entered(chunk))).flatten(1)
+        for chunk in weights.vocabulary.rows()
+    )
 
 
 def _published_qk(
     weights: Weights, block: Block, ids: Int[Tensor, " words"], heads: list[int], k: int
-) -> tuple[Neighbours, Tensor]:
+) -> Neighbours:
     n = block.norm.affine(weights.vocabulary.embeddings(ids))
     kv = [block.kv_head[h] for h in heads]
     query = torch.einsum("wd,hde->hwe", n, block.W_Q[heads]) @ block.W_K[kv].mT
     query = query / block.W_Q.shape[-1] ** 0.5
-    found = nearest(query.flatten(0, 1), weights.vocabulary.on_ellipsoid(block.norm), k)
-    return found, torch.full(query.shape[:2], float("nan"))
+    return nearest(query.flatten(0, 1), weights.vocabulary.on_ellipsoid(block.norm), k)
 
 
 def _exact_update(
     weights: Weights, block: Block, ids: Int[Tensor, " words"], heads: list[int], *, whole: bool
 ) -> _Update:
-    x = weights.vocabulary.embeddings(ids) * weights.vocabulary.scale
     kv = [block.kv_head[h] for h in heads]
-    v = torch.einsum("wd,hde->hwe", block.norm.sphere(x), block.A_V[kv]) + block.a_V[kv][:, None]
+    x = weights.vocabulary.entering(ids)
+    values = block.values(x)
+    v = (values if block.v_norm is None else block.v_norm(values))[:, kv].transpose(0, 1)
     u = v @ block.A_O[heads]
-    b_O = block.b_O
-    if block.centred_stream:
-        b_O = b_O - b_O.mean()
-    return _Update(torch.cat([u, (u.sum(0) + b_O)[None]]) if whole else u, b_O)
+    if whole:
+        alone = torch.eye(len(ids)).expand(block.n_heads, -1, -1)
+        added = block.attention_output(alone, values, x)
+        if block.centred_stream:
+            added = added - added.mean(-1, keepdim=True)
+        u = torch.cat([u, added[None]])
+    return _Update(u, block.a_O)
 
 
 def _exact_reading(
@@ -197,9 +238,9 @@ def _exact_reading(
 ) -> Neighbours:
     state = update.u
     if reading == "x+u":
-        state = state + weights.vocabulary.embeddings(ids) * weights.vocabulary.scale
+        state = state + weights.vocabulary.entering(ids)
     readout = weights.readout
-    y = readout.norm.sphere(state).flatten(0, 1)
+    y = readout.sphere(state).flatten(0, 1)
     return nearest(y, readout.directions(), k, offset=readout.offset())
 
 

@@ -17,6 +17,7 @@ from tw_lens.analyses.result import (
     Result,
     WordLists,
     require_choice,
+    require_offset,
     require_positive,
     word_lists,
 )
@@ -43,6 +44,7 @@ class HeadSpectrum(Result):
     layer: int
     circuit: Circuit
     convention: Convention
+    offset: int
     heads: tuple[int, ...]
     n: int
     singular_values: Float[Tensor, "heads d_head"]
@@ -71,7 +73,8 @@ class HeadSpectrum(Result):
     def headline(self) -> str:
         """How many heads, and how spread their spectra are."""
         return (
-            f"{self.model_name} layer {self.layer} {self.circuit}, {self.convention}: "
+            f"{self.model_name} layer {self.layer} {self.circuit}"
+            f"{f' at distance {self.offset}' if self.offset else ''}, {self.convention}: "
             f"{len(self.heads)} heads, 99 % of the spectrum in "
             f"{float(self.directions_for_99.mean()):.0f} % of the directions"
         )
@@ -102,6 +105,7 @@ def head_spectrum(
     k: int = 5,
     convention: Convention = "exact",
     head: int | None = None,
+    offset: int = 0,
 ) -> HeadSpectrum:
     """Singular value decomposition of W_QK or W_OV, read as words on both sides.
 
@@ -120,6 +124,8 @@ def head_spectrum(
         k: words per side.
         convention: "exact" or "published".
         head: one head, or None for all.
+        offset: how far the key lies behind the query (QK, `exact`, layers that rotate positions):
+            the decomposition is of `s A_Q R(offset) A_K^T`.
 
     Returns:
         All singular values `[heads, d_head]` and the words of the leading n directions. Words of
@@ -127,7 +133,8 @@ def head_spectrum(
 
     Raises:
         IndexError: the layer or the head does not exist.
-        ValueError: unknown circuit or convention, `published` on processed weights.
+        ValueError: unknown circuit or convention, `published` on processed weights, an offset
+            where positions do not rotate.
 
     Example:
         >>> head_spectrum(weights, layer=1, circuit="OV").singular_values.shape
@@ -141,9 +148,11 @@ def head_spectrum(
     require_positive("k", k)
     if convention == "published":
         weights.require_unprocessed('convention="published"')
-    block, heads = weights.block(layer), weights.heads(head)
-    n = min(n, weights.d_head)
-    svd = head_svd(block, heads, circuit, convention)
+    block = weights.block(layer)
+    heads = block.heads(head)
+    n = min(n, block.W_Q.shape[-1] if circuit == "QK" else block.W_V.shape[-1])
+    require_offset(offset, circuit, convention)
+    svd = head_svd(block, heads, circuit, convention, offset=offset)
     left, right = svd.left[..., :n].mT.flatten(0, 1), svd.right[..., :n].mT.flatten(0, 1)
     if convention == "published" and circuit == "QK":
         left = left * svd.S[:, :n].flatten()[:, None]
@@ -153,6 +162,7 @@ def head_spectrum(
         layer=layer,
         circuit=circuit,
         convention=convention,
+        offset=offset,
         heads=tuple(heads),
         n=n,
         singular_values=svd.S,
@@ -163,14 +173,19 @@ def head_spectrum(
 
 
 def head_svd(
-    block: Block, heads: list[int], circuit: Circuit, convention: Convention = "exact"
+    block: Block,
+    heads: list[int],
+    circuit: Circuit,
+    convention: Convention = "exact",
+    *,
+    offset: int = 0,
 ) -> FactoredSVD:
     """Singular values and vectors of some heads' W_QK or W_OV (see `head_spectrum`)."""
     kv = [block.kv_head[h] for h in heads]
     exact = convention == "exact"
     if circuit == "QK":
-        L = block.A_Q[heads] * block.scale if exact else block.W_Q[heads]
-        R = block.A_K if exact else block.W_K
+        L, R = block.qk_factors(offset) if exact else (block.W_Q, block.W_K)
+        L = L[heads] * (block.scoring.scale if exact else 1.0)
         svd = factored_svd(L, R, group_of_head=kv)
         return svd if exact else svd._replace(S=svd.S / block.W_Q.shape[-1] ** 0.5)
     V = block.A_V[kv] if exact else block.W_V[kv]

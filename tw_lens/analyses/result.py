@@ -102,5 +102,18 @@ def require_positive(name: str, given: int) -> None:
         raise ValueError(f"{name}={given} is no count: give at least 1.")
 
 
+def require_offset(offset: int, circuit: str, convention: str) -> None:
+    """Refuse a distance where it has no meaning.
+
+    Raises:
+        ValueError: W_OV and the published convention know no distance.
+    """
+    if offset != 0 and (circuit != "QK" or convention != "exact"):
+        raise ValueError(
+            f"offset={offset} belongs to circuit='QK' and convention='exact': W_OV and the "
+            "published experiments know no distance."
+        )
+
+
 CONVENTIONS = ("exact", "published")
 CIRCUITS = ("QK", "OV")

@@ -109,7 +109,7 @@ def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
     require_positive("k", k)
     weights.require_states(states)
     readout = weights.readout
-    y = readout.norm.sphere(states.stream)
+    y = readout.sphere(states.stream)
     found = nearest(y.flatten(0, 1), readout.directions(), k, offset=readout.offset())
     position_0 = Caveat("position 0", "the first position often carries huge activations.")
     return Trajectory(

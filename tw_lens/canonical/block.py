@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.canonical.norm import Norm
-from tw_lens.canonical.rotary import Rotary
+from tw_lens.canonical.norm import HeadNorm, Norm
+from tw_lens.canonical.scoring import Scoring
+from tw_lens.canonical.writing import Writing
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """A normalised bottleneck inside a projection (DeepSeek's latent attention).
+
+    With `W = W_down diag(gain) W_up` composed into one matrix, the projection is
+    `n(x) W / r(x)`, `r(x) = sqrt(mean((n(x) W_down)^2) + eps)`: linear up to one number per
+    position. `width` says how many leading dimensions of a head are divided (all for None).
+    """
+
+    W_down: Float[Tensor, "d_model rank"]
+    eps: float
+    width: int | None = None
+
+    def divided(
+        self,
+        projected: Float[Tensor, "position heads d_head"],
+        n_x: Float[Tensor, "position d_model"],
+    ) -> Float[Tensor, "position heads d_head"]:
+        """The projection of every position over its own `r(x)`."""
+        r = ((n_x @ self.W_down).square().mean(-1) + self.eps).sqrt()[:, None, None]
+        width = projected.shape[-1] if self.width is None else self.width
+        return torch.cat([projected[..., :width] / r, projected[..., width:]], dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,27 +45,36 @@ class Block:
     Raw: `W_Q [n_heads, d_model, d_head]`, `W_K`, `W_V [n_kv_heads, ...]`, `W_O [n_heads, d_head,
     d_model]`, biases as zeros where the model has none. Folded: `A_Q = P diag(gain) W_Q`,
     `a_Q = bias W_Q + b_Q`, the same for K and V, so that `q = N(x) A_Q + a_Q`.
-    The score of query i and key j before the mask is `scale * q_i R(i-j) k_j^T`.
-    Query head `h` uses key/value head `h // (n_heads / n_kv_heads)`.
+    Query head `h` uses key/value head `h // (n_heads / n_kv_heads)`. What happens between q, k and
+    the attention pattern is `scoring`, what happens around `W_O` is `writing`; `latent_Q` and
+    `latent_KV` are the bottlenecks of latent attention, None elsewhere. `stream_norms` are the
+    norms of a post-norm model (BERT), which normalise the stream itself after attention and after
+    the MLP, None elsewhere. `v_norm` normalises the values and
+    `stream_scale` multiplies the stream behind the block (Gemma 4); None and 1 elsewhere.
 
-    `A_O` is `W_O` with the direction removed that no norm of the model sees (`W_O P` when every
-    norm centres, `W_O` otherwise): the same for a raw and a processed model.
+    `A_O` is `W_O` times the gains of the norms around it (if there are any) and the multiplier
+    of what is added, with the direction removed that no norm of the model sees (the mean, when
+    every norm centres): the same for a raw and a processed model.
     """
 
     layer: int
     norm: Norm
     W_Q: Float[Tensor, "n_heads d_model d_head"]
     W_K: Float[Tensor, "n_kv_heads d_model d_head"]
-    W_V: Float[Tensor, "n_kv_heads d_model d_head"]
-    W_O: Float[Tensor, "n_heads d_head d_model"]
+    W_V: Float[Tensor, "n_kv_heads d_model d_value"]
+    W_O: Float[Tensor, "n_heads d_value d_model"]
     b_Q: Float[Tensor, "n_heads d_head"]
     b_K: Float[Tensor, "n_kv_heads d_head"]
-    b_V: Float[Tensor, "n_kv_heads d_head"]
+    b_V: Float[Tensor, "n_kv_heads d_value"]
     b_O: Float[Tensor, " d_model"]
-    scale: float
-    rotary: Rotary | None
-    window: int | None
+    scoring: Scoring
+    writing: Writing
     centred_stream: bool
+    latent_Q: Latent | None = None
+    latent_KV: Latent | None = None
+    stream_norms: tuple[Norm, Norm] | None = None
+    v_norm: HeadNorm | None = None
+    stream_scale: float = 1.0
 
     @property
     def n_heads(self) -> int:
@@ -48,10 +82,29 @@ class Block:
         return self.W_Q.shape[0]
 
     @property
+    def d_head(self) -> int:
+        """Width of a query or key: the largest rank of W_QK."""
+        return self.W_Q.shape[-1]
+
+    @property
     def kv_head(self) -> list[int]:
         """For each query head, the key/value head it uses."""
         group = self.n_heads // self.W_K.shape[0]
         return [head // group for head in range(self.n_heads)]
+
+    def heads(self, head: int | None) -> list[int]:
+        """The heads meant by `head=`: all of them for None.
+
+        Raises:
+            IndexError: the head does not exist.
+        """
+        if head is None:
+            return list(range(self.n_heads))
+        if not 0 <= head < self.n_heads:
+            raise IndexError(
+                f"head {head} does not exist: layer {self.layer} has heads 0 to {self.n_heads - 1}."
+            )
+        return [head]
 
     @cached_property
     def A_Q(self) -> Float[Tensor, "n_heads d_model d_head"]:
@@ -64,14 +117,22 @@ class Block:
         return self.norm.fold(self.W_K)
 
     @cached_property
-    def A_V(self) -> Float[Tensor, "n_kv_heads d_model d_head"]:
+    def A_V(self) -> Float[Tensor, "n_kv_heads d_model d_value"]:
         """`P diag(gain) W_V`: the value map of the sphere."""
         return self.norm.fold(self.W_V)
 
     @cached_property
-    def A_O(self) -> Float[Tensor, "n_heads d_head d_model"]:
-        """`W_O` without the direction that no norm sees (see the class)."""
-        return self.W_O - self.W_O.mean(-1, keepdim=True) if self.centred_stream else self.W_O
+    def A_O(self) -> Float[Tensor, "n_heads d_value d_model"]:
+        """`m W_O diag(post gain)` without the direction that no norm sees (see the class)."""
+        z_norm = self.writing.z_norm
+        if z_norm is None:
+            return self._seen(self.W_O)
+        return self._seen(self.W_O * z_norm.gains(*self.W_O.shape[:2])[..., None])
+
+    @cached_property
+    def a_O(self) -> Float[Tensor, " d_model"]:
+        """`b_O` in the same form: what the layer adds once, whatever its heads read."""
+        return self._seen(self.b_O)
 
     @cached_property
     def a_Q(self) -> Float[Tensor, "n_heads d_head"]:
@@ -84,53 +145,149 @@ class Block:
         return self.norm.bias @ self.W_K + self.b_K
 
     @cached_property
-    def a_V(self) -> Float[Tensor, "n_kv_heads d_head"]:
+    def a_V(self) -> Float[Tensor, "n_kv_heads d_value"]:
         """`bias W_V + b_V`: the part of every value that no word decides."""
         return self.norm.bias @ self.W_V + self.b_V
 
-    def qkv(
+    @property
+    def bilinear(self) -> bool:
+        """Whether a score is `q A k` up to the cap: no query-key norm, no bottleneck for keys."""
+        scoring = self.scoring
+        return scoring.q_norm is None and scoring.k_norm is None and self.latent_KV is None
+
+    def require_offset(self, offset: int) -> None:
+        """Refuse a distance at which this layer cannot be read.
+
+        Raises:
+            ValueError: positions do not rotate here, or a causal query would look ahead.
+        """
+        if offset != 0 and self.scoring.rotary is None:
+            raise ValueError(
+                f"offset={offset} needs rotary positions and layer {self.layer} does not rotate "
+                "its queries and keys: offset=0 fits."
+            )
+        if offset < 0 and self.scoring.causal:
+            raise ValueError(
+                f"offset={offset} would let a query look ahead: give the distance back to the key, "
+                "0 or more."
+            )
+
+    def qk_factors(
+        self, offset: int = 0
+    ) -> tuple[Float[Tensor, "n_heads d_model d_head"], Float[Tensor, "n_kv_heads d_model d_head"]]:
+        """`L, R` with `W_QK = s L_h R_h^T`: `A_Q diag(g_q) R(offset)` and `A_K diag(g_k)`.
+
+        `g` are the gains of the query-key norms (ones without them).
+
+        Raises:
+            ValueError: the layer cannot be read at this distance (see `require_offset`).
+        """
+        q, k = self._shaped(self.A_Q, self.A_K, offset)
+        return q, k
+
+    def qk_constants(
+        self,
+    ) -> tuple[Float[Tensor, "n_heads d_head"], Float[Tensor, "n_kv_heads d_head"]]:
+        """`a_Q` and `a_K` as they meet at distance 0, with the same factors as `qk_factors`."""
+        q, k = self._shaped(self.a_Q[:, None], self.a_K[:, None], 0)
+        return q[:, 0], k[:, 0]
+
+    def _shaped(self, q: Tensor, k: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+        self.require_offset(offset)
+        scoring = self.scoring
+        if scoring.norm_after_rotary and scoring.rotary is not None:
+            q = scoring.rotary.turn(q, offset)
+        if scoring.q_norm is not None:
+            q = q * scoring.q_norm.gains(len(q), q.shape[-1])[:, None]
+        if scoring.k_norm is not None:
+            k = k * scoring.k_norm.gains(len(k), k.shape[-1])[:, None]
+        if not scoring.norm_after_rotary and scoring.rotary is not None:
+            q = scoring.rotary.turn(q, offset)
+        return q, k
+
+    def met_query(
+        self, q: Float[Tensor, "words n_heads d_head"], offset: int
+    ) -> Float[Tensor, "words n_heads d_head"]:
+        """Queries as they meet a key at a distance, the factor `s` included."""
+        self.require_offset(offset)
+        scoring, normed = self.scoring, self.scoring.q_norm is None
+        if not normed and not scoring.norm_after_rotary:
+            q, normed = scoring.q_norm(q), True
+        if scoring.rotary is not None:
+            q = scoring.rotary.turn(q, offset)
+        return scoring.scale * (q if normed else scoring.q_norm(q))
+
+    def met_key(
+        self, k: Float[Tensor, "words n_kv_heads d_head"]
+    ) -> Float[Tensor, "words n_kv_heads d_head"]:
+        """Keys as they meet a query (the rotation is on the query's side)."""
+        return k if self.scoring.k_norm is None else self.scoring.k_norm(k)
+
+    def _seen(self, written: Tensor) -> Tensor:
+        post = self.writing.norm
+        if post is not None:
+            written = post.project(written) * post.gain
+        written = written * self.writing.multiplier
+        return written - written.mean(-1, keepdim=True) if self.centred_stream else written
+
+    def queries(
         self, x: Float[Tensor, "position d_model"]
-    ) -> tuple[
-        Float[Tensor, "position n_heads d_head"],
-        Float[Tensor, "position n_kv_heads d_head"],
-        Float[Tensor, "position n_kv_heads d_head"],
-    ]:
-        """Queries, keys and values of a residual stream, from the folded form."""
-        y = self.norm.sphere(x)
-        q = torch.einsum("pd,hde->phe", y, self.A_Q) + self.a_Q
-        k = torch.einsum("pd,hde->phe", y, self.A_K) + self.a_K
-        v = torch.einsum("pd,hde->phe", y, self.A_V) + self.a_V
-        return q, k, v
+    ) -> Float[Tensor, "position n_heads d_head"]:
+        """The queries of a residual stream, from the folded form (before any query-key norm)."""
+        q = torch.einsum("pd,hde->phe", self.norm.sphere(x), self.A_Q) + self.a_Q
+        return q if self.latent_Q is None else self.latent_Q.divided(q, self.norm.affine(x))
+
+    def keys(
+        self, x: Float[Tensor, "position d_model"]
+    ) -> Float[Tensor, "position n_kv_heads d_head"]:
+        """The keys of a residual stream, from the folded form (before any query-key norm)."""
+        k = torch.einsum("pd,hde->phe", self.norm.sphere(x), self.A_K) + self.a_K
+        return k if self.latent_KV is None else self.latent_KV.divided(k, self.norm.affine(x))
+
+    def values(
+        self, x: Float[Tensor, "position d_model"]
+    ) -> Float[Tensor, "position n_kv_heads d_value"]:
+        """The values of a residual stream, from the folded form (before any norm of values)."""
+        v = torch.einsum("pd,hde->phe", self.norm.sphere(x), self.A_V) + self.a_V
+        if self.latent_KV is None:
+            return v
+        return replace(self.latent_KV, width=None).divided(v, self.norm.affine(x))
 
     def scores(
         self,
         q: Float[Tensor, "position n_heads d_head"],
         k: Float[Tensor, "position n_kv_heads d_head"],
     ) -> Float[Tensor, "n_heads position position"]:
-        """Attention scores before the mask, `scale * (q_i R(i)) (k_j R(j))^T`."""
-        if self.rotary is not None:
-            q, k = self.rotary.rotate(q), self.rotary.rotate(k)
-        return self.scale * torch.einsum("ihe,jhe->hij", q, k[:, self.kv_head])
-
-    def visible(self, n_positions: int) -> Tensor:
-        """Which key `j` a query `i` may look at: `j <= i`, and `i - j < window` if one is set."""
-        i = torch.arange(n_positions)
-        distance = i[:, None] - i[None, :]
-        seen = distance >= 0
-        return seen if self.window is None else seen & (distance < self.window)
+        """Attention scores before the mask (see `Scoring`)."""
+        q, k = self.scoring.placed(q, k)
+        return self.scoring.scores(q, k[:, self.kv_head])
 
     def pattern(
         self, scores: Float[Tensor, "n_heads position position"]
     ) -> Float[Tensor, "n_heads position position"]:
         """The attention pattern: the softmax over the keys each query may look at."""
-        masked = scores.masked_fill(~self.visible(scores.shape[-1]), float("-inf"))
-        return masked.softmax(-1)
+        return self.scoring.pattern(scores)
+
+    def head_outputs(
+        self,
+        pattern: Float[Tensor, "n_heads position position"],
+        v: Float[Tensor, "position n_kv_heads d_value"],
+        x: Float[Tensor, "position d_model"],
+    ) -> Float[Tensor, "n_heads position d_model"]:
+        """`gate * n_z(pattern v) W_O` of every head, before bias, post-norm and multiplier."""
+        v = v if self.v_norm is None else self.v_norm(v)
+        z = torch.einsum("hij,jhe->ihe", pattern, v[:, self.kv_head])
+        if self.writing.gate is not None:
+            z = z * self.writing.gate(self.norm.affine(x))
+        if self.writing.z_norm is not None:
+            z = self.writing.z_norm(z)
+        return torch.einsum("ihe,hed->hid", z, self.W_O)
 
     def attention_output(
         self,
         pattern: Float[Tensor, "n_heads position position"],
-        v: Float[Tensor, "position n_kv_heads d_head"],
+        v: Float[Tensor, "position n_kv_heads d_value"],
+        x: Float[Tensor, "position d_model"],
     ) -> Float[Tensor, "position d_model"]:
-        """What the heads write together: `pattern v W_O`, summed, plus `b_O`."""
-        z = torch.einsum("hij,jhe->ihe", pattern, v[:, self.kv_head])
-        return torch.einsum("ihe,hed->id", z, self.W_O) + self.b_O
+        """What the attention adds to the stream `x` (post-norm and multiplier included)."""
+        return self.writing.written(self.head_outputs(pattern, v, x).sum(0) + self.b_O)

@@ -1,10 +1,11 @@
-"""A layer's normalisation: the projection onto the sphere, then the gain and the bias."""
+"""Normalisations: of the stream (the projection onto the sphere), and of queries and keys."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,6 +16,7 @@ class Norm:
 
     `N(x) = sqrt(d) * Px / sqrt(|Px|^2 + d*eps)` with `P = I - 11^T/d` for LayerNorm (`centred`),
     `P = I` for RMSNorm. `gain` is the factor really applied (offset gains `1 + w` are resolved).
+    A block that reads the stream as it is (OLMo 2, BERT) has `Norm.none(d)`: `N(x) = x`.
 
     Source: arXiv 2309.07315, section 3; `eps` is kept because scores are off by 1e-4 without it.
     """
@@ -23,11 +25,18 @@ class Norm:
     bias: Float[Tensor, " d_model"]
     eps: float
     centred: bool
+    divides: bool = True
+
+    @classmethod
+    def none(cls, d_model: int) -> Norm:
+        """No normalisation at all."""
+        blank = torch.zeros(d_model)
+        return cls(gain=blank + 1, bias=blank, eps=0.0, centred=False, divides=False)
 
     @property
-    def kind(self) -> Literal["LayerNorm", "RMSNorm"]:
+    def kind(self) -> Literal["LayerNorm", "RMSNorm", "none"]:
         """The name of this kind of normalisation."""
-        return "LayerNorm" if self.centred else "RMSNorm"
+        return "none" if not self.divides else "LayerNorm" if self.centred else "RMSNorm"
 
     @property
     def folded(self) -> bool:
@@ -40,6 +49,8 @@ class Norm:
 
     def sphere(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """`N(x)`: `x` on the sphere of radius sqrt(d), slightly inside it because of `eps`."""
+        if not self.divides:
+            return x
         seen = self.project(x)
         return seen * (seen.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
@@ -53,3 +64,31 @@ class Norm:
         """`P diag(gain) W`: the matrix that reads `N(x)` instead of `n(x)`."""
         scaled = self.gain[:, None] * W
         return scaled - scaled.mean(-2, keepdim=True) if self.centred else scaled
+
+
+@dataclass(frozen=True, eq=False)
+class HeadNorm:
+    """A normalisation of queries or keys: of every head alone, or `across` all of them at once.
+
+    `gain` and `bias` have the shape the model keeps them in: `[d_head]` (one for all heads),
+    `[heads, d_head]`, or, `across`, `[heads * d_head]`.
+    """
+
+    gain: Float[Tensor, "*shape"]
+    bias: Float[Tensor, "*shape"]
+    eps: float
+    centred: bool
+    across: bool
+
+    def __call__(self, x: Float[Tensor, "*batch heads d_head"]) -> Tensor:
+        """Normalise `x`, head by head or all heads together."""
+        seen = x.flatten(-2) if self.across else x
+        if self.centred:
+            seen = seen - seen.mean(-1, keepdim=True)
+        seen = seen * (seen.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return (seen * self.gain + self.bias).reshape(x.shape)
+
+    def gains(self, heads: int, d_head: int) -> Float[Tensor, "heads d_head"]:
+        """The gain of every head and dimension."""
+        gain = self.gain.reshape(heads, d_head) if self.across else self.gain
+        return gain.expand(heads, d_head)

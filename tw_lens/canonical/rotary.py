@@ -9,30 +9,49 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Tables = Callable[[int], tuple[Tensor, Tensor]]
+"""`cos, sin` of shape `[n, pairs]` for positions 0 to n-1."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rotary:
-    """The rotation `R(p)` of a block, as the model's own tables of cosines and sines.
+    """The rotation `R(p)` of a block, from the model's own tables of cosines and sines.
 
-    `tables(n)` gives `cos, sin` of shape `[n, rotary_dim]` for positions 0 to n-1. Pairs are
-    `(i, i + rotary_dim/2)` (half-split) or `(2i, 2i+1)` (`interleaved`); dimensions beyond
-    `rotary_dim` are left as they are. `q_i R(i-j) k_j^T = (q_i R(i)) (k_j R(j))^T`.
+    Pair `i` is turned by its own angle at each position. Pairs are `(i, i + pairs)` (half-split)
+    or `(2i, 2i+1)` (`interleaved`), counted from dimension `start` of a head; the dimensions
+    before and after are left as they are. `q_i R(i-j) k_j^T = (q_i R(i)) (k_j R(j))^T`.
     """
 
-    tables: Callable[[int], tuple[Tensor, Tensor]]
-    rotary_dim: int
+    tables: Tables
     interleaved: bool
+    start: int = 0
 
     def rotate(
         self, x: Float[Tensor, "position heads d_head"]
     ) -> Float[Tensor, "position heads d_head"]:
-        """Rotate the row at position `p` by `R(p)`."""
-        cos, sin = (t.to(x)[:, None, :] for t in self.tables(x.shape[0]))
-        turned, still = x[..., : self.rotary_dim], x[..., self.rotary_dim :]
-        return torch.cat([turned * cos + self._quarter_turn(turned) * sin, still], dim=-1)
+        """Turn the row at position `p` by `R(p)`."""
+        cos, sin = (table.to(x)[:, None, :] for table in self.tables(x.shape[0]))
+        return self._turned(x, cos, sin)
 
-    def _quarter_turn(self, x: Tensor) -> Tensor:
+    def turn(
+        self, x: Float[Tensor, "*batch d_head"], offset: int
+    ) -> Float[Tensor, "*batch d_head"]:
+        """`x R(offset)`: every row turned by one distance, with whatever factor the tables carry.
+
+        A query at distance `offset` after a key scores `(q R(offset)) k^T`. Tables scaled by a
+        number `m` (YaRN) scale queries and keys both, so `R(0)` is `m^2` on the turned pairs.
+        """
+        cos, sin = (table.to(x) for table in self.tables(abs(offset) + 1))
+        size = cos[0]
+        return self._turned(x, cos[-1] * size, sin[-1] * size * (1 if offset >= 0 else -1))
+
+    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        end = self.start + 2 * cos.shape[-1]
+        before, turning, after = x[..., : self.start], x[..., self.start : end], x[..., end:]
         if self.interleaved:
-            return torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((-second, first), dim=-1)
+            first, second = turning[..., 0::2], turning[..., 1::2]
+        else:
+            first, second = turning.chunk(2, dim=-1)
+        pair = (first * cos - second * sin, second * cos + first * sin)
+        turned = torch.stack(pair, dim=-1).flatten(-2) if self.interleaved else torch.cat(pair, -1)
+        return torch.cat([before, turned, after], dim=-1)

@@ -19,13 +19,21 @@ Rows = Callable[[], Iterator[Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The word embeddings `W_E [d_vocab, d_model]` as the model holds them, read in chunks.
+    """The word embeddings `W_E [d_vocab, d_embed]` as the model holds them, read in chunks.
 
-    `scale` is what the model multiplies an embedding by before the first block (Gemma: sqrt(d)).
+    A word enters the stream as `n(scale * W_E[w] W_in + added)`, without a position.
+
+    Attributes:
+        W_E: the table.
+        scale: what the model multiplies an embedding by (Gemma: sqrt(d)).
+        norm: the normalisation of the embedding (BLOOM, BERT); None without one.
+        added: what is added to every word alike (BERT's first token type); None for nothing.
     """
 
     W_E: Tensor
     scale: float
+    norm: Norm | None = None
+    added: Float[Tensor, " d_model"] | None = None
 
     def __len__(self) -> int:
         return self.W_E.shape[0]
@@ -39,9 +47,20 @@ class Vocabulary:
         """The embeddings of some tokens, unscaled."""
         return self.W_E[token_index.to(self.W_E.device)].detach().float().cpu()
 
+    def entered(self, rows: Float[Tensor, "words d_model"]) -> Float[Tensor, "words d_model"]:
+        """Embeddings as they enter the stream (see the class)."""
+        entered = rows * self.scale
+        if self.added is not None:
+            entered = entered + self.added
+        return entered if self.norm is None else self.norm.affine(entered)
+
+    def entering(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
+        """Some tokens as they enter the stream."""
+        return self.entered(self.embeddings(token_index))
+
     def on_sphere(self, norm: Norm) -> Rows:
-        """`N(scale * W_E)` as chunks: the vocabulary points of the exact convention."""
-        return lambda: (norm.sphere(chunk * self.scale) for chunk in self.rows())
+        """`N(entering)` as chunks: the vocabulary points of the exact convention."""
+        return lambda: (norm.sphere(self.entered(chunk)) for chunk in self.rows())
 
     def on_ellipsoid(self, norm: Norm) -> Rows:
         """`n(W_E)` with the norm's own gain and bias: the points of the published convention."""
@@ -50,32 +69,56 @@ class Vocabulary:
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """How the model turns a final state into logits: `N(x) A_U + a_U`.
+    """How the model turns a final state into logits: `cap(N(x) A_U + a_U)`.
 
-    `A_U = P diag(gain) W_U`, `a_U = bias W_U + b_U`. `W_U [d_model, d_vocab]` stays where the
-    model holds it and is read in chunks of columns.
+    `A_U = scale P diag(gain) W_U`, `a_U = scale (bias W_U + b_U)`. `W_U [d_model, d_vocab]` stays
+    where the model holds it and is read in chunks of columns.
+
+    Attributes:
+        norm: the final norm (`Norm.none` where the model has none).
+        W_U: the unembedding.
+        b_U: its bias.
+        scale: what the model multiplies its logits by (Cohere, Granite).
+        softcap: `cap(t) = softcap * tanh(t / softcap)` (Gemma 2); None for no cap.
+        head: what a masked language model does to a state before its norm; None for nothing.
+        is_embedding: True where the model has no unembedding and `W_U` is `W_E` transposed.
     """
 
     norm: Norm
     W_U: Tensor
     b_U: Float[Tensor, " d_vocab"]
+    scale: float = 1.0
+    softcap: float | None = None
+    head: Callable[[Tensor], Tensor] | None = None
+    is_embedding: bool = False
 
     def columns(self) -> Iterator[Float[Tensor, "words d_model"]]:
         """`W_U` transposed, float32, a chunk of words at a time."""
         for start in range(0, self.W_U.shape[1], ROWS_AT_ONCE):
             yield self.W_U[:, start : start + ROWS_AT_ONCE].detach().float().cpu().T
 
+    def sphere(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """`N(x)`: a state where the unembedding meets it (behind the head, if there is one)."""
+        return self.norm.sphere(x if self.head is None else self.head(x))
+
     def directions(self) -> Rows:
         """The columns of `A_U` as rows: the direction on the sphere that speaks for each word."""
-        return lambda: (self.norm.project(chunk * self.norm.gain) for chunk in self.columns())
+        gain = self.norm.gain * self.scale
+        return lambda: (self.norm.project(chunk * gain) for chunk in self.columns())
 
     def offset(self) -> Float[Tensor, " d_vocab"]:
-        """`a_U = bias W_U + b_U`: the part of every logit that no state decides."""
+        """`a_U = scale (bias W_U + b_U)`: the part of every logit that no state decides."""
         if not self.norm.bias.any():
-            return self.b_U
-        return torch.cat([chunk @ self.norm.bias for chunk in self.columns()]) + self.b_U
+            return self.b_U * self.scale
+        bias = torch.cat([chunk @ self.norm.bias for chunk in self.columns()])
+        return (bias + self.b_U) * self.scale
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """`softcap * tanh(logits / softcap)` where the model caps its logits."""
+        return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
     def logits(self, x: Float[Tensor, "states d_model"]) -> Float[Tensor, "states d_vocab"]:
-        """The model's own logits of residual states (final norm included)."""
-        y = self.norm.sphere(x)
-        return torch.cat([y @ chunk.T for chunk in self.directions()()], dim=-1) + self.offset()
+        """The model's own logits of residual states (head and final norm included)."""
+        y = self.sphere(x)
+        raw = torch.cat([y @ chunk.T for chunk in self.directions()()], dim=-1)
+        return self.capped(raw + self.offset())

@@ -19,7 +19,9 @@ class Weights:
     Attributes:
         model_name: the name the model carries.
         architecture: the architecture's name.
-        n_layers, n_heads, n_kv_heads, d_model, d_head, d_vocab: the sizes.
+        n_layers, n_heads, n_kv_heads, d_model, d_head, d_vocab: the sizes; heads are those of
+            the first layer with attention (`block(layer).n_heads` where layers differ).
+        attention_layers: the layers that attend (all of them but in hybrids).
         vocabulary: the word embeddings.
         readout: the final norm and unembedding.
         tokens: ids to printable strings and back.
@@ -30,6 +32,7 @@ class Weights:
     model_name: str
     architecture: str
     n_layers: int
+    attention_layers: tuple[int, ...]
     n_heads: int
     n_kv_heads: int
     d_model: int
@@ -80,21 +83,6 @@ class Weights:
                 f"the states ({given[0]} layers, width {given[1]}) are not of the weights' model "
                 f"({self.n_layers} layers, width {self.d_model}): read both from one model."
             )
-
-    def heads(self, head: int | None) -> list[int]:
-        """The heads meant by `head=`: all of them for None.
-
-        Raises:
-            IndexError: the head does not exist.
-        """
-        if head is None:
-            return list(range(self.n_heads))
-        if not 0 <= head < self.n_heads:
-            raise IndexError(
-                f"head {head} does not exist: {self.model_name} has heads 0 to "
-                f"{self.n_heads - 1} in every layer."
-            )
-        return [head]
 
     def require_unprocessed(self, what: str) -> None:
         """Refuse `what` where folding has destroyed the norms' own gain and bias.

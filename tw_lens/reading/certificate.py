@@ -17,9 +17,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tw_lens.canonical import Weights
+from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
-from tw_lens.reading.states import prompt_tokens, run, stream_hooks
+from tw_lens.reading.ends import start_of_stream
+from tw_lens.reading.states import (
+    added_hooks,
+    parts_added,
+    prompt_tokens,
+    run,
+    stream_hooks,
+)
 from tw_lens.reading.weights import read_weights
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 HALF_TOLERANCE = 5e-2
+HOOKS = ("hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern")
 
 
 @dataclass(frozen=True)
@@ -124,42 +132,27 @@ def certify(
 ) -> Certificate:
     """`check` for weights that were read before (see there)."""
     tokens = prompt_tokens(model, prompt)
-    hooks = (
-        "attn.hook_q",
-        "attn.hook_k",
-        "attn.hook_v",
-        "attn.hook_attn_scores",
-        "attn.hook_pattern",
-    )
-    names = [f"blocks.{layer}.{hook}" for layer in range(weights.n_layers) for hook in hooks]
-    logits, held = run(model, tokens, stream_hooks(weights.n_layers) + names)
+    needed = stream_hooks(weights.n_layers)
+    wanted = [f"blocks.{n}.attn.{hook}" for n in weights.attention_layers for hook in HOOKS]
+    logits, held = run(model, tokens, needed, also=wanted + added_hooks(weights.n_layers))
     rows: list[Comparison] = []
-    stream = _start_of_stream(model, weights, tokens)
+    stream = start_of_stream(model, weights.vocabulary, tokens)
     for layer in range(weights.n_layers):
-        block = weights.block(layer)
-        theirs = {hook: held[f"blocks.{layer}.{hook}"] for hook in hooks}
-        q, k, v = block.qkv(held[f"blocks.{layer}.hook_resid_pre"])
-        scores = block.scores(q, k)
-        pattern = block.pattern(scores)
-        attn_out = block.attention_output(pattern, v)
-        model_scores = theirs["attn.hook_attn_scores"]
-        if torch.equal(model_scores, theirs["attn.hook_pattern"]):
-            scores = pattern  # this model's score hook holds the pattern: compare like with like
-        stream = stream + attn_out + held[f"blocks.{layer}.hook_mlp_out"]
-        after = "hook_resid_post" if layer + 1 == weights.n_layers else None
-        resid = held[f"blocks.{layer}.{after}" if after else f"blocks.{layer + 1}.hook_resid_pre"]
-        seen = block.visible(tokens.numel())
-        for quantity, ours, model_value in (
-            ("q", q, theirs["attn.hook_q"]),
-            ("k", k, theirs["attn.hook_k"]),
-            ("v", v, theirs["attn.hook_v"]),
-            ("attn_scores", scores[:, seen], model_scores[:, seen]),
-            ("attn_out", attn_out, held[f"blocks.{layer}.hook_attn_out"]),
-            ("resid", stream, resid),
-        ):
-            rows.append(_compare(layer, quantity, ours, model_value))
-    final = held[f"blocks.{weights.n_layers - 1}.hook_resid_post"]
-    rows.append(_compare(weights.n_layers, "logits", weights.readout.logits(final), logits))
+        before, after = (held[name] for name in needed[layer : layer + 2])
+        if layer in weights.attention_layers:
+            block = weights.block(layer)
+            theirs = {hook: held.get(f"blocks.{layer}.attn.{hook}") for hook in HOOKS}
+            found, attn_out = _attention(block, before, theirs)
+            rows += [_compare(layer, *quantity) for quantity in found]
+            added, rest = parts_added(held, model, layer, before, after)
+            rows.append(_compare(layer, "attn_out", attn_out, added))
+            stream = _step(block, stream, attn_out, rest)
+        else:
+            stream = stream + (after - before)
+        rows.append(_compare(layer, "resid", stream, after))
+    if not weights.readout.is_embedding:
+        ours = weights.readout.logits(held[needed[-1]])
+        rows.append(_compare(weights.n_layers, "logits", ours, logits))
     dtype = next(model.parameters()).dtype
     return Certificate(
         model_name=weights.model_name,
@@ -170,14 +163,56 @@ def certify(
     )
 
 
-def _start_of_stream(model: Any, weights: Weights, tokens: Tensor) -> Tensor:
-    """The stream before the first block: scaled embeddings, plus learned positions if any."""
-    start = weights.vocabulary.embeddings(tokens) * weights.vocabulary.scale
-    if getattr(model.cfg, "positional_embedding_type", None) != "standard":
-        return start
-    W_pos = model.pos_embed.W_pos.detach().float().cpu()
-    first = max(0, W_pos.shape[0] - int(model.cfg.n_ctx))  # OPT keeps two rows in front
-    return start + W_pos[first : first + tokens.numel()]
+def _attention(
+    block: Block, x: Tensor, theirs: dict[str, Tensor | None]
+) -> tuple[list[tuple[str, Tensor, Tensor]], Tensor]:
+    """Every quantity of one layer, ours beside the model's, and what our attention adds."""
+    q, k, v = block.queries(x), block.keys(x), block.values(x)
+    scores = block.scores(q, k)
+    pattern = block.pattern(scores)
+    seen = block.scoring.visible(len(x))
+    theirs = theirs | {"hook_q": _query_alone(theirs["hook_q"], q)}
+    if block.latent_KV is not None:  # these hooks hold rotated queries and keys, heads outermost
+        q, k = block.scoring.placed(q, k)
+        theirs = theirs | {
+            name: None if value is None else value.transpose(0, 1)
+            for name, value in theirs.items()
+            if name in ("hook_q", "hook_k", "hook_v")
+        }
+    found = [
+        (name, ours, theirs[f"hook_{name}"])
+        for name, ours in (("q", q), ("k", k), ("v", v))
+        if theirs[f"hook_{name}"] is not None
+    ]
+    model_scores, model_pattern = theirs["hook_attn_scores"], theirs["hook_pattern"]
+    compared = scores
+    if model_scores is None or (model_pattern is not None and model_scores.equal(model_pattern)):
+        # This model's score hook holds the pattern (or nothing): compare patterns.
+        compared, model_scores = pattern, model_pattern
+    elif block.scoring.slopes is not None:
+        # ALiBi may be counted from the query or from the first key: the same up to a constant.
+        compared, model_scores = (
+            t - t.diagonal(0, 1, 2)[..., None] for t in (scores, model_scores)
+        )
+    if model_scores is not None:
+        found.append(("attn_scores", compared[:, seen], model_scores[:, seen]))
+    return found, block.attention_output(pattern, v, x)
+
+
+def _step(block: Block, stream: Tensor, attn_out: Tensor, rest: Tensor) -> Tensor:
+    """The rebuilt stream behind a block: our attention, the model's everything else."""
+    if block.stream_norms is not None:
+        first, second = block.stream_norms
+        return second.affine(first.affine(stream + attn_out) + rest)
+    return (stream + attn_out + rest) * block.stream_scale
+
+
+def _query_alone(held: Tensor | None, q: Tensor) -> Tensor | None:
+    """The query of a hook that may hold its output gate beside it (Qwen 3.5)."""
+    n, heads, d_head = q.shape
+    if held is None or held.numel() != 2 * q.numel():
+        return held
+    return held.reshape(n, heads, 2, d_head)[:, :, 0]
 
 
 def _compare(layer: int, quantity: str, ours: Tensor, theirs: Tensor) -> Comparison:

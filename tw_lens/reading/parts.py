@@ -1,18 +1,12 @@
-"""Parts of a TransformerLens model, measured where its flags cannot be trusted.
-
-A norm is read by asking it: the candidate (gain as stored or as an offset from one, centred or
-not, each eps on offer) that reproduces what the module itself returns is the right one.
-"""
+"""Names, numbers and tensors of a TransformerLens model, wherever it keeps them."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tw_lens.canonical import Norm, Rotary
 from tw_lens.errors import UnsupportedModel
 
 
@@ -52,102 +46,77 @@ def plain(tensor: Tensor, what: str) -> Tensor:
     return copy
 
 
-def read_norm(module: Any, model: Any, where: str) -> Norm:
-    """Read a norm by comparing candidates with what the module returns.
-
-    Raises:
-        UnsupportedModel: no candidate reproduces the module.
-    """
-    d_model = int(model.cfg.d_model)
-    weight = _parameter(module, "w", "weight")
-    bias = _parameter(module, "b", "bias")
-    stored = torch.ones(d_model) if weight is None else plain(weight, f"{where}.weight")
-    shift = torch.zeros(d_model) if bias is None else plain(bias, f"{where}.bias")
-    dtype = torch.float32 if weight is None else weight.dtype
-    device = model.cfg.device if weight is None else weight.device
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(1, 4, d_model, generator=generator) + 0.5
-    # The second pair is so small that eps decides the result.
-    probe = (probe * torch.tensor([1.0, 3.0, 1e-3, 3e-3])[:, None]).to(dtype)
-    with torch.no_grad():
-        answer = module(probe.to(device)).float().cpu()
-    tolerance = 2e-5 if dtype == torch.float32 else 2e-2
-    candidates = [
-        Norm(gain=gain, bias=offset, eps=eps, centred=centred)
-        for gain, offset, eps, centred in itertools.product(
-            (stored,) if weight is None else (stored, stored + 1.0),
-            (shift,) if bias is None else (shift, torch.zeros(d_model)),
-            _epsilons(module, model),
-            (True, False),
-        )
-    ]
-    errors = [_mismatch(norm.affine(probe.float()), answer) for norm in candidates]
-    best = min(range(len(candidates)), key=errors.__getitem__)
-    if errors[best] > tolerance:
-        raise UnsupportedModel(
-            architecture_of(model),
-            f"the norm {where} ({type(module).__name__}) is neither LayerNorm nor RMSNorm with a "
-            f"gain and a bias (nearest candidate off by {errors[best]:.1e})",
-            "Its residual stream can still be read with TransformerLens' own cache.",
-        )
-    return candidates[best]
+# Their two norms per block act on the stream itself, after attention and after the MLP.
+POST_NORM = {
+    "OpenAIGPTLMHeadModel",
+    "BertForMaskedLM",
+    "BertLMHeadModel",
+    "BertModel",
+    "RobertaForMaskedLM",
+}
+STILL_POSSIBLE = "TransformerLens' own hooks and caches still work on it."
 
 
-def read_rotary(model: Any, attention: Any) -> Rotary | None:
-    """The rotation of a block, from the tables the model itself uses; None without rotation."""
-    cfg = model.cfg
-    if getattr(cfg, "positional_embedding_type", None) != "rotary":
+def refuse(model: Any, part: str, remedy: str = STILL_POSSIBLE) -> UnsupportedModel:
+    """The refusal of a part that the canonical form cannot hold, ready to be raised."""
+    return UnsupportedModel(architecture_of(model), part, remedy)
+
+
+def configuration(model: Any) -> Any:
+    """The configuration of the original model's text part; None for a HookedTransformer."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    if config is None:
         return None
-    if getattr(attention, "rotary_cos", None) is not None:  # HookedTransformer keeps its tables
-
-        def tables(n: int) -> tuple[Tensor, Tensor]:
-            return attention.rotary_cos[:n].float().cpu(), attention.rotary_sin[:n].float().cpu()
-
-        interleaved = bool(cfg.rotary_adjacent_pairs)
-    else:
-        rotary_emb = getattr(model, "rotary_emb", None)
-        if rotary_emb is None:
-            raise UnsupportedModel(
-                architecture_of(model),
-                "its rotary positions are not in one module of the model",
-                "Token norms and embedding distances do not need them.",
-            )
-
-        def tables(n: int) -> tuple[Tensor, Tensor]:
-            device = attention.W_Q.device
-            with torch.no_grad():
-                cos, sin = rotary_emb(
-                    torch.zeros(1, n, int(cfg.d_model), device=device),
-                    torch.arange(n, device=device)[None],
-                )
-            return cos[0].float().cpu(), sin[0].float().cpu()
-
-        interleaved = bool(getattr(cfg, "rotary_adjacent_pairs", False)) or bool(
-            getattr(cfg, "rotary_interleaved_cos_sin", False)
-        )
-    return Rotary(tables=tables, rotary_dim=tables(1)[0].shape[-1], interleaved=interleaved)
+    text = getattr(config, "get_text_config", None)
+    return config if text is None else text()
 
 
-def _parameter(module: Any, *names: str) -> Tensor | None:
+def configured(model: Any, *names: str) -> Any:
+    """The first of some numbers that the original model's own configuration has, else None."""
+    config = configuration(model)
+    found = (getattr(config, name, None) for name in names)
+    return next((value for value in found if value is not None), None)
+
+
+def inner(component: Any) -> Any:
+    """The original module behind a bridge's component; None for a HookedTransformer's."""
+    return getattr(component, "original_component", None)
+
+
+def bound(component: Any) -> Any:
+    """The module a component stands for: itself in a HookedTransformer, None for an empty slot."""
+    return inner(component) if hasattr(component, "original_component") else component
+
+
+def attention_of(block: Any) -> Any:
+    """A block's attention: its own component, or an unhooked mixer that attends (Nemotron-H)."""
+    attention = getattr(block, "attn", None)
+    if attention is not None and bound(attention) is not None:
+        return attention
+    for name in ("mixer", "temporal_block"):  # Nemotron-H, RecurrentGemma
+        mixer = bound(getattr(inner(block), name, None))
+        if hasattr(mixer, "q_proj"):
+            return mixer
+    return None
+
+
+def behind(attention: Any) -> Any:
+    """The original module behind an attention component; None for a HookedTransformer's."""
+    if hasattr(attention, "original_component"):
+        return inner(attention)
+    return None if hasattr(attention, "W_Q") else attention
+
+
+def of_layer(values: Any, layer: int) -> Any:
+    """One layer's entry of a per-layer setting; a setting for all layers as it is."""
+    return values[layer] if isinstance(values, (list, tuple)) else values
+
+
+def parameter(module: Any, *names: str) -> Tensor | None:
+    """The first tensor of that name on a component or on the module behind it."""
     for name in names:
-        for owner in (module, getattr(module, "original_component", None)):
+        for owner in (module, inner(module)):
             value = getattr(owner, name, None) if owner is not None else None
             if isinstance(value, Tensor):
                 return value
     return None
-
-
-def _epsilons(module: Any, model: Any) -> list[float]:
-    inner = getattr(module, "original_component", None)
-    found = [
-        getattr(owner, name, None)
-        for owner in (module, inner, model.cfg)
-        for name in ("eps", "variance_epsilon")
-    ]
-    values = [float(value) for value in found if isinstance(value, (int, float, Tensor))]
-    return list(dict.fromkeys(values)) or [1e-5]
-
-
-def _mismatch(ours: Tensor, theirs: Tensor) -> float:
-    gap = (ours - theirs).abs().amax(-1) / theirs.abs().amax(-1).clamp_min(1e-30)
-    return float(gap.max())

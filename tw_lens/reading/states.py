@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,17 +11,51 @@ from torch import Tensor
 
 from tw_lens.canonical import States
 from tw_lens.errors import UnsupportedModel
-from tw_lens.reading.parts import architecture_of, name_of
+from tw_lens.reading.parts import POST_NORM, architecture_of, attention_of, inner, name_of
 from tw_lens.tokens import TokenStrings
 
 EMBEDDED_TOKENS = "embed.hook_in"
 
 
 def stream_hooks(n_layers: int) -> list[str]:
-    """The hooks that hold the stream and what was added to it, and no others."""
-    per_block = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-    names = [f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in per_block]
+    """The hooks that hold the stream: every block's input and the last one's output."""
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
     return [*names, f"blocks.{n_layers - 1}.hook_resid_post"]
+
+
+def added_hooks(n_layers: int) -> list[str]:
+    """The hooks that hold what attention and the MLP added, where a block has them."""
+    per_block = ("hook_attn_out", "hook_mlp_out", "hook_resid_mid", "attn.o.hook_out")
+    return [f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in per_block]
+
+
+def parts_added(
+    held: dict[str, Tensor], model: Any, layer: int, before: Tensor, after: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What attention (or what stands in its place) and the MLP added in one block.
+
+    Where a hook is missing, its part is what the other leaves of the step.
+    """
+    added, rest, middle = (
+        held.get(f"blocks.{layer}.{hook}")
+        for hook in ("hook_attn_out", "hook_mlp_out", "hook_resid_mid")
+    )
+    block = inner(model.blocks[layer])
+    if architecture_of(model) in POST_NORM:  # the hook holds the stream normalised after it
+        return held[f"blocks.{layer}.attn.o.hook_out"], rest
+    if added is not None and hasattr(block, "attn_out_multiplier"):
+        # Falcon-H1 multiplies behind the hook, and a second mixer adds to the same step.
+        return (added := added * block.attn_out_multiplier), after - before - added
+    if added is not None and hasattr(block, "per_layer_input_gate"):
+        # Gemma 4 adds a third part, and multiplies the sum.
+        return added, after / float(block.layer_scalar) - before - added
+    if added is None:
+        added = after - before - rest if rest is not None else None
+    if added is None and middle is not None:
+        added = middle - before
+    if added is None:
+        added = after - before
+    return added, after - before - added if rest is None else rest
 
 
 def prompt_tokens(model: Any, prompt: str | Sequence[int] | Tensor) -> Tensor:
@@ -60,19 +95,56 @@ def prompt_tokens(model: Any, prompt: str | Sequence[int] | Tensor) -> Tensor:
     return tokens.cpu()
 
 
-def run(model: Any, tokens: Tensor, names: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
+@contextmanager
+def _unhooked_attention(model: Any) -> Iterator[dict[str, Tensor]]:
+    """What attention adds in blocks whose attention TransformerLens shows as a bare module."""
+    outputs: dict[str, Tensor] = {}
+    handles = []
+    for layer, block in enumerate(model.blocks):
+        attention = attention_of(block)
+        if attention is not None and attention is not getattr(block, "attn", None):
+            name = f"blocks.{layer}.hook_attn_out"
+
+            def keep(_module: Any, _given: Any, out: Any, name: str = name) -> None:
+                outputs[name] = out[0] if isinstance(out, tuple) else out
+
+            handles.append(attention.register_forward_hook(keep))
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run(
+    model: Any, tokens: Tensor, names: list[str], *, also: list[str] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One pass of the model: its logits `[position, d_vocab]` and the hooks asked for.
+
+    Args:
+        model: the model.
+        tokens: one prompt's ids.
+        names: hooks that must be there.
+        also: hooks that are kept where they are.
 
     Raises:
         UnsupportedModel: a hook does not exist.
     """
-    wanted = set(names)
+    wanted = set(names) | set(also or [])
     device = next(model.parameters()).device
-    with torch.no_grad():
+    with _unhooked_attention(model) as outputs, torch.no_grad():
         logits, cache = model.run_with_cache(
             tokens[None].to(device), names_filter=lambda name: name in wanted
         )
-    held = {name: cache[name][0].float().cpu() for name in names if name in cache}
+    held = {name: cache[name][0].float().cpu() for name in wanted if name in cache}
+    held |= {name: out[0].float().cpu() for name, out in outputs.items() if name in wanted}
+    last = names[-1]
+    if last not in held and getattr(model, "ln_final", None) is None:  # GPT: the end is read as is
+        with torch.no_grad():
+            _, cache = model.run_with_cache(
+                tokens[None].to(device), names_filter=lambda name: name == "unembed.hook_in"
+            )
+        held[last] = cache["unembed.hook_in"][0].float().cpu()
     missing = [name for name in names if name not in held]
     if missing:
         raise UnsupportedModel(
@@ -106,9 +178,9 @@ def read_states(
         torch.Size([4, 4, 64])
     """
     n_layers = len(model.blocks)
-    names = stream_hooks(n_layers)
+    names, parts = stream_hooks(n_layers), added_hooks(n_layers)
     if hasattr(prompt, "cache_dict") or isinstance(prompt, dict):
-        held = _from_cache(prompt, names)
+        held = _from_cache(prompt, names, parts)
         ids = (
             torch.as_tensor(tokens, dtype=torch.long)
             if tokens is not None
@@ -121,30 +193,32 @@ def read_states(
             )
     else:
         ids = prompt_tokens(model, prompt)
-        _, held = run(model, ids, names)
-
-    def stacked(hook: str) -> Tensor:
-        return torch.stack([held[f"blocks.{layer}.{hook}"] for layer in range(n_layers)])
-
+        _, held = run(model, ids, names, also=parts)
+    stream = torch.stack([held[name] for name in names])
+    steps = [parts_added(held, model, i, stream[i], stream[i + 1]) for i in range(n_layers)]
     strings = TokenStrings(getattr(model, "tokenizer", None), int(model.cfg.d_vocab))
     return States(
         model_name=name_of(model),
         tokens=ids,
         token_strings=tuple(strings.strings(ids.tolist())),
-        stream=torch.cat([stacked("hook_resid_pre"), held[names[-1]][None]]),
-        attn_out=stacked("hook_attn_out"),
-        mlp_out=stacked("hook_mlp_out"),
+        stream=stream,
+        attn_out=torch.stack([added for added, _ in steps]),
+        mlp_out=torch.stack([rest for _, rest in steps]),
     )
 
 
-def _from_cache(cache: Any, names: list[str]) -> dict[str, Tensor]:
+def _from_cache(cache: Any, names: list[str], parts: list[str]) -> dict[str, Tensor]:
     missing = [name for name in names if name not in cache]
+    for layer in range(len(names) - 1):
+        if not any(name in cache for name in parts if name.startswith(f"blocks.{layer}.")):
+            missing.append(f"blocks.{layer}.hook_attn_out")
     if missing:
         raise ValueError(
-            f"the cache does not hold {missing[0]} ({len(missing)} of {len(names)} hooks are "
-            "missing): run the model with a names_filter that keeps the residual hooks."
+            f"the cache does not hold {missing[0]} ({len(missing)} hooks are missing): run the "
+            "model with a names_filter that keeps the residual hooks."
         )
-    return {name: _one_prompt(cache[name], 2).float().cpu() for name in names}
+    held = [name for name in (*names, *parts) if name in cache]
+    return {name: _one_prompt(cache[name], 2).float().cpu() for name in held}
 
 
 def _one_prompt(value: Tensor, ndim: int) -> Tensor:

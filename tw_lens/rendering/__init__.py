@@ -1,6 +1,11 @@
 """Rendering: results to figures, widgets, tables and the page."""
 
-from tw_lens.rendering import figures_heads, figures_paths, figures_words  # noqa: F401 - register
+from tw_lens.rendering import (  # noqa: F401 - they register themselves
+    figures_distance,
+    figures_heads,
+    figures_paths,
+    figures_words,
+)
 from tw_lens.rendering.report import report
 from tw_lens.rendering.tables import require_writable, rich_table, save_table
 from tw_lens.rendering.widgets import Widget, attention_widget, coloured_tokens

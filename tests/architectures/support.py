@@ -1,0 +1,195 @@
+"""The table of supported architectures: made by running every one of them.
+
+`python -m tests.architectures.support` writes it into the README.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tw_lens as tw
+from tests.zoo import architectures, in_transformers, zoo_bridge
+from tw_lens.canonical import Block, Weights
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- architectures: begin -->", "<!-- architectures: end -->"
+PROMPT = list(range(3, 15))
+EXACT = 2e-5
+ALWAYS_SAID = {"rotary offset 0", "no position"}
+# Words travel through two stacks, and from one to the other by cross-attention.
+TWO_STACKS = "stack of blocks"
+NO_WORDS = ("it has no embed", "it has no W_E")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One architecture's outcome."""
+
+    architecture: str
+    outcome: str
+    processed: str = ""
+    norm: str = ""
+    positions: str = ""
+    attention: str = ""
+    quantities: str = ""
+    remarks: str = ""
+    error: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """Which of the counted groups it belongs to."""
+        if self.outcome == "not bootable":
+            return "not bootable"
+        if TWO_STACKS in self.remarks:
+            return "two stacks"
+        if self.remarks.startswith(NO_WORDS):
+            return "no words"
+        return "no attention" if "no layer has attention" in self.remarks else "attention"
+
+
+@cache
+def row(architecture: str) -> Row:
+    """Boot an architecture, certify it raw and processed, and describe it."""
+    if not in_transformers(architecture):
+        return Row(architecture, "not bootable", remarks="its code is on a model hub")
+    try:
+        model = zoo_bridge(architecture)
+    except (ImportError, NotImplementedError, AttributeError, TypeError) as error:
+        return Row(architecture, "not bootable", remarks=_first_sentence(error))
+    try:
+        weights = tw.read_weights(model)
+        certificate = _checked(model)
+    except tw.UnsupportedModel as refusal:
+        return Row(architecture, "refused", remarks=refusal.part)
+    block = weights.block(weights.attention_layers[0])
+    table = certificate.to_dataframe()
+    quantities = [q for q in QUANTITIES if q in set(table.quantity)]
+    said = [caveat.name for caveat in weights.caveats if caveat.name not in ALWAYS_SAID]
+    return Row(
+        architecture,
+        "exact" if certificate.max_rel_error < EXACT else "WRONG",
+        processed=_processed(model),
+        norm=_norm(block),
+        positions=_positions(weights),
+        attention=_attention(weights),
+        quantities="all" if quantities == QUANTITIES else ", ".join(quantities),
+        remarks=", ".join(said),
+        error=certificate.max_rel_error,
+    )
+
+
+QUANTITIES = ["q", "k", "v", "attn_scores", "attn_out", "resid", "logits"]
+
+
+def _checked(model: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tw.check(model, PROMPT)
+
+
+def _processed(model: Any) -> str:
+    """What becomes of it after TransformerLens' own folding and centring."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.enable_compatibility_mode()
+    except Exception:  # TransformerLens itself cannot process this one
+        return "cannot be"
+    return "exact" if _checked(model).max_rel_error < EXACT else "WRONG"
+
+
+def _norm(block: Block) -> str:
+    before = {"none": "none"}.get(block.norm.kind, block.norm.kind)
+    after = ", post-norm of the stream" if block.stream_norms else ""
+    return before + after + (", after attention too" if block.writing.norm else "")
+
+
+def _positions(weights: Weights) -> str:
+    kinds = []
+    for layer in weights.attention_layers:
+        block = weights.block(layer)
+        scoring = block.scoring
+        if scoring.rotary is not None:
+            pairs = scoring.rotary.tables(1)[0].shape[-1]
+            partial = "partial " if 2 * pairs < block.d_head else ""
+            kinds.append(f"{partial}rotary{' (interleaved)' if scoring.rotary.interleaved else ''}")
+        elif scoring.slopes is not None:
+            kinds.append("ALiBi")
+        else:
+            kinds.append("none in scores")
+    return ", ".join(dict.fromkeys(kinds))
+
+
+def _attention(weights: Weights) -> str:
+    blocks = [weights.block(layer) for layer in weights.attention_layers]
+    first = blocks[0]
+    n_kv = first.W_K.shape[0]
+    heads = "full" if n_kv == first.n_heads else "multi-query" if n_kv == 1 else "grouped"
+    has = {
+        "latent": first.latent_KV is not None,
+        "query-key norm": first.scoring.q_norm is not None,
+        "soft-cap": first.scoring.softcap is not None,
+        "sinks": first.scoring.sinks is not None,
+        "window": any(block.scoring.window for block in blocks),
+        "chunks": any(block.scoring.chunk for block in blocks),
+        "gate": first.writing.gate is not None,
+        "both ways": not first.scoring.causal,
+    }
+    return ", ".join([heads, *(name for name, present in has.items() if present)])
+
+
+def _first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return "it needs torchvision" if "torchvision" in text else text.split(". ")[0][:80]
+
+
+def rows() -> list[Row]:
+    """Every architecture of TransformerLens."""
+    return [row(name) for name in architectures()]
+
+
+def summary(found: list[Row]) -> str:
+    """The counts, in sentences."""
+    attending = [r for r in found if r.kind == "attention"]
+    exact = [r for r in attending if r.outcome == "exact"]
+    n = {kind: sum(r.kind == kind for r in found) for kind in ("two stacks", "no words")}
+    without = sum(r.kind == "no attention" for r in found)
+    return (
+        f"Of {len(found)} names TransformerLens 4.3.0 has an adapter for, "
+        f"{sum(r.outcome == 'not bootable' for r in found)} cannot be booted from a configuration "
+        f"alone. Of the {len(attending)} others with attention in one stack of blocks, "
+        f"**{len(exact)} are exact** ({100 * len(exact) / len(attending):.0f} %) and "
+        f"{len(attending) - len(exact)} refused by name; refused are also {n['two stacks']} "
+        f"encoder-decoders, {without} without attention and {n['no words']} without words. Wrong: "
+        f"{sum('WRONG' in (r.outcome, r.processed) for r in found)}."
+    )
+
+
+def markdown(found: list[Row]) -> str:
+    """The counts and the table, as they stand in the README."""
+    head = "| architecture | outcome | processed | norm | positions | attention | certified | remarks |"
+    lines = [head, "|" + " --- |" * 8]
+    for r in sorted(found, key=lambda r: (ORDER.index(r.outcome), r.architecture.lower())):
+        cells = (r.architecture, r.outcome, r.processed, r.norm, r.positions, r.attention,
+                 r.quantities, r.remarks.replace("|", "\\|"))  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    table = "\n".join(lines)
+    fold = "<details>\n<summary>Every architecture</summary>\n\n"
+    return f"{BEGIN}\n{summary(found)}\n\n{fold}{table}\n\n</details>\n{END}"
+
+
+ORDER = ["WRONG", "exact", "refused", "not bootable"]
+
+
+def written() -> str:
+    """The part of the README that this module writes."""
+    text = README.read_text()
+    return text[text.index(BEGIN) : text.index(END) + len(END)]
+
+
+if __name__ == "__main__":
+    README.write_text(README.read_text().replace(written(), markdown(rows())))

@@ -1,0 +1,27 @@
+"""No architecture is wrong, and the README's table says what the run says."""
+
+import pytest
+
+from tests.architectures.support import EXACT, architectures, markdown, row, rows, written
+
+
+@pytest.mark.parametrize("architecture", architectures())
+def test_exact_or_refused(architecture: str):
+    found = row(architecture)
+    assert "WRONG" not in (found.outcome, found.processed)
+    assert found.error < EXACT
+    if found.outcome == "refused":
+        assert len(found.remarks.split()) > 3
+
+
+def test_enough_architectures_are_exact():
+    attending = [found for found in rows() if found.kind == "attention"]
+    exact = [found for found in attending if found.outcome == "exact"]
+    assert len(exact) >= 45
+    assert len(exact) / len(attending) >= 0.95
+
+
+def test_the_table_in_the_readme_is_the_run():
+    assert written() == markdown(rows()), (
+        "the README's table is stale: python -m tests.architectures.support writes it anew"
+    )

@@ -1,0 +1,95 @@
+"""Every architecture TransformerLens knows, shrunken until it boots in a fraction of a second.
+
+1. Take the architecture's own configuration class from transformers.
+2. Shrink what every architecture has ("small" in data/zoo.json), then what only this one has
+   ("own"): settings that make its special parts do something (a cap that caps, a window that is
+   shorter than the prompt, multipliers that are not 1).
+3. Build it with seeded random weights, move gains and biases away from 1 and 0, enlarge matrices so
+   that attention is far from uniform.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.models import QUERIES_AND_KEYS, as_bridge
+
+
+def architectures() -> list[str]:
+    """The names TransformerLens has an adapter for, in its own order."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    return list(SUPPORTED_ARCHITECTURES)
+
+
+def in_transformers(architecture: str) -> bool:
+    """Whether the architecture's code is in transformers (else it lies on a model hub)."""
+    import transformers
+
+    return getattr(transformers, architecture, None) is not None
+
+
+def tiny(architecture: str, seed: int = 0, **own: Any) -> Any:
+    """A Hugging Face model of an architecture with random weights, a few layers deep.
+
+    `own` replaces this architecture's own settings.
+    """
+    import transformers
+
+    cls = getattr(transformers, architecture)
+    settings = _settings()["own"].get(architecture, {}) | own
+    config = cls.config_class(**_shrunken(cls.config_class, settings))
+    config.architectures = [architecture]
+    config._attn_implementation = "eager"
+    torch.manual_seed(seed)
+    model = cls._from_config(config).eval().float()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        else:
+            parameter.data.mul_(12 if any(part in name for part in QUERIES_AND_KEYS) else 4)
+    return model
+
+
+def zoo_bridge(architecture: str, seed: int = 0, **own: Any) -> Any:
+    """`tiny` behind a TransformerBridge; nothing is installed or fetched on the way."""
+    from transformer_lens.model_bridge.sources.transformers import helpers
+
+    ensure = helpers._ensure_torchvision
+    helpers._ensure_torchvision = lambda: False  # it would run pip
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return as_bridge(tiny(architecture, seed, **own), f"tiny-{architecture}")
+    finally:
+        helpers._ensure_torchvision = ensure
+
+
+@lru_cache(maxsize=1)
+def _settings() -> dict[str, Any]:
+    return json.loads((Path(__file__).parent / "data" / "zoo.json").read_text())
+
+
+def _shrunken(config_class: Any, own: dict[str, Any]) -> dict[str, Any]:
+    from transformers import PretrainedConfig
+
+    default, everywhere = config_class(), _settings()["small"]
+    small: dict[str, Any] = {}
+    for name in set(default.to_dict()) | set(vars(default)):
+        value = None
+        with contextlib.suppress(Exception):  # settings that differ by layer cannot be read whole
+            value = getattr(default, name, None)
+        if isinstance(value, PretrainedConfig):
+            small[name] = type(value)(**_shrunken(type(value), own.get(name, {}))).to_dict()
+        elif name in everywhere:
+            small[name] = everywhere[name]
+    parts = {name for name, value in small.items() if isinstance(value, dict)}
+    return small | {name: value for name, value in own.items() if name not in parts}

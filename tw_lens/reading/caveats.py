@@ -1,0 +1,91 @@
+"""What is true of a model's readings only under a condition, each said in one sentence."""
+
+from __future__ import annotations
+
+from tw_lens.canonical import Block, Readout
+from tw_lens.errors import Caveat
+
+
+def caveats_of(
+    block: Block, readout: Readout, processed: tuple[str, ...], hybrid: bool
+) -> tuple[Caveat, ...]:
+    """The caveats of a model, from one of its attention layers and its readout."""
+    scoring, writing = block.scoring, block.writing
+    said = {
+        "rotary offset 0": (
+            scoring.rotary is not None,
+            "W_QK is read for a query and a key at the same position, unless offset= says more.",
+        ),
+        "no position": (
+            scoring.rotary is None,
+            "vocabulary points are embeddings without a position added.",
+        ),
+        "position bias": (
+            scoring.slopes is not None or scoring.relative is not None,
+            "scores of words leave out the bias that grows with distance.",
+        ),
+        "query-key norm": (
+            scoring.q_norm is not None or scoring.k_norm is not None,
+            "scores are not bilinear: W_QK holds the norms' gains and leaves out each query's and "
+            "key's own length; probes and recomputed scores include it.",
+        ),
+        "attention soft-cap": (
+            scoring.softcap is not None,
+            "the spectrum of W_QK is that of the scores before the cap.",
+        ),
+        "attention sink": (
+            scoring.sinks is not None,
+            "a part of every head's attention goes to a sink that is no word.",
+        ),
+        "sparse attention": (
+            scoring.dense_up_to is not None,
+            f"in prompts of more than {scoring.dense_up_to} positions an indexer chooses the keys; "
+            "longer prompts are refused.",
+        ),
+        "latent attention": (
+            block.latent_KV is not None,
+            "W_QK and W_OV are composed through a normalised bottleneck: they leave out one "
+            "divisor per position; the last dimensions of a key carry positions, not content.",
+        ),
+        "output gate": (
+            writing.gate is not None,
+            "W_OV leaves out the gate (0 to 1) that the attending word puts on each value.",
+        ),
+        "post-norm": (
+            writing.norm is not None or writing.z_norm is not None,
+            "what a head adds is divided by the length of all heads' sum: W_OV holds the gain "
+            "only.",
+        ),
+        "normalised stream": (
+            block.stream_norms is not None,
+            "the stream is normalised after every sum: words are read as they enter the first "
+            "block.",
+        ),
+        "stream read as it is": (
+            not block.norm.divides and block.stream_norms is None,
+            "attention reads the stream without a norm: words have the length of their embeddings.",
+        ),
+        "hybrid": (hybrid, "only some layers attend; the others are not read."),
+        "logit soft-cap": (
+            readout.softcap is not None,
+            "readout scores are logits before the cap, which keeps their order.",
+        ),
+        "no unembedding": (
+            readout.is_embedding,
+            "the model has no unembedding: words are read against its embeddings W_E.",
+        ),
+        "language head": (
+            readout.head is not None,
+            "the model puts a nonlinear layer between a state and its words.",
+        ),
+        "norms folded": (
+            "folded" in processed,
+            "the norms' own gain and bias are gone (or were never trained); value biases may "
+            "have moved into b_O.",
+        ),
+        "centred": (
+            "centred" in processed,
+            "embeddings have lost their mean, which no norm of the model sees.",
+        ),
+    }
+    return tuple(Caveat(name, sentence) for name, (holds, sentence) in said.items() if holds)

@@ -1,0 +1,124 @@
+"""Norms, read by asking them.
+
+The candidate (gain as stored or as an offset from one, centred or not, each eps on offer) that
+reproduces what the module itself returns is the right one: flags and class names are not asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tw_lens.canonical import HeadNorm, Norm
+from tw_lens.reading.parts import configuration, inner, parameter, plain, refuse
+
+
+class _Candidate(NamedTuple):
+    gain: Tensor
+    bias: Tensor
+    eps: float
+    centred: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        seen = x - x.mean(-1, keepdim=True) if self.centred else x
+        return seen * (seen.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.gain + (
+            self.bias
+        )
+
+
+def read_norm(module: Any, model: Any, where: str) -> Norm:
+    """A norm of the stream, found by comparing candidates with what the module returns.
+
+    Raises:
+        UnsupportedModel: no candidate reproduces the module.
+    """
+    d_model = int(model.cfg.d_model)
+    if isinstance(inner(module), torch.nn.Identity):
+        return Norm.none(d_model)
+    best = _best(module, model, where, (d_model,))
+    return Norm(gain=best.gain, bias=best.bias, eps=best.eps, centred=best.centred)
+
+
+def bare_norm(model: Any) -> Norm:
+    """An RMSNorm without a gain, with the model's own eps."""
+    blank = torch.zeros(int(model.cfg.d_model))
+    return Norm(gain=blank + 1, bias=blank, eps=_epsilons(None, model)[0], centred=False)
+
+
+def read_head_norm(
+    module: Any, model: Any, where: str, *, heads: int, d_head: int
+) -> HeadNorm | None:
+    """A norm of queries, keys or values; None where there is no module.
+
+    Raises:
+        UnsupportedModel: no candidate reproduces the module.
+    """
+    if module is None:
+        return None
+    each = getattr(inner(module), "norms", None)
+    if each is not None and len(each) == heads:  # StableLM: a module for every head
+        found = [_best(norm, model, f"{where}.{h}", (d_head,)) for h, norm in enumerate(each)]
+        gain, bias = (torch.stack(t) for t in ([f.gain for f in found], [f.bias for f in found]))
+        return HeadNorm(gain, bias, found[0].eps, found[0].centred, across=False)
+    weight = parameter(module, "w", "weight")
+    across = weight is not None and weight.shape == (heads * d_head,) and heads > 1
+    shape = (heads * d_head,) if across else (heads, d_head)
+    if weight is not None and weight.ndim == 1 and not across:
+        shape = (d_head,)
+    best = _best(module, model, where, shape)
+    return HeadNorm(best.gain, best.bias, best.eps, best.centred, across)
+
+
+def _best(module: Any, model: Any, where: str, shape: tuple[int, ...]) -> _Candidate:
+    weight = parameter(module, "w", "weight")
+    bias = parameter(module, "b", "bias")
+    stored = torch.ones(shape) if weight is None else plain(weight, f"{where}.weight")
+    shift = torch.zeros(shape) if bias is None else plain(bias, f"{where}.bias")
+    dtype = next(model.parameters()).dtype if weight is None else weight.dtype
+    device = model.cfg.device if weight is None else weight.device
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(1, 4, *shape, generator=generator) + 0.5
+    # The second pair is so small that eps decides the result.
+    sizes = torch.tensor([1.0, 3.0, 1e-3, 3e-3]).reshape(4, *[1] * len(shape))
+    probe = (probe * sizes).to(dtype)
+    with torch.no_grad():
+        answer = module(probe.to(device)).float().cpu()
+    candidates = [
+        _Candidate(gain.expand(shape), offset.expand(shape), eps, centred)
+        for gain, offset, eps, centred in itertools.product(
+            (stored,) if weight is None else (stored, stored + 1.0),
+            (shift,) if bias is None else (shift, torch.zeros(shape)),
+            _epsilons(module, model),
+            (True, False),
+        )
+    ]
+    errors = [_mismatch(candidate(probe.float()), answer) for candidate in candidates]
+    best = min(range(len(candidates)), key=errors.__getitem__)
+    if errors[best] > (2e-5 if dtype == torch.float32 else 2e-2):
+        raise refuse(
+            model,
+            f"the norm {where} ({type(inner(module) or module).__name__}) is neither LayerNorm "
+            f"nor RMSNorm with a gain and a bias (nearest candidate off by {errors[best]:.1e})",
+            "Its residual stream can still be read with TransformerLens' own cache.",
+        )
+    return candidates[best]
+
+
+def _epsilons(module: Any, model: Any) -> list[float]:
+    def found() -> Iterator[Any]:
+        for owner in (module, inner(module), model.cfg, configuration(model)):
+            for name in ("eps", "variance_epsilon", "rms_norm_eps", "norm_eps"):
+                yield getattr(owner, name, None)
+
+    values = [float(value) for value in found() if isinstance(value, (int, float, Tensor))]
+    # A module that keeps no eps uses its number format's own smallest step (torch.nn.RMSNorm).
+    return list(dict.fromkeys([*values, 1e-5, 1e-6, torch.finfo(torch.float32).eps]))
+
+
+def _mismatch(ours: Tensor, theirs: Tensor) -> float:
+    gap = (ours - theirs).abs().amax(-1) / theirs.abs().amax(-1).clamp_min(1e-30)
+    return float(gap.max())

@@ -1,0 +1,73 @@
+"""Pictures of what heads do as query and key move apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tw_lens.analyses import DistanceProbe, ScoreByDistance, figure
+from tw_lens.rendering.style import COLOURS, laid_out, rounded, short, shown
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+ROWS_DRAWN = 40
+
+
+@figure.register(DistanceProbe)
+def draw_distance_probe(result: DistanceProbe) -> go.Figure:
+    """Rows are words through heads, columns distances; each cell names the first key."""
+    import plotly.graph_objects as go
+
+    n = len(result.components) * len(result.words)
+    rows = [
+        (f"{component} {shown(word)}", c * len(result.words) + w)
+        for w, word in enumerate(result.words)
+        for c, component in enumerate(result.components)
+    ][:ROWS_DRAWN]
+    lists = [
+        [result.lists.token_string[o * n + at] for o in range(len(result.offsets))]
+        for _, at in rows
+    ]
+    score = result.lists.score[:, 0].unflatten(0, (len(result.offsets), n)).T
+    heat = go.Heatmap(
+        z=rounded(score[[at for _, at in rows]]),
+        x=[str(offset) for offset in result.offsets],
+        y=[name for name, _ in rows],
+        text=[[shown(short(words[0])) for words in row] for row in lists],
+        customdata=[["<br>".join(map(shown, words)) for words in row] for row in lists],
+        texttemplate="%{text}",
+        textfont={"size": 11},
+        hovertemplate="%{y}, %{x} back<br>%{customdata}<br>first score %{z}<extra></extra>",
+        colorscale="RdBu",
+        zmid=0,
+        colorbar={"title": "score"},
+    )
+    title = f"Layer {result.layer} QK: the key each head prefers, by distance"
+    title += f" (first {len(rows)} of {n} rows)" if len(rows) < n else ""
+    drawn = laid_out(go.Figure(heat), title, height=170 + 26 * len(rows))
+    drawn.update_xaxes(title="distance from query back to key", type="category")
+    return drawn.update_yaxes(autorange="reversed", automargin=True)
+
+
+@figure.register(ScoreByDistance)
+def draw_score_by_distance(result: ScoreByDistance) -> go.Figure:
+    """One line per head; hover for the spread over word pairs."""
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    for c, component in enumerate(result.components):
+        drawn.add_scatter(
+            x=list(result.offsets),
+            y=rounded(result.mean[c]),
+            customdata=rounded(result.std[c]),
+            name=component,
+            mode="lines+markers",
+            marker={"size": 4},
+            line={"color": COLOURS[c % len(COLOURS)], "dash": ("solid", "dot", "dash")[c // 8 % 3]},
+            hovertemplate="%{x} back: %{y} (\u00b1 %{customdata} over pairs)",
+        )
+    n = len(result.words)
+    title = f"Layer {result.layer}: mean score of {n} \u00d7 {n} word pairs, by distance"
+    laid_out(drawn, title, height=420)
+    drawn.update_xaxes(title="distance from query back to key")
+    return drawn.update_yaxes(title="attention score")

@@ -58,7 +58,7 @@ def row(architecture: str) -> Row:
         return Row(architecture, "not bootable", remarks="its code is on a model hub")
     try:
         model = zoo_bridge(architecture)
-    except (ImportError, NotImplementedError, AttributeError, TypeError) as error:
+    except Exception as error:  # a configuration, an import, an adapter: none is ours
         return Row(architecture, "not bootable", remarks=_first_sentence(error))
     try:
         weights = tw.read_weights(model)
@@ -171,8 +171,7 @@ def summary(found: list[Row]) -> str:
 
 def markdown(found: list[Row]) -> str:
     """The counts and the table, as they stand in the README."""
-    head = "| architecture | outcome | processed | norm | positions | attention | certified | remarks |"
-    lines = [head, "|" + " --- |" * 8]
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     for r in sorted(found, key=lambda r: (ORDER.index(r.outcome), r.architecture.lower())):
         cells = (r.architecture, r.outcome, r.processed, r.norm, r.positions, r.attention,
                  r.quantities, r.remarks.replace("|", "\\|"))  # fmt: skip
@@ -182,6 +181,8 @@ def markdown(found: list[Row]) -> str:
     return f"{BEGIN}\n{summary(found)}\n\n{fold}{table}\n\n</details>\n{END}"
 
 
+COLUMNS = ("architecture", "outcome", "processed", "norm", "positions", "attention", "certified",
+           "remarks")  # fmt: skip
 ORDER = ["WRONG", "exact", "refused", "not bootable"]
 
 

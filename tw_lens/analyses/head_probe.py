@@ -92,8 +92,9 @@ def head_probe(
     `s n_q(q) R(offset) n_k(k)^T` of whole keys; with a soft-cap, the capped scores. OV, `exact`:
     the model's readout (logits) of `u = (N(w) A_V + a_V) W_O` alone (`reading="u"`) or of `x + u`
     (`reading="x+u"`, x the word as it enters the stream), per head and, with `head=None`, what the
-    whole layer adds for a word that attends to itself alone, `b_O` included (component "L5"). `published`: `n(w) W_Q W_K^T / sqrt(d_head) . n(W_E)^T` without query
-    and key biases; `ln_f(e + u + b_O) . W_E^T` with `u = n(w) W_V W_O + b_V W_O`.
+    whole layer adds for a word that attends to itself alone, `b_O` included (component "L5").
+    `published`: `n(w) W_Q W_K^T / sqrt(d_head) . n(W_E)^T` without query and key biases;
+    `ln_f(e + u + b_O) . W_E^T` with `u = n(w) W_V W_O + b_V W_O`.
 
     Args:
         weights: from `read_weights`.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any
 import torch
 
 from tests.models import QUERIES_AND_KEYS, as_bridge
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else every processor is looked for, six times over
 
 
 def architectures() -> list[str]:

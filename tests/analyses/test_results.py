@@ -12,6 +12,7 @@ import tw_lens as tw
 from tests.models import shared_bridge
 from tw_lens.analyses import Result
 from tw_lens.analyses.common_nouns import NOUNS
+from tw_lens.canonical import Weights
 from tw_lens.tokens import TokenStrings
 
 BAD = '<img src=x onerror="alert(1)">'
@@ -50,8 +51,10 @@ COLUMNS = {
         "left_0", "left_1", "left_2", "right_0", "right_1", "right_2",
     ],
     "NounList": ["token_index", "token_string"],
+    "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS],
+    "ScoreByDistance": ["component", "offset", "mean", "std"],
 }  # fmt: skip
-WITHOUT_WORDS = {"EmbeddingDistances"}
+WITHOUT_WORDS = {"EmbeddingDistances", "ScoreByDistance"}
 
 
 @lru_cache(maxsize=1)
@@ -74,8 +77,16 @@ def results() -> dict[str, Result]:
         tw.fit_map(weights, states, n_words=20),
         tw.head_ellipsoid(weights, layer=1, head=2, words=[5, 6]),
         tw.common_nouns(weights),
+        tw.distance_probe(weights, layer=1, words=[5, 6], offsets=[0]),
+        tw.score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
     ]
     return {type(result).__name__: result for result in made}
+
+
+def _rotating(tokens: TokenStrings) -> Weights:
+    """Weights with rotary positions, under the name of the others."""
+    weights = tw.read_weights(shared_bridge("llama"))
+    return replace(weights, tokens=tokens, model_name="tiny-gpt2")
 
 
 def every_subclass(cls: type) -> set[str]:

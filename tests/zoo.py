@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from tests.models import QUERIES_AND_KEYS, as_bridge
+from tw_lens.reading.parts import NATIVE
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else every processor is looked for, six times over
 
@@ -32,11 +33,11 @@ def architectures() -> list[str]:
     return list(SUPPORTED_ARCHITECTURES)
 
 
-def in_transformers(architecture: str) -> bool:
-    """Whether the architecture's code is in transformers (else it lies on a model hub)."""
+def at_hand(architecture: str) -> bool:
+    """Whether the architecture's code is in transformers or TransformerLens itself."""
     import transformers
 
-    return getattr(transformers, architecture, None) is not None
+    return architecture == NATIVE or getattr(transformers, architecture, None) is not None
 
 
 def tiny(architecture: str, seed: int = 0, **own: Any) -> Any:
@@ -52,7 +53,19 @@ def tiny(architecture: str, seed: int = 0, **own: Any) -> Any:
     config.architectures = [architecture]
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
-    model = cls._from_config(config).eval().float()
+    return _perturbed(cls._from_config(config).eval().float(), seed)
+
+
+def native(seed: int = 0, **own: Any) -> Any:
+    """A TransformerBridge around TransformerLens' own small model (`boot_native`)."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    settings = _settings()["native"] | {"seed": seed, "model_name": f"tiny-{NATIVE}"} | own
+    return _perturbed(TransformerBridge.boot_native(settings), seed)
+
+
+def _perturbed(model: Any, seed: int) -> Any:
+    """Gains and biases away from 1 and 0, attention far from uniform."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
@@ -64,6 +77,8 @@ def tiny(architecture: str, seed: int = 0, **own: Any) -> Any:
 
 def zoo_bridge(architecture: str, seed: int = 0, **own: Any) -> Any:
     """`tiny` behind a TransformerBridge; nothing is installed or fetched on the way."""
+    if architecture == NATIVE:
+        return native(seed, **own)
     from transformer_lens.model_bridge.sources.transformers import helpers
 
     ensure = helpers._ensure_torchvision

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import tw_lens as tw
-from tests.zoo import architectures, in_transformers, zoo_bridge
+from tests.zoo import architectures, at_hand, zoo_bridge
 from tw_lens.canonical import Block, Weights
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- architectures: begin -->", "<!-- architectures: end -->"
 PROMPT = list(range(3, 15))
 EXACT = 2e-5
+HUB, MOST = "its code is on a model hub", 90
 ALWAYS_SAID = {"rotary offset 0", "no position"}
 # Words travel through two stacks, and from one to the other by cross-attention.
 TWO_STACKS = "stack of blocks"
@@ -54,12 +55,13 @@ class Row:
 @cache
 def row(architecture: str) -> Row:
     """Boot an architecture, certify it raw and processed, and describe it."""
-    if not in_transformers(architecture):
-        return Row(architecture, "not bootable", remarks="its code is on a model hub")
+    if not at_hand(architecture):
+        elsewhere = "its module is the user's own" if "Pretrain" in architecture else HUB
+        return Row(architecture, "not bootable", remarks=elsewhere)
     try:
         model = zoo_bridge(architecture)
     except Exception as error:  # a configuration, an import, an adapter: none is ours
-        return Row(architecture, "not bootable", remarks=_first_sentence(error))
+        return Row(architecture, "not bootable", remarks=_reason(error))
     try:
         weights = tw.read_weights(model)
         certificate = _checked(model)
@@ -142,9 +144,11 @@ def _attention(weights: Weights) -> str:
     return ", ".join([heads, *(name for name, present in has.items() if present)])
 
 
-def _first_sentence(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "it needs a package for pictures"
     text = " ".join(str(error).split())
-    return "it needs torchvision" if "torchvision" in text else text.split(". ")[0][:80]
+    return text if len(text) <= MOST else text[:MOST].rsplit(" ", 1)[0] + " ..."
 
 
 def rows() -> list[Row]:
@@ -163,8 +167,9 @@ def summary(found: list[Row]) -> str:
         f"{sum(r.outcome == 'not bootable' for r in found)} cannot be booted from a configuration "
         f"alone. Of the {len(attending)} others with attention in one stack of blocks, "
         f"**{len(exact)} are exact** ({100 * len(exact) / len(attending):.0f} %) and "
-        f"{len(attending) - len(exact)} refused by name; refused are also {n['two stacks']} "
-        f"encoder-decoders, {without} without attention and {n['no words']} without words. Wrong: "
+        f"{len(attending) - len(exact)} refused by name. Refused are also {n['two stacks']} with "
+        f"two stacks (encoder-decoders), {without} without attention that TransformerLens hooks, "
+        f"and {n['no words']} of pictures or sound, without words. Wrong: "
         f"{sum('WRONG' in (r.outcome, r.processed) for r in found)}."
     )
 

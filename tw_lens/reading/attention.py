@@ -11,6 +11,8 @@ from tw_lens.canonical import Block, Gate, Norm, Scoring, Writing
 from tw_lens.reading.latent import is_latent, read_latent
 from tw_lens.reading.norms import read_head_norm, read_norm
 from tw_lens.reading.parts import (
+    NATIVE,
+    architecture_of,
     attention_of,
     behind,
     bound,
@@ -80,7 +82,8 @@ def read_scoring(model: Any, layer: int, n_heads: int, n_kv_heads: int, d_head: 
     module = behind(attention)
     where = f"blocks.{layer}.attn"
     softcap = getattr(module, "attn_logit_softcapping", None)
-    if module is None and (getattr(model.cfg, "attn_scores_soft_cap", 0) or 0) > 0:
+    ours = module is None or architecture_of(model) == NATIVE
+    if ours and (getattr(model.cfg, "attn_scores_soft_cap", 0) or 0) > 0:
         softcap = model.cfg.attn_scores_soft_cap
     sinks = getattr(module, "sinks", None)
     return Scoring(
@@ -136,6 +139,8 @@ def attention_scale(model: Any, layer: int, d_head: int) -> float:
     module = behind(attention)
     if module is None:  # HookedTransformer divides by attn_scale
         return 1.0 / float(attention.attn_scale)
+    if architecture_of(model) == NATIVE:  # and so does its successor
+        return 1.0 / float(module.scale)
     configured_scale = float(getattr(cfg, "attn_scale", None) or -1.0)
     neo = getattr(module, "attention_type", None) in ("global", "local")
     scale = 1.0 if neo else None

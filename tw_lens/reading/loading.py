@@ -75,13 +75,13 @@ def _boot(folder: Path, *, name: str, gguf_file: str | None) -> Any:
     """A saved model as a bridge, float32, on the CPU."""
     import torch
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf_file)
-        hf_model = AutoModelForCausalLM.from_pretrained(
+        hf_model = _kind_of_model(folder, gguf_file).from_pretrained(
             str(folder), gguf_file=gguf_file, dtype=torch.float32
         )
     except (OSError, ValueError, ImportError) as error:
@@ -89,6 +89,22 @@ def _boot(folder: Path, *, name: str, gguf_file: str | None) -> Any:
     return TransformerBridge.boot_transformers(
         name, hf_model=hf_model, tokenizer=tokenizer, device="cpu"
     )
+
+
+def _kind_of_model(folder: Path, gguf_file: str | None) -> Any:
+    """Masked language model for an encoder's checkpoint, bare or with its head; else causal."""
+    from transformers import (
+        MODEL_FOR_MASKED_LM_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+    )
+
+    config = AutoConfig.from_pretrained(str(folder), gguf_file=gguf_file)
+    named = getattr(config, "architectures", None) or []
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not causal
+    return AutoModelForMaskedLM if encoder else AutoModelForCausalLM
 
 
 def _from_hub(name: str) -> Any:

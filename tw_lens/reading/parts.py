@@ -54,6 +54,7 @@ POST_NORM = {
     "BertModel",
     "RobertaForMaskedLM",
 }
+NATIVE = "TransformerLensNative"  # boot_native: the bridge's own successor of HookedTransformer
 STILL_POSSIBLE = "TransformerLens' own hooks and caches still work on it."
 
 

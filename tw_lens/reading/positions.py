@@ -47,6 +47,13 @@ def read_rotary(model: Any, layer: int) -> Rotary | None:
             return cos, sin
 
         return Rotary(tables=_floats(stored), interleaved=True)
+    own = getattr(module, "rotary", None)  # TransformerLens' native model
+    if isinstance(getattr(own, "cos_cached", None), Tensor):
+
+        def cached(n: int) -> tuple[Tensor, Tensor]:
+            return own.cos_cached[:n], own.sin_cached[:n]
+
+        return _rotary(cached, adjacent=True)
     rotary_emb = _rotary_module(model, attention)
     if rotary_emb is None:
         raise refuse(

@@ -109,10 +109,10 @@ def _require_readable(model: Any) -> None:
         )
     if getattr(model, "blocks", None) is None:
         parts = [name for name, _ in model.named_children() if name.endswith("blocks")]
+        crossed = any("decoder" in part for part in parts)
+        more = ": an encoder and a decoder exchange words through cross-attention" * crossed
         raise refuse(
-            model,
-            f"it has no single stack of blocks ({', '.join(parts) or 'none at all'}): an encoder "
-            "and a decoder exchange words through cross-attention",
+            model, f"it has no single stack of blocks ({', '.join(parts) or 'none at all'}){more}"
         )
     if getattr(model, "embed", None) is None:
         raise refuse(model, "it has no embed: there are no words to read")

@@ -11,6 +11,7 @@ from tw_lens.analyses.result import Result
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 
+SAID = ("centred", "normalised stream", "stream read as it is")
 SETTINGS = ("original", "centered", "scaled", "centered_scaled")
 
 
@@ -49,7 +50,7 @@ class EmbeddingDistances(Result):
 def embedding_distances(weights: Weights) -> EmbeddingDistances:
     """How far normalising moves the word embeddings.
 
-    Row-wise L2 distance and `1 - cos` between `N(E)` (first layer's norm, no gain or bias) and
+    Row-wise L2 distance and `1 - cos` between `N(E)` (the first attention's norm, no gain or bias) and
     `E` ("original"), `E - mean over the vocabulary` ("centered"), `E sqrt(d) / mean |e|`
     ("scaled"), and both ("centered_scaled").
 
@@ -65,7 +66,7 @@ def embedding_distances(weights: Weights) -> EmbeddingDistances:
 
     Source: arXiv 2309.07315, section 4.1.
     """
-    norm = weights.block(0).norm
+    norm = weights.block(weights.attention_layers[0]).norm
     E = torch.cat(list(weights.vocabulary.rows()))
     on_sphere = norm.sphere(E)
     centred = E - E.mean(0)
@@ -85,5 +86,5 @@ def embedding_distances(weights: Weights) -> EmbeddingDistances:
                 name, float(l2.mean()), float(l2.std()), float(cosine.mean()), float(cosine.std())
             )
         )
-    caveats = tuple(c for c in weights.caveats if c.name == "centred")
+    caveats = tuple(c for c in weights.caveats if c.name in SAID)
     return EmbeddingDistances(weights.model_name, tuple(settings), caveats)

@@ -18,6 +18,7 @@ from tw_lens.analyses.result import (
     Convention,
     Result,
     WordLists,
+    at_distance,
     require_choice,
     require_offset,
     require_positive,
@@ -158,7 +159,7 @@ def head_probe(
         dropped=tuple(dropped),
         lists=word_lists(found, weights.tokens),
         norm=norm,
-        caveats=weights.caveats,
+        caveats=at_distance(weights.caveats, offset, circuit),
     )
 
 

@@ -16,6 +16,7 @@ from tw_lens.analyses.result import (
     Convention,
     Result,
     WordLists,
+    at_distance,
     require_choice,
     require_offset,
     require_positive,
@@ -168,7 +169,7 @@ def head_spectrum(
         singular_values=svd.S,
         left=word_lists(left_words, weights.tokens),
         right=word_lists(right_words, weights.tokens),
-        caveats=weights.caveats,
+        caveats=at_distance(weights.caveats, offset, circuit),
     )
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.head_probe import exact_keys
-from tw_lens.analyses.result import Result, WordLists, require_positive, word_lists
+from tw_lens.analyses.result import Result, WordLists, at_distance, require_positive, word_lists
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import Neighbours
@@ -147,7 +147,7 @@ def distance_probe(
         words=tuple(weights.tokens.strings(index)),
         dropped=tuple(dropped),
         lists=word_lists(found, weights.tokens),
-        caveats=weights.caveats,
+        caveats=at_distance(weights.caveats, max(distances), "QK"),
     )
 
 
@@ -213,7 +213,7 @@ def score_by_distance(
         dropped=tuple(dropped),
         mean=torch.stack(means, dim=-1),
         std=torch.stack(stds, dim=-1),
-        caveats=weights.caveats,
+        caveats=at_distance(weights.caveats, max(distances), "QK"),
     )
 
 

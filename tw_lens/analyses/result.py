@@ -102,6 +102,13 @@ def require_positive(name: str, given: int) -> None:
         raise ValueError(f"{name}={given} is no count: give at least 1.")
 
 
+def at_distance(caveats: tuple[Caveat, ...], offset: int, circuit: Circuit) -> tuple[Caveat, ...]:
+    """A model's caveats for one reading: the distance is no caveat where it is given or unused."""
+    if offset == 0 and circuit == "QK":
+        return caveats
+    return tuple(caveat for caveat in caveats if caveat.name != "rotary offset 0")
+
+
 def require_offset(offset: int, circuit: str, convention: str) -> None:
     """Refuse a distance where it has no meaning.
 

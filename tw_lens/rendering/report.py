@@ -57,7 +57,7 @@ def report(
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
         path: the page; its folder must exist.
         prompt: a text or token ids.
-        layers: which blocks; first, middle and last by default.
+        layers: which blocks; first, middle and last with attention by default.
         method: the map of the walk, "pca" or "umap".
         words: words to probe (single tokens or ids); common nouns by default.
         progress: called with a sentence at each step.
@@ -131,7 +131,8 @@ def rendered(page: Page) -> str:
 
 def _chosen_layers(weights: Weights, layers: Sequence[int] | None) -> list[int]:
     if layers is None:
-        return sorted({0, weights.n_layers // 2, weights.n_layers - 1})
+        attending = weights.attention_layers
+        return list(dict.fromkeys(attending[at] for at in (0, len(attending) // 2, -1)))
     if not list(layers):
         raise ValueError("layers is empty: name at least one block, or leave it out.")
     for layer in layers:

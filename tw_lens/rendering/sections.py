@@ -178,7 +178,7 @@ def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel
             "The update each head writes for a word, and the sum over the heads (last column), "
             "read by the model's own final norm and unembedding. Colour is the logit.",
             embedded(writes),
-            caveats=_without_rotary(writes.caveats),
+            caveats=writes.caveats,
         ),
     )
 
@@ -195,7 +195,7 @@ def _spectrum_panel(circuit: str, spectrum: HeadSpectrum) -> Panel:
         "neighbouring strengths are nearly equal, their words may mix.",
         embedded(spectrum),
         heads=tuple(_head_words(spectrum, h) for h in range(len(spectrum.heads))),
-        caveats=spectrum.caveats if circuit == "QK" else _without_rotary(spectrum.caveats),
+        caveats=spectrum.caveats,
     )
 
 
@@ -244,11 +244,6 @@ def _bias_panel(weights: Weights, layer: int) -> Panel:
         embedded(result),
         caveats=result.caveats,
     )
-
-
-def _without_rotary(caveats: tuple[Caveat, ...]) -> tuple[Caveat, ...]:
-    """OV does not rotate: the caveat of W_QK does not apply to it."""
-    return tuple(caveat for caveat in caveats if caveat.name != "rotary offset 0")
 
 
 def _fragment(widget: Any) -> Markup:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 import tw_lens as tw
 from tests.zoo import zoo_bridge
@@ -20,11 +19,11 @@ def test_layers_keep_their_numbers(hybrid):
     layer = weights.attention_layers[0]
     assert weights.block(layer).layer == layer
     assert tw.head_spectrum(weights, layer=layer, n=1).to_dataframe().component[0] == f"L{layer}H0"
-    with pytest.raises(tw.UnsupportedModel, match="layer 0 has no attention. The layers with"):
+    with pytest.raises(tw.UnsupportedModel, match=r"layer 0 has no attention\. The layers with"):
         weights.block(0)
 
 
 def test_readings_that_need_no_layer_take_the_first_that_attends(hybrid, tmp_path: Path):
     assert len(tw.embedding_distances(tw.read_weights(hybrid)).settings) == 4
-    page = tw.report(hybrid, tmp_path / "page.html", prompt=torch.arange(3, 11))
+    page = tw.report(hybrid, tmp_path / "page.html", prompt=list(range(3, 11)))
     assert "Layer 1" in page.read_text() and "Layer 0:" not in page.read_text()

@@ -50,8 +50,8 @@ class EmbeddingDistances(Result):
 def embedding_distances(weights: Weights) -> EmbeddingDistances:
     """How far normalising moves the word embeddings.
 
-    Row-wise L2 distance and `1 - cos` between `N(E)` (the first attention's norm, no gain or bias) and
-    `E` ("original"), `E - mean over the vocabulary` ("centered"), `E sqrt(d) / mean |e|`
+    Row-wise L2 distance and `1 - cos` between `N(E)` (the first attention's norm, no gain or bias)
+    and `E` ("original"), `E - mean over the vocabulary` ("centered"), `E sqrt(d) / mean |e|`
     ("scaled"), and both ("centered_scaled").
 
     Args:

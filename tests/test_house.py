@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "reading": GROUND | {"canonical", "reading"},
     "analyses": GROUND | {"canonical", "geometry", "analyses"},
     "rendering": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering"},
-    "cli": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering", "cli"},
+    "terminal": GROUND | {"rendering", "terminal"},
+    "cli": GROUND | {"canonical", "reading", "analyses", "rendering", "terminal", "cli"},
     "__init__": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering"},
 }
 

@@ -4,7 +4,7 @@
 2. `check(model, prompt)`: the certificate that this form computes what the model computes.
 3. `embedding_distances`, `token_norms`: the words on the sphere.
 4. `head_probe`, `head_spectrum`, `bias_directions`, `head_ellipsoid`, `distance_probe`,
-   `score_by_distance`: the heads as maps of it.
+   `score_by_distance`: the heads as maps of it; `head_atlas`: all of them in one table.
 5. `read_states(model, prompt)`: a prompt's residual stream.
 6. `trajectory`, `fit_map`, `attention_pattern`: the words travelling.
 7. `report(model, path, prompt=..., layers=[...])`: all of it on one page.
@@ -17,6 +17,7 @@ from tw_lens.analyses import (
     distance_probe,
     embedding_distances,
     fit_map,
+    head_atlas,
     head_ellipsoid,
     head_probe,
     head_spectrum,
@@ -40,6 +41,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "common_nouns",
     "head_probe",
     "head_spectrum",
+    "head_atlas",
     "bias_directions",
     "distance_probe",
     "score_by_distance",

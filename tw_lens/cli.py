@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from tw_lens.errors import Caveat
+from tw_lens.terminal import progress, refusals, shown
 
 PROMPT = "To kill two birds with one stone"
-FAILED, REFUSED = 1, 2
+FAILED = 1
 
 app = typer.Typer(
     name="tw-lens",
@@ -56,7 +50,7 @@ def report(
     method: Annotated[Literal["pca", "umap"], typer.Option("--map", help="The drawing.")] = "pca",
 ) -> None:
     """Everything for chosen layers and a prompt, on one page that opens offline."""
-    with _refusals(), _progress() as say:
+    with refusals(), progress() as say:
         from tw_lens.rendering import report as write_report
         from tw_lens.rendering import require_writable
 
@@ -79,15 +73,15 @@ def check(
     latex: Latex = None,
 ) -> None:
     """The certificate: does the canonical form compute what the model computes?"""
-    with _refusals():
-        with _progress() as say:
+    with refusals():
+        with progress() as say:
             from tw_lens.reading import check as certify
 
             loaded = _load(model, say)
             say("Certifying")
             certificate = certify(loaded, prompt)
         table = certificate.to_dataframe()
-        _show(table, repr(certificate), certificate.caveats, (csv, json, parquet, latex))
+        shown(table, repr(certificate), certificate.caveats, (csv, json, parquet, latex))
     if not certificate.passed:
         raise typer.Exit(FAILED)
 
@@ -105,8 +99,8 @@ def norms(
     latex: Latex = None,
 ) -> None:
     """The loudest and the quietest tokens under the final norm."""
-    with _refusals():
-        with _progress() as say:
+    with refusals():
+        with progress() as say:
             import pandas as pd
 
             from tw_lens.analyses import token_norms
@@ -115,7 +109,7 @@ def norms(
             say("Scoring every token")
             result = token_norms(weights, scale=scale, bias=bias, convention=convention)
             table = pd.concat([result.top(k), result.bottom(k)])
-        _show(table, repr(result), result.caveats, (csv, json, parquet, latex))
+        shown(table, repr(result), result.caveats, (csv, json, parquet, latex))
 
 
 @app.command()
@@ -137,8 +131,8 @@ def probe(
     latex: Latex = None,
 ) -> None:
     """Words probed through the heads of a layer."""
-    with _refusals():
-        with _progress() as say:
+    with refusals():
+        with progress() as say:
             from tw_lens.analyses import common_nouns, head_probe
 
             weights = _weights(model, say)
@@ -153,7 +147,7 @@ def probe(
                 head=head,
                 offset=offset,
             )
-        _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+        shown(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
 
 
 @app.command()
@@ -172,8 +166,8 @@ def spectrum(
     latex: Latex = None,
 ) -> None:
     """Singular directions of the heads of a layer, both sides as words."""
-    with _refusals():
-        with _progress() as say:
+    with refusals():
+        with progress() as say:
             from tw_lens.analyses import head_spectrum
 
             weights = _weights(model, say)
@@ -188,7 +182,28 @@ def spectrum(
                 head=head,
                 offset=offset,
             )
-        _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+        shown(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+
+
+@app.command()
+def atlas(
+    model: Model = None,
+    layers: Annotated[str, typer.Option(help="Blocks, as 0,5,11 (default: all).")] = "",
+    n: Annotated[int, typer.Option("-n", help="Leading directions per head.")] = 1,
+    k: K = 5,
+    csv: Csv = None,
+    json: Json = None,
+    parquet: Parquet = None,
+    latex: Latex = None,
+) -> None:
+    """Every head of a model: what W_QK and W_OV connect, both sides as words."""
+    with refusals():
+        with progress() as say:
+            from tw_lens.analyses import head_atlas
+
+            weights = _weights(model, say)
+            result = head_atlas(weights, layers=_layers(layers), n=n, k=k, progress=say)
+        shown(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
 
 
 @app.command()
@@ -201,40 +216,15 @@ def trajectory(
     latex: Latex = None,
 ) -> None:
     """The path of every position of a prompt: norms, angles, and what each state reads as."""
-    with _refusals():
-        with _progress() as say:
+    with refusals():
+        with progress() as say:
             from tw_lens.analyses import trajectory as travel
             from tw_lens.reading import read_states, read_weights
 
             loaded = _load(model, say)
             say("Travelling")
             result = travel(read_weights(loaded), read_states(loaded, prompt))
-        _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
-
-
-def _show(
-    table: pd.DataFrame,
-    headline: str,
-    caveats: tuple[Caveat, ...],
-    files: tuple[Path | None, ...],
-) -> None:
-    """Write the table to the files asked for, or print it."""
-    from rich.console import Console
-
-    from tw_lens.rendering import rich_table, save_table
-
-    written = [(suffix, path) for suffix, path in zip(FORMATS, files, strict=True) if path]
-    for suffix, path in written:
-        save_table(table, path, format=suffix, caption=headline)
-        typer.echo(f"Written: {path}")
-    if not written:
-        console = Console()
-        console.print(rich_table(table, headline))
-        for caveat in caveats:
-            console.print(f"Caveat, {caveat}", markup=False, highlight=False)
-
-
-FORMATS = ("csv", "json", "parquet", "latex")
+        shown(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
 
 
 def _weights(model: str | None, say: Any) -> Any:
@@ -257,33 +247,6 @@ def _layers(text: str) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--layers {text!r}: numbers with commas fit, as in 0,5,11.") from None
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A line that tells what is going on, on the terminal only."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Starting")
-
-        def say(step: str) -> None:
-            progress.update(task, description=step)
-
-        yield say
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Errors that name what was given and what fits, as one sentence and an exit code of 2."""
-    try:
-        yield
-    except (ValueError, IndexError, OSError, TypeError) as error:
-        typer.echo(f"tw-lens: {error}", err=True)
-        sys.exit(REFUSED)
 
 
 if __name__ == "__main__":

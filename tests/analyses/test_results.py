@@ -51,6 +51,10 @@ COLUMNS = {
         "left_0", "left_1", "left_2", "right_0", "right_1", "right_2",
     ],
     "NounList": ["token_index", "token_string"],
+    "HeadAtlas": [
+        "layer", "head", "component", "circuit", "direction", "singular_value", "share",
+        "left_words", "right_words",
+    ],
     "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS],
     "ScoreByDistance": ["component", "offset", "mean", "std"],
 }  # fmt: skip
@@ -77,6 +81,7 @@ def results() -> dict[str, Result]:
         tw.fit_map(weights, states, n_words=20),
         tw.head_ellipsoid(weights, layer=1, head=2, words=[5, 6]),
         tw.common_nouns(weights),
+        tw.head_atlas(weights, n=2),
         tw.distance_probe(weights, layer=1, words=[5, 6], offsets=[0]),
         tw.score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
     ]

@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import tw_lens as tw
-from tw_lens.canonical import Block, Norm, Readout, Vocabulary, Weights
+from tw_lens.canonical import Block, Norm, Readout, Scoring, Vocabulary, Weights, Writing
 from tw_lens.tokens import TokenStrings
 
 D, HEADS, D_HEAD, V = 768, 12, 64, 50257
@@ -33,14 +33,15 @@ def random_weights() -> Weights:
 
     norm = Norm(gain=1 + normal(D), bias=normal(D), eps=1e-5, centred=True)
     block = Block(
-        layer=0, norm=norm, b_O=normal(D), scale=D_HEAD**-0.5, rotary=None, window=None,
+        layer=0, norm=norm, b_O=normal(D), scoring=Scoring(scale=D_HEAD**-0.5), writing=Writing(),
         W_Q=normal(HEADS, D, D_HEAD), W_K=normal(HEADS, D, D_HEAD), W_V=normal(HEADS, D, D_HEAD),
         W_O=normal(HEADS, D_HEAD, D), b_Q=normal(HEADS, D_HEAD), b_K=normal(HEADS, D_HEAD),
         b_V=normal(HEADS, D_HEAD), centred_stream=True,
     )  # fmt: skip
     W_E = normal(V, D)
     return Weights(
-        model_name="random", architecture="random", n_layers=1, n_heads=HEADS, n_kv_heads=HEADS,
+        model_name="random", architecture="random", n_layers=1, attention_layers=(0,),
+        n_heads=HEADS, n_kv_heads=HEADS,
         d_model=D, d_head=D_HEAD, vocabulary=Vocabulary(W_E=W_E, scale=1.0),
         readout=Readout(norm=norm, W_U=W_E.T, b_U=torch.zeros(V)), tokens=TokenStrings(None, V),
         processed=(), caveats=(), read_block=lambda layer: block,

@@ -25,6 +25,7 @@ def every_result():
         tw.head_probe(weights, layer=0, words=words, circuit="OV"),
         tw.head_spectrum(weights, layer=1, circuit="OV", n=3),
         tw.bias_directions(weights, layer=1),
+        tw.head_atlas(weights, n=2),
         tw.head_ellipsoid(weights, layer=1, head=0, words=words),
         tw.attention_pattern(weights, states, layer=0),
         tw.trajectory(weights, states),

@@ -6,6 +6,7 @@ from tw_lens.analyses.chart import Chart, fit_map
 from tw_lens.analyses.common_nouns import NounList, common_nouns
 from tw_lens.analyses.ellipsoid import Ellipsoid, head_ellipsoid
 from tw_lens.analyses.embedding_distances import EmbeddingDistances, embedding_distances
+from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
 from tw_lens.analyses.head_probe import HeadProbe, head_probe
 from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum, head_svd
 from tw_lens.analyses.qk_distance import (
@@ -25,6 +26,7 @@ __all__ = [
     "DistanceProbe",
     "Ellipsoid",
     "EmbeddingDistances",
+    "HeadAtlas",
     "HeadProbe",
     "HeadSpectrum",
     "NounList",
@@ -40,6 +42,7 @@ __all__ = [
     "embedding_distances",
     "figure",
     "fit_map",
+    "head_atlas",
     "head_ellipsoid",
     "head_probe",
     "head_spectrum",

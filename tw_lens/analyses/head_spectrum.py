@@ -22,7 +22,7 @@ from tw_lens.analyses.result import (
     require_positive,
     word_lists,
 )
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Block, Norm, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import (
     FactoredSVD,
@@ -157,7 +157,7 @@ def head_spectrum(
     left, right = svd.left[..., :n].mT.flatten(0, 1), svd.right[..., :n].mT.flatten(0, 1)
     if convention == "published" and circuit == "QK":
         left = left * svd.S[:, :n].flatten()[:, None]
-    left_words, right_words = _signed_words(weights, block, circuit, convention, left, right, k)
+    left_words, right_words = signed_words(weights, block.norm, circuit, convention, left, right, k)
     return HeadSpectrum(
         model_name=weights.model_name,
         layer=layer,
@@ -193,18 +193,21 @@ def head_svd(
     return factored_svd(V, (block.A_O if exact else block.W_O)[heads].mT)
 
 
-def _signed_words(
+def signed_words(
     weights: Weights,
-    block: Block,
+    norm: Norm,
     circuit: Circuit,
     convention: Convention,
     left: Float[Tensor, "directions d_model"],
     right: Float[Tensor, "directions d_model"],
     k: int,
 ) -> tuple[Neighbours, Neighbours]:
-    """The words of both sides, each pair's sign chosen by the right-hand vocabulary."""
+    """The words of both sides, each pair's sign chosen by the right-hand vocabulary.
+
+    `norm` is the one that the heads of these directions read through.
+    """
     vocabulary, exact = weights.vocabulary, convention == "exact"
-    points = vocabulary.on_sphere(block.norm) if exact else vocabulary.on_ellipsoid(block.norm)
+    points = vocabulary.on_sphere(norm) if exact else vocabulary.on_ellipsoid(norm)
     if circuit == "QK":  # one vocabulary for both sides: one pass over it
         both = nearest_of_both_signs(torch.cat([left, right]), points, k)
         (left_along, right_along), (left_against, right_against) = (

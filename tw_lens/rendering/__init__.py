@@ -1,6 +1,7 @@
 """Rendering: results to figures, widgets, tables and the page."""
 
 from tw_lens.rendering import (  # noqa: F401 - they register themselves
+    figures_atlas,
     figures_distance,
     figures_heads,
     figures_paths,

@@ -1,0 +1,65 @@
+"""The atlas says of every head what its spectrum says, and passes over the vocabulary only once."""
+
+import pytest
+import torch
+
+import tw_lens as tw
+from tests.models import shared_bridge
+from tests.zoo import zoo_bridge
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma"])
+def test_every_row_is_the_head_spectrums(architecture: str):
+    weights = tw.read_weights(shared_bridge(architecture))
+    table = tw.head_atlas(weights, n=2, k=3).to_dataframe()
+    assert len(table) == weights.n_layers * weights.n_heads * 2 * 2
+    for (layer, circuit), rows in table.groupby(["layer", "circuit"], sort=False):
+        spectrum = tw.head_spectrum(weights, layer=layer, circuit=circuit, n=2, k=3)
+        S = spectrum.singular_values
+        assert rows.singular_value.tolist() == pytest.approx(S[:, :2].flatten().tolist())
+        assert rows.share.tolist() == pytest.approx((S / S.sum(-1, True))[:, :2].flatten().tolist())
+        for lists, column in ((spectrum.left, "left_words"), (spectrum.right, "right_words")):
+            assert rows[column].tolist() == [" ".join(words) for words in lists.token_string]
+
+
+def test_layers_with_norms_of_their_own_kind_are_kept_apart():
+    """OpenAI GPT reads its stream without a norm in the first layer and through one behind it."""
+    weights = tw.read_weights(zoo_bridge("Exaone4ForCausalLM"))
+    atlas = tw.head_atlas(weights, layers=[2, 0], n=1, k=2)
+    assert [entry[0] for entry in atlas.entries[:: 2 * weights.n_heads]] == [2, 0]
+    for layer in (0, 2):
+        expected = tw.head_spectrum(weights, layer=layer, circuit="QK", n=1, k=2)
+        mine = [i for i, (at, _, c, _) in enumerate(atlas.entries) if (at, c) == (layer, "QK")]
+        assert torch.equal(atlas.left.token_index[mine], expected.left.token_index)
+        assert torch.allclose(atlas.right.score[mine], expected.right.score)
+
+
+def test_hybrids_show_only_layers_that_attend():
+    weights = tw.read_weights(zoo_bridge("Qwen3NextForCausalLM"))
+    assert {entry[0] for entry in tw.head_atlas(weights, n=1).entries} == set(
+        weights.attention_layers
+    )
+
+
+def test_one_pass_over_the_vocabulary_per_side(monkeypatch):
+    weights = tw.read_weights(shared_bridge("gpt2"))
+    passes = []
+    cls = type(weights.vocabulary)
+    rows = cls.rows
+    monkeypatch.setattr(cls, "rows", lambda self: passes.append(1) or rows(self))
+    tw.head_atlas(weights, n=1)
+    assert len(passes) == 2  # QK's words, OV's read side; what is written passes over W_U
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "sentence"),
+    [
+        ({"layers": []}, ValueError, "layers is empty"),
+        ({"layers": [99]}, IndexError, "layer 99"),
+        ({"n": 0}, ValueError, "n=0"),
+        ({"k": 0}, ValueError, "k=0"),
+    ],
+)
+def test_bad_input(given, error, sentence):
+    with pytest.raises(error, match=sentence):
+        tw.head_atlas(tw.read_weights(shared_bridge("gpt2")), **given)

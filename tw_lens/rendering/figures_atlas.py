@@ -1,0 +1,59 @@
+"""The picture of all heads of a model at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tw_lens.analyses import HeadAtlas, figure
+from tw_lens.rendering.style import laid_out, shown
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+CIRCUITS = ("QK", "OV")
+
+
+@figure.register(HeadAtlas)
+def draw_head_atlas(result: HeadAtlas) -> go.Figure:
+    """Layer by head, the share of the leading direction; hover for its words on both sides."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    layers = sorted({layer for layer, *_ in result.entries})
+    heads = range(1 + max(head for _, head, *_ in result.entries))
+    drawn = make_subplots(1, 2, subplot_titles=[f"W_{c}" for c in CIRCUITS], shared_yaxes=True)
+    most = 100 * float(result.share.max())
+    at = {(layer, head, circuit): i for i, (layer, head, circuit, d) in enumerate(result.entries)
+          if d == 0}  # fmt: skip
+    for column, circuit in enumerate(CIRCUITS, start=1):
+        places = [[at.get((layer, head, circuit)) for head in heads] for layer in layers]
+        drawn.add_trace(
+            go.Heatmap(
+                z=[[_percent(result, i) for i in row] for row in places],
+                x=[f"H{head}" for head in heads],
+                y=[f"L{layer}" for layer in layers],
+                customdata=[[_sides(result, i) for i in row] for row in places],
+                hovertemplate="%{y}%{x} " + circuit + ": %{z} %<br>%{customdata}<extra></extra>",
+                colorscale="Viridis",
+                zmin=0,
+                zmax=most,
+                colorbar={"title": "% of the<br>spectrum"},
+                showscale=column == 2,
+            ),
+            row=1,
+            col=column,
+        )
+    laid_out(drawn, "Share of each head's leading direction", height=190 + 18 * len(layers))
+    drawn.update_yaxes(autorange="reversed")
+    return drawn
+
+
+def _percent(result: HeadAtlas, at: int | None) -> float | None:
+    return None if at is None else round(100 * float(result.share[at]), 2)
+
+
+def _sides(result: HeadAtlas, at: int | None) -> str:
+    if at is None:
+        return ""
+    left, right = result.left.token_string[at], result.right.token_string[at]
+    return f"{' '.join(map(shown, left))}<br>\u2192 {' '.join(map(shown, right))}"

@@ -1,8 +1,9 @@
 """How far from the bare matrix products are we, and how far ahead of the obvious way?
 
-One block of GPT-2-small's shape with random weights (d 768, 12 heads of 64, 50257 tokens). One
-run prints one markdown table, ratios first: `python tests/benchmarks/bench_spectra.py`. Best of
-three. Memory: what the peak of the process rises by, each call in a process of its own.
+GPT-2-small's shape with random weights (d 768, 12 heads of 64, 50257 tokens): one block, or all 12
+for the atlas. One run prints one markdown table, ratios first:
+`python tests/benchmarks/bench_spectra.py`. Best of three. Memory: what the peak of the process
+rises by, each call in a process of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,8 +23,8 @@ import tw_lens as tw
 from tw_lens.canonical import Block, Norm, Readout, Scoring, Vocabulary, Weights, Writing
 from tw_lens.tokens import TokenStrings
 
-D, HEADS, D_HEAD, V = 768, 12, 64, 50257
-DIRECTIONS, K, WORDS = 20, 5, 100
+D, HEADS, D_HEAD, V, LAYERS = 768, 12, 64, 50257, 12
+DIRECTIONS, K, WORDS, OF_EVERY_HEAD = 20, 5, 100, 3
 
 
 def random_weights() -> Weights:
@@ -40,11 +42,11 @@ def random_weights() -> Weights:
     )  # fmt: skip
     W_E = normal(V, D)
     return Weights(
-        model_name="random", architecture="random", n_layers=1, attention_layers=(0,),
+        model_name="random", architecture="random", n_layers=LAYERS, attention_layers=tuple(range(LAYERS)),
         n_heads=HEADS, n_kv_heads=HEADS,
         d_model=D, d_head=D_HEAD, vocabulary=Vocabulary(W_E=W_E, scale=1.0),
         readout=Readout(norm=norm, W_U=W_E.T, b_U=torch.zeros(V)), tokens=TokenStrings(None, V),
-        processed=(), caveats=(), read_block=lambda layer: block,
+        processed=(), caveats=(), read_block=lambda layer: replace(block, layer=layer),
     )  # fmt: skip
 
 
@@ -95,10 +97,23 @@ def one_head(weights: Weights) -> None:
     head_spectra(weights, head=0)
 
 
+def atlas(weights: Weights) -> None:
+    tw.head_atlas(weights, n=OF_EVERY_HEAD, k=K)
+
+
+def bare_atlas(weights: Weights) -> None:
+    """Both sides of both circuits of every head against every word."""
+    queries = torch.ones(LAYERS * HEADS * OF_EVERY_HEAD, D)
+    for _ in range(4):
+        for chunk in weights.vocabulary.W_E.split(8192):
+            queries @ chunk.T
+
+
 CALLS: dict[str, Callable[[Weights], None]] = {
     call.__name__: call
     for call in (
         head_spectra, bare_spectra, one_head, naive_spectra, head_probe, bare_probe, naive_probe,
+        atlas, bare_atlas,
     )
 }  # fmt: skip
 ROWS = [
@@ -106,6 +121,7 @@ ROWS = [
     ("head_spectrum QK+OV, 1 head, beside dense SVD + argsort", "one_head", "naive_spectra"),
     ("head_probe QK, 100 words, beside the bare product", "head_probe", "bare_probe"),
     ("head_probe QK, 100 words, beside dense + argsort", "head_probe", "naive_probe"),
+    ("head_atlas, 12 layers of 12 heads, beside the bare products", "atlas", "bare_atlas"),
 ]
 
 

@@ -42,8 +42,8 @@ def random_weights() -> Weights:
     )  # fmt: skip
     W_E = normal(V, D)
     return Weights(
-        model_name="random", architecture="random", n_layers=LAYERS, attention_layers=tuple(range(LAYERS)),
-        n_heads=HEADS, n_kv_heads=HEADS,
+        model_name="random", architecture="random", n_layers=LAYERS,
+        attention_layers=tuple(range(LAYERS)), n_heads=HEADS, n_kv_heads=HEADS,
         d_model=D, d_head=D_HEAD, vocabulary=Vocabulary(W_E=W_E, scale=1.0),
         readout=Readout(norm=norm, W_U=W_E.T, b_U=torch.zeros(V)), tokens=TokenStrings(None, V),
         processed=(), caveats=(), read_block=lambda layer: replace(block, layer=layer),

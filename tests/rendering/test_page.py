@@ -2,9 +2,7 @@
 
 import json
 import re
-import shutil
 from io import StringIO
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,7 +15,6 @@ from tw_lens.rendering.tables import rich_table, save_table
 from tw_lens.rendering.widgets import circuitsvis_script
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +29,7 @@ def test_page_is_self_contained_and_certified(page):
     assert outside == []
     assert "passed, largest relative error" in text
     assert text.count(circuitsvis_script()) == text.count(get_plotlyjs()) == 1
-    for anchor in ("certificate", "words", "layer-0", "layer-2", "walk"):
+    for anchor in ("certificate", "words", "atlas", "layer-0", "layer-2", "walk", "L2H3-OV"):
         assert f'id="{anchor}"' in text
 
 
@@ -131,61 +128,3 @@ def test_terminal_tables_keep_ids_whole_and_tokens_plain():
 def test_a_place_that_only_looks_writable_is_refused_first():
     with pytest.raises(PermissionError, match="/proc cannot be written to"):
         tw.report(None, "/proc/page.html", prompt="w5")
-
-
-@pytest.fixture(scope="module")
-def hostile_page(tmp_path_factory):
-    """A page whose prompt holds markup, newlines, emoji, right-to-left text and lone bytes."""
-    from tw_lens.rendering.report import report
-
-    model = golden_bridge()
-    strings = [HOSTILE, "\n", "\U0001f426", "\u05d0\u05d1", "\udcff"]
-    path = tmp_path_factory.mktemp("hostile") / "page.html"
-    patch = pytest.MonkeyPatch()
-    original = type(model.tokenizer).decode
-
-    def decode(self, ids, **options):
-        chosen = next(iter(ids)) if isinstance(ids, list) else int(ids)
-        return strings[chosen % len(strings)] if chosen < 50 else original(self, ids, **options)
-
-    patch.setattr(type(model.tokenizer), "decode", decode)
-    try:
-        return report(model, path, prompt=[5, 6, 7, 8, 9], layers=[0], words=[5, 6, 7, 8, 9])
-    finally:
-        patch.undo()
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed and could not be")
-@pytest.mark.parametrize("name", ["page", "hostile_page"])
-def test_opens_in_a_browser_with_the_network_off(name, request):
-    from playwright.sync_api import sync_playwright
-
-    path = Path(request.getfixturevalue(name))
-    flags = ["--no-sandbox", "--disable-background-networking", "--enable-unsafe-swiftshader"]
-    said, asked = [], []
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
-        context = browser.new_context(offline=True)
-        tab = context.new_page()
-        tab.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("dialog", lambda dialog: said.append(dialog.message))
-        tab.on("request", lambda r: asked.append(r.url))
-        tab.goto(path.as_uri())
-        tab.wait_for_selector(".widget canvas, .widget span, .widget svg")
-        tab.wait_for_timeout(1000)
-        empty = tab.evaluate(
-            "[...document.querySelectorAll('.js-plotly-plot')].filter("
-            "e => !e.querySelector('.main-svg')).length"
-        )
-        widgets = tab.evaluate(
-            "[...document.querySelectorAll('.widget')].map(e => e.getBoundingClientRect().height)"
-        )
-        images = tab.evaluate("document.querySelectorAll('img[src=x]').length")
-        text = tab.inner_text("body")
-        wide = tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        browser.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert empty == 0 and len(widgets) >= 2 and min(widgets) > 10 and images == 0 and wide
-    assert (HOSTILE in text) == (name == "hostile_page")

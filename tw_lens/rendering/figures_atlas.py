@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import HeadAtlas, figure
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 CIRCUITS = ("QK", "OV")
+TICKS = (1, 2, 5, 10, 20, 50, 100)
 
 
 @figure.register(HeadAtlas)
@@ -22,22 +24,27 @@ def draw_head_atlas(result: HeadAtlas) -> go.Figure:
     layers = sorted({layer for layer, *_ in result.entries})
     heads = range(1 + max(head for _, head, *_ in result.entries))
     drawn = make_subplots(1, 2, subplot_titles=[f"W_{c}" for c in CIRCUITS], shared_yaxes=True)
-    most = 100 * float(result.share.max())
+    least, most = (math.log10(100 * float(end)) for end in result.share.aminmax())
     at = {(layer, head, circuit): i for i, (layer, head, circuit, d) in enumerate(result.entries)
           if d == 0}  # fmt: skip
     for column, circuit in enumerate(CIRCUITS, start=1):
         places = [[at.get((layer, head, circuit)) for head in heads] for layer in layers]
         drawn.add_trace(
             go.Heatmap(
-                z=[[_percent(result, i) for i in row] for row in places],
+                z=[[_log_percent(result, i) for i in row] for row in places],
+                text=[[_percent(result, i) for i in row] for row in places],
                 x=[f"H{head}" for head in heads],
                 y=[f"L{layer}" for layer in layers],
                 customdata=[[_sides(result, i) for i in row] for row in places],
-                hovertemplate="%{y}%{x} " + circuit + ": %{z} %<br>%{customdata}<extra></extra>",
+                hovertemplate="%{y}%{x} " + circuit + ": %{text} %<br>%{customdata}<extra></extra>",
                 colorscale="Viridis",
-                zmin=0,
+                zmin=least,
                 zmax=most,
-                colorbar={"title": "% of the<br>spectrum"},
+                colorbar={
+                    "title": "% of the<br>spectrum",
+                    "tickvals": [math.log10(tick) for tick in TICKS],
+                    "ticktext": list(TICKS),
+                },
                 showscale=column == 2,
             ),
             row=1,
@@ -48,8 +55,12 @@ def draw_head_atlas(result: HeadAtlas) -> go.Figure:
     return drawn
 
 
-def _percent(result: HeadAtlas, at: int | None) -> float | None:
-    return None if at is None else round(100 * float(result.share[at]), 2)
+def _percent(result: HeadAtlas, at: int | None) -> str:
+    return "" if at is None else f"{100 * float(result.share[at]):.3g}"
+
+
+def _log_percent(result: HeadAtlas, at: int | None) -> float | None:
+    return None if at is None else round(math.log10(100 * float(result.share[at])), 3)
 
 
 def _sides(result: HeadAtlas, at: int | None) -> str:

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from tw_lens.canonical import Weights
 from tw_lens.reading import Certificate, certify, read_states, read_weights
-from tw_lens.rendering.sections import Section, layer_section, walk_section, words_section
+from tw_lens.rendering.sections import (
+    Section,
+    atlas_section,
+    layer_section,
+    walk_section,
+    words_section,
+)
 from tw_lens.rendering.tables import require_writable, written_whole
 from tw_lens.rendering.widgets import circuitsvis_script
 
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from tw_lens.analyses.chart import Method
 
 N_PROBED = 12
+LAYERS_OPEN = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ def report(
     """Write one self-contained page about a model and a prompt.
 
     The certificate, embedding distances, token norms, and for each chosen layer the probes, spectra
-    (QK and OV, both sides as words), bias directions and attention; then the walk of the prompt.
+    (QK and OV, both sides as words), bias directions and attention; every head of the model in one
+    table; then the walk of the prompt.
     The exact convention throughout; token norms in the published one too where weights are raw.
 
     Args:
@@ -88,9 +96,12 @@ def report(
     probed = _probed_words(weights, words, states.tokens.tolist())
     say("Placing the words on the sphere")
     sections = [words_section(weights)]
+    say("Reading every head of the model")
+    sections.append(atlas_section(weights, tuple(chosen)))
     for layer in chosen:
         say(f"Reading the heads of layer {layer}")
-        sections.append(layer_section(weights, states, layer, probed))
+        folded = len(chosen) > LAYERS_OPEN
+        sections.append(layer_section(weights, states, layer, probed, folded=folded))
     say("Following the prompt")
     sections.append(walk_section(weights, states, method))
     page = Page(weights, certificate, states.token_strings, tuple(sections), tuple(chosen))
@@ -107,7 +118,7 @@ def rendered(page: Page) -> str:
     from plotly.offline import get_plotlyjs
 
     from tw_lens import __version__
-    from tw_lens.rendering.sections import embedded
+    from tw_lens.rendering.deferred import deferred_figure, shared_template
     from tw_lens.tokens import visible
 
     environment = Environment(
@@ -120,10 +131,11 @@ def rendered(page: Page) -> str:
     environment.filters["visible"] = visible
     return environment.get_template("report.html.j2").render(
         page=page,
-        certificate_figure=embedded(page.certificate),
+        certificate_figure=deferred_figure(page.certificate),
         certificate_rows=page.certificate.to_dataframe().to_dict("records"),
         version=__version__,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        figure_template=shared_template(),
         plotly_script=get_plotlyjs(),
         circuitsvis_script=circuitsvis_script(),
     )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tw_lens.analyses import (
     HeadSpectrum,
     attention_pattern,
     bias_directions,
     embedding_distances,
-    figure,
     fit_map,
+    head_atlas,
     head_ellipsoid,
     head_probe,
     head_spectrum,
@@ -20,6 +20,7 @@ from tw_lens.analyses import (
 )
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
+from tw_lens.rendering.deferred import deferred_figure, deferred_widget
 from tw_lens.rendering.widgets import attention_widget, coloured_tokens
 
 if TYPE_CHECKING:
@@ -34,20 +35,33 @@ DIRECTIONS_LISTED = 10
 class Panel:
     """One thing to look at: what it shows, how to read it, and the thing itself.
 
-    `body` is HTML made by this package; `heads` are word tables, folded until wanted.
+    `body` is HTML made by this package; `table` can be searched and sorted; `heads` are word
+    tables, folded until wanted.
     """
 
     title: str
     text: str
     body: Markup | None = None
+    table: Table | None = None
     heads: tuple[HeadWords, ...] = ()
     caveats: tuple[Caveat, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows to search and sort; the first cell of a row leads to `anchors`, where there is one."""
+
+    label: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float, ...], ...]
+    anchors: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
 class HeadWords:
     """The words of one head: a row per direction (number, value, left words, right words)."""
 
+    anchor: str
     name: str
     sides: tuple[str, str]
     rows: tuple[tuple[int, float, tuple[str, ...], tuple[str, ...]], ...]
@@ -55,21 +69,12 @@ class HeadWords:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with its panels."""
+    """A heading with its panels, folded until wanted where there are many of its kind."""
 
     anchor: str
     title: str
     panels: tuple[Panel, ...]
-
-
-def embedded(result: Any, *options: Any) -> Markup:
-    """A result's figure as HTML for a page that holds plotly's script."""
-    from markupsafe import Markup
-
-    drawn = figure(result, *options)
-    config = {"responsive": True, "displaylogo": False}
-    html = drawn.to_html(full_html=False, include_plotlyjs=False, config=config)
-    return Markup(html)  # plotly escapes "<" in its JSON; tokens were escaped as text before
+    folded: bool = False
 
 
 def words_section(weights: Weights) -> Section:
@@ -81,7 +86,7 @@ def words_section(weights: Weights) -> Section:
             "Normalising projects every embedding onto one sphere of radius √d. The bars compare "
             "the projected embeddings with the embeddings as they are, centred, scaled, and both: "
             "a short bar says that this simple change already does what the norm does.",
-            embedded(distances),
+            deferred_figure(distances),
             caveats=distances.caveats,
         )
     ]
@@ -92,7 +97,7 @@ def words_section(weights: Weights) -> Section:
             "The largest logit that any state on the sphere can give each token, under the final "
             "norm's gain and bias. Tokens at the top can be shouted; those at the bottom can "
             "hardly be said.",
-            embedded(exact),
+            deferred_figure(exact),
             caveats=exact.caveats,
         )
     )
@@ -106,13 +111,43 @@ def words_section(weights: Weights) -> Section:
                     f"Token norms as published: {result.scheme.replace('_', ' ')}",
                     "The length of each embedding, with the final norm's gain or bias as named. "
                     "Numbers in brackets are token ids.",
-                    embedded(result),
+                    deferred_figure(result),
                 )
             )
     return Section("words", "The words on the sphere", tuple(panels))
 
 
-def layer_section(weights: Weights, states: States, layer: int, words: list[int]) -> Section:
+def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
+    """Every head of the model in one table, which leads to the heads of the layers read here."""
+    atlas = head_atlas(weights, n=1)
+    rows, anchors = [], []
+    for row in atlas.to_dataframe().itertuples():
+        shares = (round(100 * row.share, 1), float(f"{row.singular_value:.3g}"))
+        rows.append((row.component, row.circuit, *shares, row.left_words, row.right_words))
+        anchors.append(_anchor(row.component, row.circuit) if row.layer in layers else None)
+    columns = ("head", "map", "share (%)", "strength", "query, or read", "key, or written")
+    panels = (
+        Panel(
+            "Which heads have one strong direction?",
+            "The share of its spectrum that each head's leading direction holds. A bright cell is "
+            "a head that mostly does one thing; hover for its words.",
+            deferred_figure(atlas),
+        ),
+        Panel(
+            "What does each head connect?",
+            "The words at both ends of every head's leading direction: W_QK brings queries to "
+            "keys, W_OV turns what is read into what is written. Type a layer (L3), a head (L3H2), "
+            "a map (QK) or a word to search; click a column to sort.",
+            table=Table("every head of the model", columns, tuple(rows), tuple(anchors)),
+            caveats=atlas.caveats,
+        ),
+    )
+    return Section("atlas", "The atlas of heads", panels)
+
+
+def layer_section(
+    weights: Weights, states: States, layer: int, words: list[int], *, folded: bool = False
+) -> Section:
     """A layer's heads as maps of the sphere."""
     spectra = {c: head_spectrum(weights, layer=layer, circuit=c, n=20) for c in ("QK", "OV")}
     pattern = attention_pattern(weights, states, layer=layer)
@@ -125,10 +160,11 @@ def layer_section(weights: Weights, states: States, layer: int, words: list[int]
             "Where does each position look?",
             "Attention on the prompt, recomputed from the canonical form: rows are the positions "
             "that look, columns those looked at. Choose a head, and hover over its tokens.",
-            _fragment(attention_widget(pattern)),
+            deferred_widget(attention_widget(pattern), f"attention of layer {layer}, head by head"),
         ),
     )
-    return Section(f"layer-{layer}", f"Layer {layer}: heads as maps of the sphere", panels)
+    title = f"Layer {layer}: heads as maps of the sphere"
+    return Section(f"layer-{layer}", title, panels, folded)
 
 
 def walk_section(weights: Weights, states: States, method: Method) -> Section:
@@ -142,20 +178,22 @@ def walk_section(weights: Weights, states: States, method: Method) -> Section:
             "Norm of the state, angle of each step on the sphere, arc length so far, and the angle "
             "between arriving and leaving, layer by layer, all measured in the original space. A "
             "straight walk turns by 0; a turn near π/2 is what random steps in many dimensions do.",
-            embedded(path),
+            deferred_figure(path),
             caveats=path.caveats,
         ),
         Panel(
             "Tokens coloured by their mean step angle",
             "The darker a token, the further it moves per layer. Hover for the angle in radians.",
-            _fragment(coloured_tokens(states.token_strings, steps)),
+            deferred_widget(
+                coloured_tokens(states.token_strings, steps), "tokens by their mean step angle"
+            ),
         ),
         Panel(
             "The paths among the words",
             "Every state under the final norm, drawn flat among the words it passes; hover to see "
             "what the model would read at each layer. Trust the drawing as far as the figure above "
             "it says, and the numbers before the drawing.",
-            embedded(path, chart),
+            deferred_figure(path, chart),
             caveats=chart.caveats,
         ),
     )
@@ -170,14 +208,14 @@ def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel
             "What does a head look for when it stands on a word?",
             "Each word's query is brought to the keys by W_QK; the cell shows the word whose key "
             "scores highest, hover for the next ones. Colour is the score before the softmax.",
-            embedded(looks),
+            deferred_figure(looks),
             caveats=looks.caveats,
         ),
         Panel(
             "What does a head write when it reads a word?",
             "The update each head writes for a word, and the sum over the heads (last column), "
             "read by the model's own final norm and unembedding. Colour is the logit.",
-            embedded(writes),
+            deferred_figure(writes),
             caveats=writes.caveats,
         ),
     )
@@ -193,7 +231,7 @@ def _spectrum_panel(circuit: str, spectrum: HeadSpectrum) -> Panel:
         f"Each head's matrix, taken apart into singular directions. {what} Bars are the strengths "
         "of the directions, the line their share of the whole. Open a head for its words; where "
         "neighbouring strengths are nearly equal, their words may mix.",
-        embedded(spectrum),
+        deferred_figure(spectrum),
         heads=tuple(_head_words(spectrum, h) for h in range(len(spectrum.heads))),
         caveats=spectrum.caveats,
     )
@@ -207,7 +245,12 @@ def _head_words(spectrum: HeadSpectrum, h: int) -> HeadWords:
         left, right = spectrum.left.token_string[which], spectrum.right.token_string[which]
         rows.append((direction, value, left, right))
     sides = ("query", "key") if spectrum.circuit == "QK" else ("read", "written")
-    return HeadWords(f"{spectrum.components[h]} {spectrum.circuit}", sides, tuple(rows))
+    component, circuit = spectrum.components[h], spectrum.circuit
+    return HeadWords(_anchor(component, circuit), f"{component} {circuit}", sides, tuple(rows))
+
+
+def _anchor(component: str, circuit: str) -> str:
+    return f"{component}-{circuit}"
 
 
 def _ellipsoid_panels(
@@ -225,7 +268,7 @@ def _ellipsoid_panels(
             "drawn by their direction within these three (hover for the names of crowded ones); "
             "they hold "
             f"{100 * float(result.share.mean()):.1f} % of a word's squared length on average.",
-            embedded(result),
+            deferred_figure(result),
             caveats=result.caveats,
         ),
     )
@@ -241,12 +284,6 @@ def _bias_panel(weights: Weights, layer: int) -> Panel:
         title,
         "Biases give every query and every key a constant part. The words along these constant "
         "directions are attended to (key) or attend (query) whatever the text says.",
-        embedded(result),
+        deferred_figure(result),
         caveats=result.caveats,
     )
-
-
-def _fragment(widget: Any) -> Markup:
-    from markupsafe import Markup
-
-    return Markup(widget.fragment())

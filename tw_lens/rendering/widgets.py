@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,10 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses import AttentionPattern
-from tw_lens.rendering.style import COLOURS, rounded
+from tw_lens.rendering.style import COLOURS, json_in_script, rounded
 from tw_lens.tokens import visible
-
-UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 @dataclass(frozen=True)
@@ -29,15 +26,12 @@ class Widget:
     def fragment(self) -> str:
         """HTML for a page that holds `circuitsvis_script()` once, before it."""
         name = f"circuitsvis-{uuid4().hex[:12]}"
-        call = f'CircuitsVis.render("{name}", CircuitsVis.{self.component}, {self._json()});'
+        properties = json_in_script(self.properties)
+        call = f'CircuitsVis.render("{name}", CircuitsVis.{self.component}, {properties});'
         return f'<div id="{name}" class="widget"></div>\n<script>{call}</script>'
 
     def _repr_html_(self) -> str:
         return f"<script>{circuitsvis_script()}</script>\n{self.fragment()}"
-
-    def _json(self) -> str:
-        text = json.dumps(self.properties, ensure_ascii=True)
-        return "".join(UNSAFE.get(character, character) for character in text)
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,168 @@
+"""The page in a real browser with the network cut, as a reader uses it."""
+
+import shutil
+import sys
+
+import pytest
+
+import tw_lens as tw
+from tests.models import golden_bridge
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--enable-unsafe-swiftshader"]
+THROUGH = """async () => {
+  for (let y = 0; y < document.body.scrollHeight; y += 500) {
+    window.scrollTo(0, y);
+    await new Promise((wake) => setTimeout(wake, 60));
+  }
+}"""
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed and could not be"
+)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    return tw.report(golden_bridge(), path, prompt="w5 w6 w7 w8", layers=[0, 2])
+
+
+@pytest.fixture(scope="module")
+def folded_page(tmp_path_factory):
+    """A page with so many layers that each is folded."""
+    path = tmp_path_factory.mktemp("folded") / "page.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["tw_lens.rendering.report"], "LAYERS_OPEN", 1)
+        return tw.report(golden_bridge(), path, prompt="w5 w6 w7 w8", layers=[0, 2])
+
+
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory):
+    """A page whose prompt holds markup, newlines, emoji, right-to-left text and lone bytes."""
+    from tw_lens.rendering.report import report
+
+    model = golden_bridge()
+    strings = [HOSTILE, "\n", "\U0001f426", "\u05d0\u05d1", "\udcff"]
+    path = tmp_path_factory.mktemp("hostile") / "page.html"
+    patch = pytest.MonkeyPatch()
+    original = type(model.tokenizer).decode
+
+    def decode(self, ids, **options):
+        chosen = next(iter(ids)) if isinstance(ids, list) else int(ids)
+        return strings[chosen % len(strings)] if chosen < 50 else original(self, ids, **options)
+
+    patch.setattr(type(model.tokenizer), "decode", decode)
+    try:
+        return report(model, path, prompt=[5, 6, 7, 8, 9], layers=[0], words=[5, 6, 7, 8, 9])
+    finally:
+        patch.undo()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+class Reader:
+    """A tab without a network that remembers what went wrong and what was asked for."""
+
+    def __init__(self, browser, path, **options):
+        self.complaints, self.asked = [], []
+        self.tab = browser.new_context(offline=True, **options).new_page()
+        self.tab.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else 0)
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("dialog", lambda dialog: self.complaints.append(dialog.message))
+        self.tab.on("request", lambda request: self.asked.append(request.url))
+        self.tab.goto(path.as_uri())
+        self.tab.wait_for_selector(".deferred .main-svg")
+
+    def all_of(self, selector, of):
+        return self.tab.evaluate(f"[...document.querySelectorAll({selector!r})].map(e => {of})")
+
+
+@pytest.mark.parametrize("name", ["page", "hostile_page"])
+def test_every_picture_is_drawn_and_nothing_complains(name, request, browser):
+    reader = Reader(browser, request.getfixturevalue(name))
+    reader.tab.evaluate(THROUGH)
+    reader.tab.wait_for_selector(".circuitsvis canvas, .circuitsvis span, .circuitsvis svg")
+    reader.tab.wait_for_timeout(500)
+    drawn = reader.all_of("[data-kind=plotly]", "e.querySelectorAll('.main-svg').length")
+    widgets = reader.all_of("[data-kind=circuitsvis]", "e.firstElementChild?.clientHeight || 0")
+    text = reader.tab.inner_text("body")
+    assert reader.complaints == []
+    assert [u for u in reader.asked if not u.startswith(("file:", "data:", "blob:"))] == []
+    assert len(drawn) > 10 and min(drawn) > 0
+    assert len(widgets) >= 2 and min(widgets) > 10
+    assert reader.all_of("img[src=x]", "1") == []
+    assert reader.tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert (HOSTILE in text) == (name == "hostile_page")
+
+
+def test_pictures_wait_until_they_are_wanted(page, browser):
+    reader = Reader(browser, page)
+    drawn = reader.all_of("[data-kind=plotly]", "e.querySelectorAll('.main-svg').length > 0")
+    assert drawn[0] and not all(drawn)
+
+
+def test_the_atlas_is_searched_sorted_and_leads_to_its_heads(folded_page, browser):
+    reader = Reader(browser, folded_page)
+    tab, rows = reader.tab, "#atlas tbody tr:not([hidden])"
+    assert len(reader.all_of(rows, "1")) == 3 * 4 * 2
+    tab.fill("#atlas input", "l2h3 OV")
+    assert reader.all_of(rows, "e.cells[0].textContent + e.cells[1].textContent") == ["L2H3OV"]
+    assert tab.inner_text("#atlas .count") == "1 of 24 rows"
+    tab.fill("#atlas input", "")
+    tab.click("#atlas th:nth-child(3) button")
+    shares = reader.all_of(rows, "Number(e.cells[2].textContent)")
+    assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
+    tab.click("#atlas th:nth-child(3) button")
+    assert reader.all_of(rows, "Number(e.cells[2].textContent)") == sorted(shares)
+    assert not tab.evaluate("document.getElementById('layer-2').open")
+    tab.click("#atlas a[href='#L2H3-OV']")
+    tab.wait_for_function("document.getElementById('L2H3-OV').open")
+    assert tab.evaluate("document.getElementById('layer-2').open")
+    assert tab.is_visible("#L2H3-OV table") and reader.complaints == []
+
+
+def test_hovering_a_head_shows_its_words(page, browser):
+    reader = Reader(browser, page)
+    place = reader.tab.locator("#atlas [data-kind=plotly]")
+    place.scroll_into_view_if_needed()
+    reader.tab.wait_for_selector("#atlas .main-svg")
+    box = reader.tab.locator("#atlas .nsewdrag").first.bounding_box()
+    reader.tab.mouse.move(box["x"] + 20, box["y"] + 10)
+    reader.tab.wait_for_selector("#atlas .hovertext")
+    assert "w" in reader.tab.locator("#atlas .hovertext").first.text_content()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessible_in_light_and_dark(scheme, page, browser):
+    from axe_playwright_python.sync_playwright import Axe
+
+    reader = Reader(browser, page, color_scheme=scheme)
+    reader.tab.evaluate(THROUGH)
+    reader.tab.wait_for_timeout(500)
+    found = Axe().run(reader.tab).response["violations"]
+    serious = [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+    assert serious == []
+    back = reader.tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (back == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_a_keyboard_reaches_the_contents_and_the_table(page, browser):
+    tab = Reader(browser, page).tab
+    reached = set()
+    for _ in range(400):  # plotly's own buttons are reached too
+        tab.keyboard.press("Tab")
+        at = "[document.activeElement.className, document.activeElement.tagName]"
+        reached |= set(tab.evaluate(at))
+        if {"skip", "A", "INPUT", "copy", "scrolled"} <= reached:
+            return
+    raise AssertionError(reached)

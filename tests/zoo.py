@@ -72,6 +72,9 @@ def _perturbed(model: Any, seed: int) -> Any:
             parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
         else:
             parameter.data.mul_(12 if any(part in name for part in QUERIES_AND_KEYS) else 4)
+    for name, buffer in model.named_buffers():
+        if name.endswith("layer_scalar"):  # Gemma 4 multiplies its stream by a number that is 1
+            buffer.fill_(0.7)
     return model
 
 

@@ -1,6 +1,7 @@
 """Canonical form: frozen, typed weights and states, the same for every model and processing."""
 
-from tw_lens.canonical.block import Block, Latent
+from tw_lens.canonical.block import Block
+from tw_lens.canonical.latent import Latent
 from tw_lens.canonical.norm import HeadNorm, Norm
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.scoring import Scoring

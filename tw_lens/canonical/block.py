@@ -9,33 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.canonical.latent import Latent
 from tw_lens.canonical.norm import HeadNorm, Norm
 from tw_lens.canonical.scoring import Scoring
 from tw_lens.canonical.writing import Writing
-
-
-@dataclass(frozen=True, eq=False)
-class Latent:
-    """A normalised bottleneck inside a projection (DeepSeek's latent attention).
-
-    With `W = W_down diag(gain) W_up` composed into one matrix, the projection is
-    `n(x) W / r(x)`, `r(x) = sqrt(mean((n(x) W_down)^2) + eps)`: linear up to one number per
-    position. `width` says how many leading dimensions of a head are divided (all for None).
-    """
-
-    W_down: Float[Tensor, "d_model rank"]
-    eps: float
-    width: int | None = None
-
-    def divided(
-        self,
-        projected: Float[Tensor, "position heads d_head"],
-        n_x: Float[Tensor, "position d_model"],
-    ) -> Float[Tensor, "position heads d_head"]:
-        """The projection of every position over its own `r(x)`."""
-        r = ((n_x @ self.W_down).square().mean(-1) + self.eps).sqrt()[:, None, None]
-        width = projected.shape[-1] if self.width is None else self.width
-        return torch.cat([projected[..., :width] / r, projected[..., width:]], dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +136,15 @@ class Block:
         """Refuse a distance at which this layer cannot be read.
 
         Raises:
-            ValueError: positions do not rotate here, or a causal query would look ahead.
+            ValueError: positions do not rotate here, a causal query would look ahead, or the
+                distance is beyond the model's context.
         """
+        most = None if self.scoring.rotary is None else self.scoring.rotary.n_ctx
+        if most is not None and abs(offset) >= most:
+            raise ValueError(
+                f"offset={offset} is beyond the {most} positions of the model's context: the "
+                "distance of two positions is less."
+            )
         if offset != 0 and self.scoring.rotary is None:
             raise ValueError(
                 f"offset={offset} needs rotary positions and layer {self.layer} does not rotate "

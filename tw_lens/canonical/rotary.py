@@ -19,12 +19,14 @@ class Rotary:
 
     Pair `i` is turned by its own angle at each position. Pairs are `(i, i + pairs)` (half-split)
     or `(2i, 2i+1)` (`interleaved`), counted from dimension `start` of a head; the dimensions
-    before and after are left as they are. `q_i R(i-j) k_j^T = (q_i R(i)) (k_j R(j))^T`.
+    before and after are left as they are. `n_ctx` is how many positions the tables are for: the
+    model's context. `q_i R(i-j) k_j^T = (q_i R(i)) (k_j R(j))^T`.
     """
 
     tables: Tables
     interleaved: bool
     start: int = 0
+    n_ctx: int | None = None
 
     def rotate(
         self, x: Float[Tensor, "position heads d_head"]

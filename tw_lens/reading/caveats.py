@@ -29,6 +29,11 @@ def caveats_of(
             "scores are not bilinear: W_QK holds the norms' gains and leaves out each query's and "
             "key's own length; probes and recomputed scores include it.",
         ),
+        "norm after rotation": (
+            scoring.norm_after_rotary and scoring.q_norm is not None and scoring.rotary is not None,
+            "gains of the query-key norm act on rotated heads, so scores depend on both positions: "
+            "words are read with the key at position 0.",
+        ),
         "attention soft-cap": (
             scoring.softcap is not None,
             "the spectrum of W_QK is that of the scores before the cap.",

@@ -6,6 +6,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,18 @@ def position_kind(model: Any) -> str:
 
 
 def read_rotary(model: Any, layer: int) -> Rotary | None:
-    """The rotation of a layer, from the tables the model itself uses; None without rotation.
+    """The rotation of a layer within the model's context; None without rotation.
+
+    Raises:
+        UnsupportedModel: the model rotates and keeps its tables where they are not found.
+    """
+    rotary = _tables_of(model, layer)
+    n_ctx = getattr(model.cfg, "n_ctx", None)
+    return rotary if rotary is None or not n_ctx else replace(rotary, n_ctx=int(n_ctx))
+
+
+def _tables_of(model: Any, layer: int) -> Rotary | None:
+    """The rotation of a layer, from the tables the model itself uses.
 
     Raises:
         UnsupportedModel: the model rotates and keeps its tables where they are not found.

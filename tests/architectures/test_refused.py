@@ -1,0 +1,40 @@
+"""What the canonical form cannot hold is refused by the name of the part."""
+
+import pytest
+
+import tw_lens as tw
+from tests.architectures.support import EXACT
+from tests.zoo import zoo_bridge
+
+REFUSED = {
+    "no attention": ("MambaForCausalLM", {}, "no layer has attention"),
+    "attention without hooks": ("Zamba2ForCausalLM", {}, "no layer has attention with hooks"),
+    "a mixture of attention": ("JetMoeForCausalLM", {}, "without a W_Q, W_K, W_V and W_O"),
+    "compressed attention": ("DeepseekV4ForCausalLM", {}, "without a W_Q, W_K, W_V and W_O"),
+    "two stacks": ("HrmTextForCausalLM", {}, "no single stack of blocks (L_blocks, H_blocks)"),
+    "encoder and decoder": ("T5ForConditionalGeneration", {}, "exchange words through cross-att"),
+    "pictures": ("ViTModel", {}, "it has no W_E"),
+    "sound": ("HubertModel", {}, "there are no words to read"),
+    "clipped queries": ("OlmoForCausalLM", {"clip_qkv": 1.0}, "clips its queries"),
+    "shared keys": ("Gemma4ForCausalLM", {"num_kv_shared_layers": 1}, "of an earlier layer"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_by_the_name_of_the_part(name: str):
+    architecture, own, part = REFUSED[name]
+    model = zoo_bridge(architecture, **own)
+    with pytest.raises(tw.UnsupportedModel) as caught:
+        tw.check(model, [5, 6, 7])
+    sentence = str(caught.value)
+    assert part in sentence and architecture in sentence and caught.value.remedy in sentence
+    assert caught.value.remedy.endswith(".")
+
+
+def test_prompts_beyond_what_an_indexer_leaves_whole_are_refused():
+    model = zoo_bridge("GlmMoeDsaForCausalLM")
+    weights = tw.read_weights(model)
+    most = weights.block(weights.attention_layers[0]).scoring.dense_up_to
+    assert tw.check(model, list(range(3, 3 + most))).max_rel_error < EXACT
+    with pytest.raises(ValueError, match=f"beyond {most} this model"):
+        tw.check(model, list(range(3, 4 + most)))

@@ -32,7 +32,7 @@ def test_refused_by_the_name_of_the_part(name: str):
 
 
 def test_prompts_beyond_what_an_indexer_leaves_whole_are_refused():
-    model = zoo_bridge("GlmMoeDsaForCausalLM")
+    model = zoo_bridge("GlmMoeDsaForCausalLM", index_topk=16)
     weights = tw.read_weights(model)
     most = weights.block(weights.attention_layers[0]).scoring.dense_up_to
     assert tw.check(model, list(range(3, 3 + most))).max_rel_error < EXACT

@@ -1,5 +1,8 @@
 """Models whose weights accelerate keeps on disk or in the host's memory read like plain ones."""
 
+import json
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ pytestmark = pytest.mark.skipif(
     version("transformer_lens").startswith("3."),
     reason="TransformerLens 3.9 refuses such models itself, or loses their weights in its forward",
 )
+HOUSE = Path(__file__).parents[2]
 PROMPT = list(range(3, 15))
 ARCHITECTURES = ("gpt2", "llama", "gemma", "qwen3", "neo")
 
@@ -119,3 +123,19 @@ def test_nan_on_disk_is_named(tmp_path: Path):
     weights = tw.read_weights(as_bridge(hf_model, "tiny-llama"))
     with pytest.raises(ValueError, match=r"blocks\.1\.attn\.W_K holds NaN"):
         weights.block(1)
+
+
+def in_a_process_of_its_own(*arguments: str) -> str:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.reading.big_model", *arguments]
+    done = subprocess.run(command, cwd=HOUSE, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_memory_stays_far_below_the_model(tmp_path: Path):
+    folder = str(tmp_path / "big")
+    in_a_process_of_its_own("make", folder, "20", "512")
+    found = json.loads(in_a_process_of_its_own("read", folder).splitlines()[-1])
+    assert found["model"] > 3e8
+    assert found["max_rel_error"] < 1e-5
+    assert found["reading"] <= found["certifying"] < 0.5 * found["model"]

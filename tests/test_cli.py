@@ -95,8 +95,7 @@ def test_bad_input_is_one_sentence_and_code_2(arguments, sentence, tmp_path, mon
 
 
 def test_failed_certificate_is_code_1(monkeypatch):
-    monkeypatch.setattr("tw_lens.reading.certificate.TOLERANCE", {})
-    monkeypatch.setattr("tw_lens.reading.certificate.HALF_TOLERANCE", 1e-30)
+    monkeypatch.setattr("tw_lens.reading.certificate.default_tolerance", lambda model: 1e-30)
     assert run("check", FOLDER, "--prompt", "w5 w6").exit_code == 1
 
 

@@ -14,23 +14,23 @@ from tests.models import golden_bridge, golden_hooked, tiny_hooked
 from tw_lens.canonical import Weights
 
 PROMPT = list(range(3, 15))
-KINDS = list(itertools.product(("LN", "RMS"), (True, False), (None, 2), (False, True)))
+KINDS = list(itertools.product(("LN", "RMS"), (True, False), (None, 2, 1), (False, True)))
+REFACTORING = "refactor_factored_attn_matrices"
 STEPS = (
     "fold_ln",
     "center_writing_weights",
     "center_unembed",
     "fold_value_biases",
-    "refactor_factored_attn_matrices",
+    REFACTORING,
 )
 
 
 def combinations(kind: tuple) -> list[dict[str, bool]]:
-    """No step, each one alone, all but one, and all; the refactoring where it is not refused."""
+    """All 32; where TransformerLens refuses to refactor (rotation, grouped heads), the other 16."""
     _, _, kv, rotary = kind
-    refused = "refactor_factored_attn_matrices" if rotary or kv else None
     every = itertools.product((False, True), repeat=len(STEPS))
-    some = [dict(zip(STEPS, flags, strict=True)) for flags in every if sum(flags) in (0, 1, 4, 5)]
-    return [steps for steps in some if not (refused and steps[refused])]
+    some = [dict(zip(STEPS, flags, strict=True)) for flags in every]
+    return [steps for steps in some if not ((rotary or kv) and steps[REFACTORING])]
 
 
 def processed(kind: tuple, steps: dict[str, bool]):
@@ -109,3 +109,18 @@ def test_hooks_are_gone():
     tw.check(model, "w5 w6")
     tw.read_states(model, "w5 w6")
     assert all(not p.fwd_hooks and not p._forward_hooks for p in model.hook_dict.values())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[3]], ids=str)
+def test_transformer_lens_itself_refuses_to_refactor_what_rotates(kind: tuple):
+    with pytest.raises(AssertionError, match="rotary"):
+        processed(kind, {REFACTORING: True})
+
+
+@pytest.mark.parametrize("biases", [True, False])
+def test_centring_does_nothing_behind_an_rmsnorm(biases: bool):
+    kind = ("RMS", biases, None, False)
+    steps = dict.fromkeys(STEPS, False) | {"center_writing_weights": True}
+    raw, done = tiny_hooked(*kind), processed(kind, steps)
+    assert torch.equal(raw.blocks[1].attn.W_O, done.blocks[1].attn.W_O)
+    assert "centred" not in tw.read_weights(done).processed

@@ -115,3 +115,17 @@ def test_quantised_weights_are_refused_before_anything_runs(where):
     for call in (tw.read_weights, lambda m: tw.check(m, [3, 4])):
         with pytest.raises(ValueError, match=r"quantised \(torch.int8\).*Load it in float32"):
             call(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+def test_packed_weights_of_one_linear_are_refused(dtype: torch.dtype):
+    """Eight-bit and packed four-bit parameters, as bitsandbytes and GGUF keep them."""
+    model = tiny_bridge("llama")
+    linear = model.blocks[2].mlp.original_component.down_proj
+    shape = (linear.weight.numel() // 2, 1) if dtype == torch.uint8 else linear.weight.shape
+    packed = torch.nn.Parameter(torch.zeros(shape, dtype=dtype), requires_grad=False)
+    linear = getattr(linear, "original_component", linear)
+    linear.weight = packed
+    for call in (tw.read_weights, lambda m: tw.check(m, [3, 4])):
+        with pytest.raises(ValueError, match=rf"quantised \({dtype}\).*Load it in float32"):
+            call(model)

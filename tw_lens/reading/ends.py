@@ -10,11 +10,26 @@ from torch import Tensor
 
 from tw_lens.canonical import Norm, Readout, Vocabulary
 from tw_lens.reading.norms import bare_norm, read_norm
+from tw_lens.reading.offloaded import at_hand
 from tw_lens.reading.parts import architecture_of, configured, inner, plain, refuse
 
 EMBEDDING_FACTORS = ("embedding_multiplier", "scale_emb")
 LOGIT_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 LOGIT_DIVISORS = ("logits_scaling",)
+ENDS = (
+    "embed",
+    "token_type_embed",
+    "embed_ln",
+    "ln_final",
+    "mlm_head",
+    "prediction_head",
+    "unembed",
+)
+
+
+def ends_of(model: Any) -> list[Any]:
+    """The components outside the blocks that read and write words, where a model has them."""
+    return [getattr(model, name, None) for name in ENDS]
 
 
 def read_vocabulary(model: Any) -> Vocabulary:
@@ -47,7 +62,8 @@ def start_of_stream(model: Any, vocabulary: Vocabulary, tokens: Tensor) -> Tenso
     x = vocabulary.embeddings(tokens) * vocabulary.scale
     if vocabulary.added is not None:
         x = x + vocabulary.added
-    positions = _learned_positions(model, tokens.numel())
+    with at_hand(getattr(model, "pos_embed", None)):
+        positions = _learned_positions(model, tokens.numel())
     if positions is not None:
         x = x + positions
     return x if vocabulary.norm is None else vocabulary.norm.affine(x)
@@ -114,9 +130,9 @@ def _measured_scale(model: Any) -> float:
     if getattr(inner(model.embed), "embed_norm", None) is not None:
         return 1.0
     some = torch.tensor([[1, 2]], device=model.embed.W_E.device)
+    stored = model.embed.W_E[some[0]].detach().float().cpu()
     with torch.no_grad():
         entering = model.embed(some)[0].float().cpu()
-    stored = model.embed.W_E[some[0]].detach().float().cpu()
     if entering.shape != stored.shape:
         raise refuse(model, "its embedding is projected to another width")
     ratio = float((entering * stored).sum() / stored.square().sum())

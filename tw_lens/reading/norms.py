@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical import HeadNorm, Norm
+from tw_lens.reading.offloaded import at_hand, device_of
 from tw_lens.reading.parts import configuration, inner, parameter, plain, refuse
 
 
@@ -74,18 +75,18 @@ def read_head_norm(
 
 
 def _best(module: Any, model: Any, where: str, shape: tuple[int, ...]) -> _Candidate:
-    weight = parameter(module, "w", "weight")
-    bias = parameter(module, "b", "bias")
-    stored = torch.ones(shape) if weight is None else plain(weight, f"{where}.weight")
-    shift = torch.zeros(shape) if bias is None else plain(bias, f"{where}.bias")
-    dtype = next(model.parameters()).dtype if weight is None else weight.dtype
-    device = model.cfg.device if weight is None else weight.device
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, 4, *shape, generator=generator) + 0.5
     # The second pair is so small that eps decides the result.
     sizes = torch.tensor([1.0, 3.0, 1e-3, 3e-3]).reshape(4, *[1] * len(shape))
-    probe = (probe * sizes).to(dtype)
-    with torch.no_grad():
+    with at_hand(module), torch.no_grad():
+        weight = parameter(module, "w", "weight")
+        bias = parameter(module, "b", "bias")
+        stored = torch.ones(shape) if weight is None else plain(weight, f"{where}.weight")
+        shift = torch.zeros(shape) if bias is None else plain(bias, f"{where}.bias")
+        dtype = next(model.parameters()).dtype if weight is None else weight.dtype
+        device = device_of(model) if weight is None else weight.device
+        probe = (probe * sizes).to(dtype)
         answer = module(probe.to(device)).float().cpu()
     candidates = [
         _Candidate(gain.expand(shape), offset.expand(shape), eps, centred)

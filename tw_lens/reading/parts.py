@@ -114,10 +114,12 @@ def of_layer(values: Any, layer: int) -> Any:
 
 
 def parameter(module: Any, *names: str) -> Tensor | None:
-    """The first tensor of that name on a component or on the module behind it."""
-    for name in names:
-        for owner in (module, inner(module)):
-            value = getattr(owner, name, None) if owner is not None else None
-            if isinstance(value, Tensor):
-                return value
-    return None
+    """The first tensor of that name on a component or on the module behind it.
+
+    A bridge's names may still refer to what was there before offloaded weights were brought in:
+    a tensor with data comes first.
+    """
+    owners = [owner for owner in (module, inner(module)) if owner is not None]
+    values = [getattr(owner, name, None) for name in names for owner in owners]
+    found = [value for value in values if isinstance(value, Tensor)]
+    return next((value for value in found if not value.is_meta), found[0] if found else None)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical import Rotary
+from tw_lens.reading.offloaded import device_of
 from tw_lens.reading.parts import attention_of, behind, configured, inner, of_layer, refuse
 
 
@@ -78,7 +79,7 @@ def _tables_of(model: Any, layer: int) -> Rotary | None:
     more = {"layer_type": kinds[layer]} if takes_kind else {}
 
     def ask(n: int) -> Any:
-        device = next(model.parameters()).device
+        device = device_of(model)
         x = torch.zeros(1, n, int(model.cfg.d_model), device=device)
         with torch.no_grad():
             return rotary_emb(x, torch.arange(n, device=device)[None], **more)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tw_lens.canonical import States
 from tw_lens.errors import UnsupportedModel
+from tw_lens.reading.offloaded import at_hand, device_of
 from tw_lens.reading.parts import POST_NORM, architecture_of, attention_of, inner, name_of
 from tw_lens.tokens import TokenStrings
 
@@ -131,7 +132,7 @@ def run(
         UnsupportedModel: a hook does not exist.
     """
     wanted = set(names) | set(also or [])
-    device = next(model.parameters()).device
+    device = device_of(model)
     with _unhooked_attention(model) as outputs, torch.no_grad():
         logits, cache = model.run_with_cache(
             tokens[None].to(device), names_filter=lambda name: name in wanted
@@ -235,7 +236,8 @@ def _tokens_of_cache(model: Any, cache: Any) -> Tensor:
         return _one_prompt(cache[EMBEDDED_TOKENS], 1).long().cpu()
     if "hook_embed" in cache:
         entered = _one_prompt(cache["hook_embed"], 2).float()
-        W_E = model.embed.W_E.detach().float()
+        with at_hand(model.embed):
+            W_E = model.embed.W_E.detach().float()
         unit = W_E / W_E.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         cosines = entered.to(unit) @ unit.T / entered.to(unit).norm(dim=-1, keepdim=True)
         two = cosines.topk(2, dim=-1)

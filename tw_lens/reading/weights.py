@@ -10,8 +10,9 @@ import torch
 from tw_lens.canonical import Block, Norm, Weights
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
-from tw_lens.reading.ends import read_readout, read_vocabulary
+from tw_lens.reading.ends import ends_of, read_readout, read_vocabulary
 from tw_lens.reading.norms import read_norm
+from tw_lens.reading.offloaded import at_hand, without_data
 from tw_lens.reading.parts import (
     POST_NORM,
     architecture_of,
@@ -55,8 +56,9 @@ def read_weights(model: Any) -> Weights:
     if not attending:
         raise refuse(model, "no layer has attention with hooks")
     norms = {layer: _attention_norm(model, layer) for layer in attending}
-    vocabulary = read_vocabulary(model)
-    readout = read_readout(model, vocabulary)
+    with at_hand(*ends_of(model)):
+        vocabulary = read_vocabulary(model)
+        readout = read_readout(model, vocabulary)
     centred_stream = (
         readout.norm.centred
         and len(attending) == len(model.blocks)
@@ -71,13 +73,15 @@ def read_weights(model: Any) -> Weights:
                 f"layer {layer} has no attention",
                 f"The layers with attention are {', '.join(map(str, attending))}.",
             )
-        return read_block(
-            model,
-            layer,
-            norms[layer],
-            centred_stream=centred_stream,
-            stream_norms=_stream_norms(model, layer),
-        )
+        block = model.blocks[layer]
+        with at_hand(block, leaving_out=getattr(block, "mlp", None)):
+            return read_block(
+                model,
+                layer,
+                norms[layer],
+                centred_stream=centred_stream,
+                stream_norms=_stream_norms(model, layer),
+            )
 
     first = read(attending[0])
     processed = _processing(list(norms.values()), readout.norm, vocabulary, centred_stream)
@@ -116,7 +120,7 @@ def _require_readable(model: Any) -> None:
         )
     if getattr(model, "embed", None) is None:
         raise refuse(model, "it has no embed: there are no words to read")
-    if any(p.is_meta for p in model.parameters()):
+    if without_data(model):
         raise ValueError(
             f"weights of {name_of(model)} are on the meta device, without data. Load them first."
         )

@@ -41,8 +41,9 @@ COLUMNS = {
     "BiasDirections": ["component", "side", "sign", *WORDS],
     "Trajectory": [
         "layer", "label", "position", "token_index", "token_string", "norm", "step_angle",
-        "arc_length", "turning_angle", "chord", "radial_share", "reads_as", "reads_as_index",
-        "logit",
+        "arc_length", "turning_angle", "chord", "tortuosity", "radial_share", "tangential_share",
+        "angle_to_embedding", "angle_to_next_readout", "angle_to_last", "angle_to_next",
+        "reads_as", "reads_as_index", "logit", "final_rank",
     ],
     "AttentionPattern": ["component", "query", "key", "query_token", "key_token", "attention"],
     "Chart": ["kind", "layer", "position", "token_string", "axis_0", "axis_1", "axis_2"],

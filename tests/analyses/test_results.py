@@ -45,6 +45,9 @@ COLUMNS = {
         "angle_to_embedding", "angle_to_next_readout", "angle_to_last", "angle_to_next",
         "reads_as", "reads_as_index", "logit", "final_rank",
     ],
+    "Movers": [
+        "layer", "component", "position", "token_index", "token_string", "share", "length",
+    ],
     "AttentionPattern": ["component", "query", "key", "query_token", "key_token", "attention"],
     "Chart": ["kind", "layer", "position", "token_string", "axis_0", "axis_1", "axis_2"],
     "Ellipsoid": [
@@ -78,6 +81,7 @@ def results() -> dict[str, Result]:
         tw.head_spectrum(weights, layer=1, n=2),
         tw.bias_directions(weights, layer=1),
         tw.trajectory(weights, states),
+        tw.movers(weights, states),
         tw.attention_pattern(weights, states, layer=1),
         tw.fit_map(weights, states, n_words=20),
         tw.head_ellipsoid(weights, layer=1, head=2, words=[5, 6]),

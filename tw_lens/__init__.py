@@ -6,7 +6,7 @@
 4. `head_probe`, `head_spectrum`, `bias_directions`, `head_ellipsoid`, `distance_probe`,
    `score_by_distance`: the heads as maps of it; `head_atlas`: all of them in one table.
 5. `read_states(model, prompt)`: a prompt's residual stream.
-6. `trajectory`, `fit_map`, `attention_pattern`: the words travelling.
+6. `trajectory`, `movers`, `fit_map`, `attention_pattern`: the words travelling.
 7. `report(model, path, prompt=..., layers=[...])`: all of it on one page.
 """
 
@@ -21,6 +21,7 @@ from tw_lens.analyses import (
     head_ellipsoid,
     head_probe,
     head_spectrum,
+    movers,
     score_by_distance,
     token_norms,
     trajectory,
@@ -48,6 +49,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "head_ellipsoid",
     "read_states",
     "trajectory",
+    "movers",
     "fit_map",
     "attention_pattern",
     "report",

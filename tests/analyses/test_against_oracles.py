@@ -192,6 +192,31 @@ def test_trajectory(travel):
                 assert math.isnan(row.turning_angle)
 
 
+def test_trajectory_towards_other_things(travel):
+    raw, _, states, path = travel
+    table = path.to_dataframe().set_index(["layer", "position"])
+    y = raw.final.N(states.stream.double())
+    own = raw.final.N(raw.entering()[PROMPT])
+    speak = raw.directions_of_readout().T[PROMPT]
+    logits = raw.logits(states.stream.double())
+    last = len(PROMPT) - 1
+    for (layer, p), row in table.iterrows():
+        assert row.tangential_share == pytest.approx(1 - row.radial_share, nan_ok=True)
+        to = row.angle_to_embedding
+        assert to == pytest.approx(arccos_angle(y[layer, p], own[p]), abs=1e-4)
+        ranking = logits[layer, p].argsort(descending=True).tolist()
+        assert abs(row.final_rank - ranking.index(int(logits[-1, p].argmax()))) <= 1
+        if p == last:
+            assert math.isnan(row.angle_to_last) and math.isnan(row.angle_to_next)
+            assert math.isnan(row.angle_to_next_readout)
+            continue
+        here = y[layer, p]
+        assert row.angle_to_last == pytest.approx(arccos_angle(here, y[layer, last]), abs=1e-4)
+        assert row.angle_to_next == pytest.approx(arccos_angle(here, y[layer, p + 1]), abs=1e-4)
+        to = row.angle_to_next_readout
+        assert to == pytest.approx(arccos_angle(here, speak[p + 1]), abs=1e-4)
+
+
 def test_trajectory_readings(travel):
     raw, _, states, path = travel
     logits = raw.logits(states.stream.double())

@@ -41,8 +41,12 @@ COLUMNS = {
     "BiasDirections": ["component", "side", "sign", *WORDS],
     "Trajectory": [
         "layer", "label", "position", "token_index", "token_string", "norm", "step_angle",
-        "arc_length", "turning_angle", "chord", "radial_share", "reads_as", "reads_as_index",
-        "logit",
+        "arc_length", "turning_angle", "chord", "tortuosity", "radial_share", "tangential_share",
+        "angle_to_embedding", "angle_to_next_readout", "angle_to_last", "angle_to_next",
+        "reads_as", "reads_as_index", "logit", "final_rank",
+    ],
+    "Movers": [
+        "layer", "component", "position", "token_index", "token_string", "share", "length",
     ],
     "AttentionPattern": ["component", "query", "key", "query_token", "key_token", "attention"],
     "Chart": ["kind", "layer", "position", "token_string", "axis_0", "axis_1", "axis_2"],
@@ -77,6 +81,7 @@ def results() -> dict[str, Result]:
         tw.head_spectrum(weights, layer=1, n=2),
         tw.bias_directions(weights, layer=1),
         tw.trajectory(weights, states),
+        tw.movers(weights, states),
         tw.attention_pattern(weights, states, layer=1),
         tw.fit_map(weights, states, n_words=20),
         tw.head_ellipsoid(weights, layer=1, head=2, words=[5, 6]),

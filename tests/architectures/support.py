@@ -39,6 +39,8 @@ class Row:
     quantities: str = ""
     remarks: str = ""
     error: float = 0.0
+    movers_gap: float = 0.0
+    heads_apart: bool = True
 
     @property
     def kind(self) -> str:
@@ -65,6 +67,7 @@ def row(architecture: str) -> Row:
     try:
         weights = tw.read_weights(model)
         certificate = _checked(model)
+        moved = _moved(model, weights)
     except tw.UnsupportedModel as refusal:
         return Row(architecture, "refused", remarks=refusal.part)
     block = weights.block(weights.attention_layers[0])
@@ -81,6 +84,8 @@ def row(architecture: str) -> Row:
         quantities="all" if quantities == QUANTITIES else ", ".join(quantities),
         remarks=", ".join(said),
         error=certificate.max_rel_error,
+        movers_gap=moved.gap,
+        heads_apart="heads" not in {caveat.name for caveat in moved.caveats},
     )
 
 
@@ -91,6 +96,12 @@ def _checked(model: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tw.check(model, PROMPT)
+
+
+def _moved(model: Any, weights: Weights) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tw.movers(weights, tw.read_states(model, PROMPT))
 
 
 def _processed(model: Any) -> str:

@@ -14,6 +14,12 @@ def test_exact_or_refused(architecture: str):
         assert len(found.remarks.split()) > 3
 
 
+@pytest.mark.parametrize("architecture", architectures())
+def test_every_step_is_the_sum_of_what_heads_and_mlp_added(architecture: str):
+    found = row(architecture)
+    assert found.movers_gap < 1e-5 and found.heads_apart
+
+
 def test_enough_architectures_are_exact():
     attending = [found for found in rows() if found.kind == "attention"]
     exact = [found for found in attending if found.outcome == "exact"]

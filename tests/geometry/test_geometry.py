@@ -12,7 +12,10 @@ from tw_lens.geometry import (
     log_map,
     measure_path,
     nearest,
+    radial_and_tangential,
     radial_share,
+    rank_of,
+    tangential_shares,
     unit,
 )
 from tw_lens.geometry.nearest import chosen, nearest_of_both_signs
@@ -148,6 +151,7 @@ def test_a_great_circle():
     assert path.arc_length.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert path.chord.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert path.turning_angle[1:-1].tolist() == pytest.approx([0] * 4, abs=1e-7)
+    assert path.tortuosity[1:].tolist() == pytest.approx([1] * 5) and path.tortuosity[0].isnan()
     assert math.isnan(path.step_angle[-1])
     assert math.isnan(path.turning_angle[0]) and math.isnan(path.turning_angle[-1])
 
@@ -157,7 +161,7 @@ def test_a_path_that_stands_still():
     path = measure_path(y)
     assert path.step_angle[:-1].tolist() == [0, 0, 0]
     assert path.arc_length.tolist() == [0, 0, 0, 0]
-    assert path.chord.tolist() == [0, 0, 0, 0]
+    assert path.chord.tolist() == [0, 0, 0, 0] and path.tortuosity.isnan().all()
 
 
 def test_a_zig_zag():
@@ -166,6 +170,7 @@ def test_a_zig_zag():
     path = measure_path(torch.stack([t.cos(), t.sin()], dim=-1))
     assert path.arc_length.tolist() == pytest.approx([0, 0.5, 1.0, 1.5])
     assert path.chord.tolist() == pytest.approx([0, 0.5, 0, 0.5], abs=1e-12)
+    assert path.tortuosity[[1, 3]].tolist() == pytest.approx([1.0, 3.0])
     assert path.turning_angle[1:-1].tolist() == pytest.approx([math.pi] * 2)
 
 
@@ -196,3 +201,38 @@ def test_radial_share():
     assert share[:2].tolist() == pytest.approx([1.0, 0.0]) and math.isnan(share[2])
     diagonal = torch.tensor([[1.0, 0.0], [2.0, 1.0]], dtype=torch.float64)
     assert float(radial_share(diagonal)[0]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_step_is_its_two_parts_and_its_shares_are_one(seed: int):
+    d, n, parts = random_sizes(seed, (2, 20), (1, 5), (1, 6))
+    x, added = normal(seed, n, d), normal(seed + 1, parts, n, d)
+    step = added.sum(0)
+    radial, across = radial_and_tangential(x, step)
+    assert torch.allclose(radial + across, step, atol=1e-12)
+    assert float((across * x).sum(-1).abs().max()) < 1e-11
+    shares = tangential_shares(x, added)
+    assert torch.allclose(shares.sum(0), torch.ones(n, dtype=torch.float64), atol=1e-9)
+    for part in range(parts):
+        for i in range(n):
+            t = step[i] - (step[i] @ x[i]) / (x[i] @ x[i]) * x[i]
+            expected = float(added[part, i] @ t / (t @ t))
+            assert float(shares[part, i]) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_a_part_that_holds_back_has_a_negative_share():
+    x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    parts = torch.tensor([[[0.0, 3.0]], [[5.0, -1.0]]], dtype=torch.float64)
+    assert tangential_shares(x, parts)[:, 0].tolist() == pytest.approx([1.5, -0.5])
+    assert tangential_shares(x, 0 * parts).isnan().all()
+
+
+@pytest.mark.parametrize("size", [1, 7, 30])
+def test_rank_is_the_place_in_the_full_sort(size: int):
+    queries, words, offset = normal(1, 9, 6).float(), normal(2, 30, 6).float(), normal(3, 30)
+    asked = torch.arange(9) * 3
+    order = (queries @ words.T + offset.float()).argsort(descending=True)
+    found = rank_of(queries, chunks_of(words, size), asked, offset=offset.float())
+    assert found.tolist() == [row.tolist().index(w) for row, w in zip(order, asked, strict=True)]
+    above = rank_of(queries, chunks_of(words, size), order[:, 0] * 0 + 5)
+    assert above.tolist() == (queries @ words.T > (queries @ words.T)[:, 5:6]).sum(-1).tolist()

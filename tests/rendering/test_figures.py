@@ -29,6 +29,7 @@ def every_result():
         tw.head_ellipsoid(weights, layer=1, head=0, words=words),
         tw.attention_pattern(weights, states, layer=0),
         tw.trajectory(weights, states),
+        tw.movers(weights, states),
         tw.fit_map(weights, states),
         tw.fit_map(weights, states, n_components=2),
         tw.distance_probe(rotating, layer=0, words=words, offsets=[0, 1, 2]),
@@ -117,6 +118,20 @@ def test_the_tolerance_is_named_where_its_line_is(tolerance):
     drawn = figure(tw.check(golden_bridge(), "w5 w6", tolerance=tolerance))
     # On a logarithmic axis an annotation is placed by the exponent, a line by the value.
     assert [note.y for note in drawn.layout.annotations] == ([-4.0] if tolerance else [])
+
+
+def test_the_heat_map_of_movers_is_the_mean_or_one_position():
+    moved = tw.movers(WEIGHTS, STATES)
+    for drawn, share in (
+        (moved.plot(), moved.mean_share()),
+        (moved.plot(position=2), moved.share[..., 2]),
+    ):
+        assert torch.allclose(torch.tensor(drawn.data[0].z), share, atol=1e-3)
+        assert drawn.data[0].x == moved.components
+    assert "position 0 left out" in moved.plot().layout.title.text
+    assert "w6" in moved.plot(position=2).layout.title.text
+    with pytest.raises(IndexError, match="positions 0 to 3"):
+        moved.plot(position=4)
 
 
 def test_a_word_probed_twice_is_drawn_once():

@@ -9,6 +9,7 @@ from tw_lens.analyses.embedding_distances import EmbeddingDistances, embedding_d
 from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
 from tw_lens.analyses.head_probe import HeadProbe, head_probe
 from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum, head_svd
+from tw_lens.analyses.movers import Movers, movers
 from tw_lens.analyses.qk_distance import (
     DistanceProbe,
     ScoreByDistance,
@@ -29,6 +30,7 @@ __all__ = [
     "HeadAtlas",
     "HeadProbe",
     "HeadSpectrum",
+    "Movers",
     "NounList",
     "Result",
     "ScoreByDistance",
@@ -47,6 +49,7 @@ __all__ = [
     "head_probe",
     "head_spectrum",
     "head_svd",
+    "movers",
     "score_by_distance",
     "token_norms",
     "trajectory",

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tw_lens.analyses.result import Result, WordLists, figure, require_positive, word_lists
+from tw_lens.analyses.travel import MEASURES, travel
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import PathMeasures, measure_path, nearest, radial_share
+from tw_lens.geometry import PathMeasures, nearest, rank_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -24,19 +25,34 @@ if TYPE_CHECKING:
 class Trajectory(Result):
     """The path of every position of a prompt; angles in radians, lengths in stream units.
 
-    `readings` holds one list per layer and position (layers outermost): the model's own readout
-    of the state, in logits.
+    `values` holds every measure by name (see `trajectory`). `readings` holds one list per layer
+    and position (layers outermost): the model's own readout of the state, in logits. `final_rank`
+    is the place, from 0, that the finally predicted token has in that readout.
     """
 
     model_name: str
     labels: tuple[str, ...]
     token_index: tuple[int, ...]
     token_strings: tuple[str, ...]
-    norm: Float[Tensor, "layers_and_end position"]
-    measures: PathMeasures
-    radial_share: Float[Tensor, "layers_and_end position"]
+    values: dict[str, Float[Tensor, "layers_and_end position"]]
+    final_rank: Int[Tensor, "layers_and_end position"]
     readings: WordLists
     caveats: tuple[Caveat, ...] = ()
+
+    @property
+    def norm(self) -> Float[Tensor, "layers_and_end position"]:
+        """The norms of the states."""
+        return self.values["norm"]
+
+    @property
+    def measures(self) -> PathMeasures:
+        """The measures along the path."""
+        return PathMeasures(*(self.values[name] for name in PathMeasures._fields))
+
+    @property
+    def radial_share(self) -> Float[Tensor, "layers_and_end position"]:
+        """The share of each step's squared length that points along the state."""
+        return self.values["radial_share"]
 
     def headline(self) -> str:
         """How far the last position travels, and what it reads as in the end."""
@@ -66,15 +82,11 @@ class Trajectory(Result):
                         "position": position,
                         "token_index": self.token_index[position],
                         "token_string": self.token_strings[position],
-                        "norm": float(self.norm[at]),
-                        "step_angle": float(self.measures.step_angle[at]),
-                        "arc_length": float(self.measures.arc_length[at]),
-                        "turning_angle": float(self.measures.turning_angle[at]),
-                        "chord": float(self.measures.chord[at]),
-                        "radial_share": float(self.radial_share[at]),
+                        **{name: float(self.values[name][at]) for name in MEASURES},
                         "reads_as": top["token_string"],
                         "reads_as_index": top["token_index"],
                         "logit": top["score"],
+                        "final_rank": int(self.final_rank[at]),
                     }
                 )
         return pd.DataFrame(rows)
@@ -87,10 +99,17 @@ class Trajectory(Result):
 def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
     """Measure the path of every position of a prompt.
 
-    `y_l = N(x_l)` under the final norm. Step angle `angle(y_l, y_{l+1})` (row l, NaN in the last),
-    arc length `sum of the steps before l`, turning angle between the arriving and the leaving
-    tangent, chord `angle(y_0, y_l)`, norm `|x_l|`, radial share of `|x_{l+1} - x_l|^2`, and the
-    top tokens of the model's own readout `N(x_l) A_U + a_U`.
+    With `y_l = N(x_l)` under the final norm and `D_l = x_{l+1} - x_l`, for every layer l:
+
+    - `norm`: `|x_l|`; `step_angle`: `angle(y_l, y_{l+1})` (NaN in the last row); `arc_length`: the
+      sum of the steps before l; `chord`: `angle(y_0, y_l)`; `tortuosity`: arc length over chord;
+      `turning_angle`: between the arriving and the leaving tangent.
+    - `radial_share`, `tangential_share`: of `|D_l|^2`, along `x_l` and across it; their sum is 1.
+    - `angle_to_embedding`: to the token as it enters the stream, without its position;
+      `angle_to_next_readout`: to the next token's column of `A_U`; `angle_to_last`,
+      `angle_to_next`: to the last and the next position's `y_l` (NaN at the last position).
+    - the top tokens of the model's own readout `N(x_l) A_U + a_U`, and `final_rank`: how many
+      tokens stand there above the one the position predicts in the end.
 
     Args:
         weights: from `read_weights`.
@@ -103,6 +122,8 @@ def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
     Example:
         >>> trajectory(weights, states).labels
         ('0_pre', '1_pre', '2_pre', 'final_post')
+        >>> trajectory(weights, states).final_rank[-1].tolist()
+        [0, 0, 0, 0]
 
     Source: arXiv 2309.07315, section 5; angles by definitions of great circles.
     """
@@ -110,16 +131,19 @@ def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
     weights.require_states(states)
     readout = weights.readout
     y = readout.sphere(states.stream)
-    found = nearest(y.flatten(0, 1), readout.directions(), k, offset=readout.offset())
+    offset = readout.offset()
+    found = nearest(y.flatten(0, 1), readout.directions(), k, offset=offset)
+    final = found.token_index[:, 0].unflatten(0, y.shape[:2])[-1]
+    asked = final.expand(y.shape[:2]).flatten()
+    rank = rank_of(y.flatten(0, 1), readout.directions(), asked, offset=offset)
     position_0 = Caveat("position 0", "the first position often carries huge activations.")
     return Trajectory(
         model_name=states.model_name,
         labels=tuple(states.labels),
         token_index=tuple(states.tokens.tolist()),
         token_strings=states.token_strings,
-        norm=states.stream.norm(dim=-1),
-        measures=measure_path(y),
-        radial_share=radial_share(states.stream),
+        values=travel(weights, states.stream, states.tokens),
+        final_rank=rank.unflatten(0, y.shape[:2]),
         readings=word_lists(found, weights.tokens),
         caveats=(position_0,),
     )

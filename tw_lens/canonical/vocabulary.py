@@ -106,6 +106,11 @@ class Readout:
         gain = self.norm.gain * self.scale
         return lambda: (self.norm.project(chunk * gain) for chunk in self.columns())
 
+    def direction(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
+        """The columns of `A_U` of some words, as rows."""
+        columns = self.W_U[:, token_index.to(self.W_U.device)].detach().float().cpu().T
+        return self.norm.project(columns * self.norm.gain * self.scale)
+
     def offset(self) -> Float[Tensor, " d_vocab"]:
         """`a_U = scale (bias W_U + b_U)`: the part of every logit that no state decides."""
         if not self.norm.bias.any():

@@ -1,8 +1,14 @@
 """Geometry: pure functions on tensors, batched, torch only (PCA and UMAP from their libraries)."""
 
 from tw_lens.geometry.lowrank import FactoredSVD, factored_svd
-from tw_lens.geometry.nearest import Neighbours, chosen, nearest, nearest_of_both_signs
-from tw_lens.geometry.paths import PathMeasures, measure_path, radial_share
+from tw_lens.geometry.nearest import Neighbours, chosen, nearest, nearest_of_both_signs, rank_of
+from tw_lens.geometry.paths import (
+    PathMeasures,
+    measure_path,
+    radial_and_tangential,
+    radial_share,
+    tangential_shares,
+)
 from tw_lens.geometry.projections import Projection, pca, umap
 from tw_lens.geometry.sphere import angle, log_map, unit
 
@@ -19,7 +25,10 @@ __all__ = [
     "nearest",
     "nearest_of_both_signs",
     "pca",
+    "radial_and_tangential",
     "radial_share",
+    "rank_of",
+    "tangential_shares",
     "umap",
     "unit",
 ]

@@ -73,6 +73,38 @@ def nearest_of_both_signs(
     )
 
 
+def rank_of(
+    queries: Float[Tensor, "queries d"],
+    rows: Rows,
+    token_index: Int[Tensor, " queries"],
+    *,
+    offset: Float[Tensor, " words"] | None = None,
+) -> Int[Tensor, " queries"]:
+    """How many words score higher than the one asked about, for each query: 0 for the best.
+
+    Args:
+        queries: directions or points.
+        rows: the words' vectors, in chunks, in the order of the token ids; they are read twice.
+        token_index: one word per query.
+        offset: a number added to each word's score.
+    """
+    asked = torch.empty(len(queries), 1)
+    rank = torch.zeros(len(queries), dtype=torch.long)
+    for counting in (False, True):
+        start = 0
+        for chunk in rows():
+            scores = queries @ chunk.T
+            if offset is not None:
+                scores = scores + offset[start : start + len(chunk)]
+            if counting:
+                rank += (scores > asked).sum(-1)
+            else:
+                here = (token_index >= start) & (token_index < start + len(chunk))
+                asked[here] = scores[here].gather(-1, token_index[here, None] - start)
+            start += len(chunk)
+    return rank
+
+
 def chosen(keep: Bool[Tensor, " queries"], first: Neighbours, second: Neighbours) -> Neighbours:
     """For every query, the first list where `keep` holds and the second elsewhere."""
     return Neighbours(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.geometry.sphere import angle, log_map
+from tw_lens.geometry.sphere import angle, log_map, unit
 
 
 class PathMeasures(NamedTuple):
@@ -19,6 +19,7 @@ class PathMeasures(NamedTuple):
     arc_length: Float[Tensor, points * batch]
     turning_angle: Float[Tensor, points * batch]
     chord: Float[Tensor, points * batch]
+    tortuosity: Float[Tensor, points * batch]
 
 
 def measure_path(y: Float[Tensor, "points *batch d"]) -> PathMeasures:
@@ -26,16 +27,20 @@ def measure_path(y: Float[Tensor, "points *batch d"]) -> PathMeasures:
 
     `step_angle[l]` is the angle from point l to l+1 (NaN at the end), `arc_length[l]` the sum of
     the steps before l, `turning_angle[l]` the angle between the arriving and the leaving tangent
-    (NaN at both ends), `chord[l]` the angle from the first point to point l.
+    (NaN at both ends), `chord[l]` the angle from the first point to point l, `tortuosity[l]` is
+    `arc_length[l] / chord[l]`: 1 along a great circle, NaN while the path is where it began.
     """
     steps = angle(y[:-1], y[1:])
     blank = torch.full_like(steps[:1], math.nan)
     arriving, leaving = -log_map(y[1:-1], y[:-2]), log_map(y[1:-1], y[2:])
+    arc = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])
+    chord = angle(y[:1].expand_as(y), y)
     return PathMeasures(
         step_angle=torch.cat([steps, blank]),
-        arc_length=torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)]),
+        arc_length=arc,
         turning_angle=torch.cat([blank, angle(arriving, leaving), blank]),
-        chord=angle(y[:1].expand_as(y), y),
+        chord=chord,
+        tortuosity=torch.where(chord > 0, arc / chord, math.nan),
     )
 
 
@@ -47,3 +52,26 @@ def radial_share(
     along = (step * x[:-1]).sum(-1).square() / x[:-1].square().sum(-1)
     share = along / step.square().sum(-1)
     return torch.cat([share, torch.full_like(share[:1], math.nan)])
+
+
+def radial_and_tangential(
+    x: Float[Tensor, "points *batch d"], step: Float[Tensor, "points *batch d"]
+) -> tuple[Float[Tensor, "points *batch d"], Float[Tensor, "points *batch d"]]:
+    """A step taken at `x` as its part along `x` and its part across: they add up to the step."""
+    u = unit(x)
+    radial = (step * u).sum(-1, keepdim=True) * u
+    return radial, step - radial
+
+
+def tangential_shares(
+    x: Float[Tensor, "points *batch d"], parts: Float[Tensor, "parts points *batch d"]
+) -> Float[Tensor, "parts points *batch"]:
+    """The signed share of each part in the tangential step of their sum, `<p, t> / <t, t>`.
+
+    `t` is the part of `sum(parts)` across `x`. The shares of all parts add up to 1; a negative one
+    held the state back. NaN where nothing moves across.
+    """
+    _, across = radial_and_tangential(x, parts.sum(0))
+    size = across.square().sum(-1)
+    along = (parts * across).sum(-1)
+    return torch.where(size > 0, along / size, math.nan)

@@ -4,6 +4,7 @@ from tw_lens.rendering import (  # noqa: F401 - they register themselves
     figures_atlas,
     figures_distance,
     figures_heads,
+    figures_movers,
     figures_paths,
     figures_words,
 )

@@ -1,0 +1,236 @@
+"""Who moved a word? Every step of the path as the sum of what each head and the MLP added.
+
+1. Recompute the attention pattern of each layer from the canonical form, and every head's output.
+2. Take it through whatever stands between it and the stream: the norm after attention, the
+   multiplier, or (BERT) the norms of the stream itself. A norm is linear once its divisor is
+   known, and the divisor is that of the sum: each part is divided by the same number.
+3. Check that the parts add up to the step the model really made.
+4. Project each part on the step's tangential part: its signed share of the movement.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.analyses.result import Result, figure
+from tw_lens.canonical import Block, Norm, States, Weights
+from tw_lens.errors import Caveat
+from tw_lens.geometry import tangential_shares
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+ADDS_UP = 1e-5
+BESIDE_HEADS = ("attention", "bias", "MLP", "rest")
+
+Parts = dict[str, Float[Tensor, "position d_model"]]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Movers(Result):
+    """Every component's signed share of each tangential step, and the length of what it added.
+
+    `components` are `H0`, `H1`, ... and, where a layer has them, `attention` (heads that cannot be
+    told apart, or what stands in attention's place), `bias` (what the layer adds whatever its
+    heads read), `MLP`, and `rest` (what the norms or the scale of the stream do to the state
+    itself). `share` and `length` are NaN where a layer has no such component. `gap` is the largest
+    relative gap between the sum of the parts and the step, over all layers.
+    """
+
+    model_name: str
+    token_index: tuple[int, ...]
+    token_strings: tuple[str, ...]
+    components: tuple[str, ...]
+    share: Float[Tensor, "n_layers components position"]
+    length: Float[Tensor, "n_layers components position"]
+    gap: float
+    caveats: tuple[Caveat, ...] = ()
+
+    def headline(self) -> str:
+        """The component with the largest mean share, and how well the parts add up."""
+        mean = self.mean_share()
+        layer, which = divmod(int(mean.nan_to_num(-math.inf).argmax()), len(self.components))
+        return (
+            f"{self.model_name}: {self.share.shape[0]} layers, {len(self.components)} components; "
+            f"{self.named(layer, which)} moves most ({100 * float(mean[layer, which]):.0f} % of "
+            f"its step); parts add up to {self.gap:.0e}"
+        )
+
+    def named(self, layer: int, component: int) -> str:
+        """A component's name: `L5H1`, `L5 MLP`."""
+        name = self.components[component]
+        return f"L{layer}{name}" if name.startswith("H") else f"L{layer} {name}"
+
+    def mean_share(self) -> Float[Tensor, "n_layers components"]:
+        """The mean share over the positions, position 0 left out where there are others."""
+        return self.share[:, :, min(1, self.share.shape[-1] - 1) :].nanmean(-1)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Columns: layer, component, position, token_index, token_string, share, length."""
+        rows = []
+        for layer, which in (~self.share.isnan().all(-1)).nonzero().tolist():
+            for position, token in enumerate(self.token_strings):
+                rows.append(
+                    {
+                        "layer": layer,
+                        "component": self.named(layer, which),
+                        "position": position,
+                        "token_index": self.token_index[position],
+                        "token_string": token,
+                        "share": float(self.share[layer, which, position]),
+                        "length": float(self.length[layer, which, position]),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def plot(self, position: int | None = None) -> go.Figure:
+        """Layer by component, as a heat map: of one position, or the mean over all but the first.
+
+        Raises:
+            IndexError: the position does not exist.
+        """
+        if position is not None and not 0 <= position < len(self.token_strings):
+            raise IndexError(
+                f"position {position} does not exist: the prompt has positions 0 to "
+                f"{len(self.token_strings) - 1}."
+            )
+        return figure(self, position)
+
+
+def movers(weights: Weights, states: States) -> Movers:
+    """Decompose every step into what each head and the MLP really added.
+
+    `D_l = x_{l+1} - x_l = sum of parts p`; with `t` the part of `D_l` across `x_l` (both as the
+    final norm sees them), the share of a part is `<p, t> / <t, t>`: the shares of a step add up to
+    1, and a negative one held the state back. Norms behind attention and of the stream, output
+    gates, multipliers and parallel blocks are included. The parts are checked to add up to the
+    step within 1e-5 of the layer's largest entry; heads that do not add up to what attention added
+    are not told apart (`attention`, with a caveat).
+
+    Args:
+        weights: from `read_weights`.
+        states: from `read_states`, of the same model.
+
+    Raises:
+        ValueError: states of another model, or a layer whose parts do not add up to its step.
+
+    Example:
+        >>> found = movers(weights, states)
+        >>> found.components
+        ('H0', 'H1', 'H2', 'H3', 'bias', 'MLP')
+        >>> found.gap < 1e-5
+        True
+
+    Source: arXiv 2309.07315, section 4 (heads as updates); shares by definition.
+    """
+    weights.require_states(states)
+    found, gaps, whole = [], [], []
+    for layer in range(weights.n_layers):
+        parts, told_apart = _parts(weights, states, layer)
+        step = states.stream[layer + 1] - states.stream[layer]
+        gap = _relative(torch.stack(list(parts.values())).sum(0) - step, step)
+        if not gap < ADDS_UP:
+            raise ValueError(
+                f"layer {layer} of {states.model_name}: its parts miss its step by {gap:.0e}, so "
+                "nobody can be said to have moved it; `trajectory` measures the step itself."
+            )
+        found.append(parts)
+        gaps.append(gap)
+        whole += [] if told_apart else [layer]
+    n_heads = max(sum(name.startswith("H") for name in parts) for parts in found)
+    names = [f"H{head}" for head in range(n_heads)]
+    names += [name for name in BESIDE_HEADS if any(name in parts for parts in found)]
+    share = torch.full((len(found), len(names), len(states)), math.nan)
+    length = share.clone()
+    norm = weights.readout.norm
+    for layer, parts in enumerate(found):
+        at = [names.index(name) for name in parts]
+        seen = norm.project(torch.stack(list(parts.values())))
+        share[layer, at] = tangential_shares(norm.project(states.stream[layer]), seen)
+        length[layer, at] = seen.norm(dim=-1)
+    return Movers(
+        model_name=states.model_name,
+        token_index=tuple(states.tokens.tolist()),
+        token_strings=states.token_strings,
+        components=tuple(names),
+        share=share,
+        length=length,
+        gap=max(gaps),
+        caveats=_caveats(weights, whole),
+    )
+
+
+def _parts(weights: Weights, states: States, layer: int) -> tuple[Parts, bool]:
+    """The parts of one step by name, and whether its heads are told apart."""
+    x, mlp, added = states.stream[layer], states.mlp_out[layer], states.attn_out[layer]
+    if layer not in weights.attention_layers:
+        return {"attention": added, "MLP": mlp}, True
+    block = weights.block(layer)
+    pattern = block.pattern(block.scores(block.queries(x), block.keys(x)))
+    heads, bias = _written(block, block.head_outputs(pattern, block.values(x), x))
+    told_apart = _relative(heads.sum(0) + bias - added, added) < ADDS_UP
+    parts: Parts = {f"H{head}": part for head, part in enumerate(heads)}
+    parts |= {"bias": bias}
+    if not told_apart:
+        parts = {"attention": added}
+    parts |= {"MLP": mlp}
+    if block.stream_norms is not None:
+        return _through(block.stream_norms, x, added, parts), told_apart
+    if block.stream_scale != 1:
+        parts = {name: part * block.stream_scale for name, part in parts.items()}
+        parts["rest"] = (block.stream_scale - 1) * x
+    return parts, told_apart
+
+
+def _written(
+    block: Block, heads: Float[Tensor, "n_heads position d_model"]
+) -> tuple[Float[Tensor, "n_heads position d_model"], Float[Tensor, "position d_model"]]:
+    """What each head adds behind the norm and multiplier, and what is added besides."""
+    bias = block.b_O.expand(heads.shape[1:])
+    norm, m = block.writing.norm, block.writing.multiplier
+    if norm is None:
+        return m * heads, m * bias
+    linear = _linear(norm, heads.sum(0) + bias)
+    return m * linear(heads), m * (linear(bias) + norm.bias)
+
+
+def _through(norms: tuple[Norm, Norm], x: Tensor, added: Tensor, parts: Parts) -> Parts:
+    """Parts of `n_2(n_1(x + attention) + MLP)`: each through the norms that stand behind it."""
+    first, second = norms
+    inner = first.affine(x + added)
+    one, two = _linear(first, x + added), _linear(second, inner + parts["MLP"])
+    taken = {name: two(p if name == "MLP" else one(p)) for name, p in parts.items()}
+    biases = (two(first.bias.expand_as(x))) + second.bias
+    taken["rest"] = two(one(x)) + biases - x
+    return taken
+
+
+def _linear(norm: Norm, total: Tensor):
+    """The norm without its bias as a linear map, its divisor that of `total`."""
+    if not norm.divides:
+        return lambda part: part
+    seen = norm.project(total)
+    divisor = (seen.square().mean(-1, keepdim=True) + norm.eps).sqrt()
+    return lambda part: norm.project(part) / divisor * norm.gain
+
+
+def _relative(gap: Tensor, size: Tensor) -> float:
+    """The largest entry of a gap over the largest entry of what it is a gap of."""
+    largest = float(size.abs().max())
+    return float(gap.abs().max()) / largest if largest else float(gap.abs().max())
+
+
+def _caveats(weights: Weights, whole: list[int]) -> tuple[Caveat, ...]:
+    position_0 = Caveat("position 0", "the first position is left out of means.")
+    if not whole:
+        return (*weights.caveats, position_0)
+    layers = ", ".join(map(str, whole))
+    lumped = Caveat("heads", f"the heads of layers {layers} cannot be told apart.")
+    return (*weights.caveats, position_0, lumped)

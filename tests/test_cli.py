@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from tw_lens.cli import app
+from tw_lens.cli import FORMATS, app
 from tw_lens.reading import ModelNotLoaded, load_model
 from tw_lens.reading.loading import bundled_file
 
@@ -22,7 +22,7 @@ def run(*arguments):
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom tw_lens.cli import app\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom tw_lens.cli import FORMATS, app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "heavy = {'transformer_lens', 'transformers', 'umap', 'sklearn', 'plotly'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
@@ -53,7 +53,7 @@ def test_check_passes_and_prints_every_quantity():
     ],
 )
 def test_tables_reach_every_format(command, columns, tmp_path):
-    paths = {name: tmp_path / f"table.{name}" for name in ("csv", "json", "parquet", "latex")}
+    paths = {name: tmp_path / f"table.{name}" for name in FORMATS}
     done = run(*command, *[part for name, path in paths.items() for part in (f"--{name}", path)])
     assert done.exit_code == 0, done.output
     table = pd.read_csv(paths["csv"])
@@ -61,6 +61,8 @@ def test_tables_reach_every_format(command, columns, tmp_path):
     assert len(json.loads(paths["json"].read_text())) == len(table) > 0
     assert len(pd.read_parquet(paths["parquet"])) == len(table)
     assert "\\toprule" in paths["latex"].read_text()
+    assert "| --: |" in paths["markdown"].read_text()
+    assert set(table.cite) == {json.loads(paths["json"].read_text())[0]["cite"]}
 
 
 def test_report_says_where_the_page_is(tmp_path):

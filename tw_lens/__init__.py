@@ -8,6 +8,7 @@
 5. `read_states(model, prompt)`: a prompt's residual stream.
 6. `trajectory`, `fit_map`, `attention_pattern`: the words travelling.
 7. `report(model, path, prompt=..., layers=[...])`: all of it on one page.
+8. `save_table(result, path)`: its table for a paper, with the line to `cite` it by.
 """
 
 from tw_lens.analyses import (
@@ -27,7 +28,7 @@ from tw_lens.analyses import (
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat, UnsupportedModel
 from tw_lens.reading import check, load_model, read_states, read_weights
-from tw_lens.rendering import report
+from tw_lens.rendering import cite, report, save_table
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,8 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "fit_map",
     "attention_pattern",
     "report",
+    "save_table",
+    "cite",
     "Caveat",
     "States",
     "UnsupportedModel",

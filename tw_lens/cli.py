@@ -13,8 +13,6 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tw_lens.errors import Caveat
-
 PROMPT = "To kill two birds with one stone"
 FAILED, REFUSED = 1, 2
 
@@ -43,6 +41,7 @@ Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV.
 Json = Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")]
 Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the table as Parquet.")]
 Latex = Annotated[Path | None, typer.Option("--latex", help="Write the table as LaTeX.")]
+Markdown = Annotated[Path | None, typer.Option(help="Write the table as Markdown.")]
 
 
 @app.command()
@@ -77,6 +76,7 @@ def check(
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """The certificate: does the canonical form compute what the model computes?"""
     with _refusals():
@@ -87,7 +87,7 @@ def check(
             say("Certifying")
             certificate = certify(loaded, prompt)
         table = certificate.to_dataframe()
-        _show(table, repr(certificate), certificate.caveats, (csv, json, parquet, latex))
+        _show(certificate, table, (csv, json, parquet, latex, markdown))
     if not certificate.passed:
         raise typer.Exit(FAILED)
 
@@ -103,6 +103,7 @@ def norms(
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """The loudest and the quietest tokens under the final norm."""
     with _refusals():
@@ -115,7 +116,7 @@ def norms(
             say("Scoring every token")
             result = token_norms(weights, scale=scale, bias=bias, convention=convention)
             table = pd.concat([result.top(k), result.bottom(k)])
-        _show(table, repr(result), result.caveats, (csv, json, parquet, latex))
+        _show(result, table, (csv, json, parquet, latex, markdown))
 
 
 @app.command()
@@ -135,6 +136,7 @@ def probe(
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """Words probed through the heads of a layer."""
     with _refusals():
@@ -153,7 +155,7 @@ def probe(
                 head=head,
                 offset=offset,
             )
-        _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+        _show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
 
 
 @app.command()
@@ -170,6 +172,7 @@ def spectrum(
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """Singular directions of the heads of a layer, both sides as words."""
     with _refusals():
@@ -188,7 +191,7 @@ def spectrum(
                 head=head,
                 offset=offset,
             )
-        _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+        _show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
 
 
 @app.command()
@@ -199,6 +202,7 @@ def trajectory(
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """The path of every position of a prompt: norms, angles, and what each state reads as."""
     with _refusals():
@@ -209,32 +213,27 @@ def trajectory(
             loaded = _load(model, say)
             say("Travelling")
             result = travel(read_weights(loaded), read_states(loaded, prompt))
-        _show(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+        _show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
 
 
-def _show(
-    table: pd.DataFrame,
-    headline: str,
-    caveats: tuple[Caveat, ...],
-    files: tuple[Path | None, ...],
-) -> None:
-    """Write the table to the files asked for, or print it."""
+def _show(result: Any, table: pd.DataFrame, files: tuple[Path | None, ...]) -> None:
+    """Write a result's table to the files asked for, or print it."""
     from rich.console import Console
 
     from tw_lens.rendering import rich_table, save_table
 
     written = [(suffix, path) for suffix, path in zip(FORMATS, files, strict=True) if path]
     for suffix, path in written:
-        save_table(table, path, format=suffix, caption=headline)
+        save_table(result, path, table=table, format=suffix)
         typer.echo(f"Written: {path}")
     if not written:
         console = Console()
-        console.print(rich_table(table, headline))
-        for caveat in caveats:
+        console.print(rich_table(table, repr(result)))
+        for caveat in result.caveats:
             console.print(f"Caveat, {caveat}", markup=False, highlight=False)
 
 
-FORMATS = ("csv", "json", "parquet", "latex")
+FORMATS = ("csv", "json", "parquet", "latex", "markdown")
 
 
 def _weights(model: str | None, say: Any) -> Any:

@@ -30,7 +30,7 @@ class TokenStrings:
             text = " " + text  # sentencepiece drops the space of a first word
         if text == "" or "\ufffd" in text:
             text = _raw_bytes(piece)
-        return "".join(c if c.isprintable() else _escaped(c) for c in text)
+        return escaped_controls(text)
 
     def strings(self, token_indices: Iterable[int]) -> list[str]:
         """The texts of many tokens."""
@@ -101,6 +101,11 @@ def named(words: Sequence[str], most: int = 8) -> str:
     """A short list of words for a sentence: the first ones by name, the rest by number."""
     shown = ", ".join(repr(word) for word in words[:most])
     return shown if len(words) <= most else f"{shown} and {len(words) - most} more"
+
+
+def escaped_controls(text: str) -> str:
+    """A text on one line: control and invisible characters, lone surrogates too, as escapes."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:

@@ -20,7 +20,10 @@ MAY_IMPORT = {
     "reading": GROUND | {"canonical", "reading"},
     "analyses": GROUND | {"canonical", "geometry", "analyses"},
     "rendering": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering"},
-    "cli": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering", "cli"},
+    "terminal": {"rendering"},
+    "cli": GROUND
+    | {"terminal"}
+    | {"canonical", "geometry", "reading", "analyses", "rendering", "cli"},
     "__init__": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering"},
 }
 

@@ -2,7 +2,7 @@
 
 1. `read_weights(model)`: the weights in one folded form, whatever the model.
 2. `check(model, prompt)`: the certificate that this form computes what the model computes.
-3. `embedding_distances`, `token_norms`: the words on the sphere.
+3. `embedding_distances`, `token_norms`: the words on the sphere; `word_filter`: which to list.
 4. `head_probe`, `head_spectrum`, `bias_directions`, `head_ellipsoid`, `distance_probe`,
    `score_by_distance`: the heads as maps of it.
 5. `read_states(model, prompt)`: a prompt's residual stream.
@@ -24,6 +24,7 @@ from tw_lens.analyses import (
     score_by_distance,
     token_norms,
     trajectory,
+    word_filter,
 )
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat, UnsupportedModel
@@ -39,6 +40,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "embedding_distances",
     "token_norms",
     "common_nouns",
+    "word_filter",
     "head_probe",
     "head_spectrum",
     "bias_directions",

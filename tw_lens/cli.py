@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    import pandas as pd
+from tw_lens.terminal import layers as numbers
+from tw_lens.terminal import progress, refusals, show
 
 PROMPT = "To kill two birds with one stone"
-FAILED, REFUSED = 1, 2
+FAILED = 1
 
 app = typer.Typer(
     name="tw-lens",
@@ -37,6 +34,13 @@ Convention = Annotated[
     Literal["exact", "published"], typer.Option("--convention", help="Whose arithmetic.")
 ]
 K = Annotated[int, typer.Option("-k", help="Words per list.")]
+Readable = Annotated[
+    bool,
+    typer.Option(
+        "--readable",
+        help="List whole words only: no fragments, no special or never-trained tokens.",
+    ),
+]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")]
 Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the table as Parquet.")]
@@ -55,12 +59,12 @@ def report(
     method: Annotated[Literal["pca", "umap"], typer.Option("--map", help="The drawing.")] = "pca",
 ) -> None:
     """Everything for chosen layers and a prompt, on one page that opens offline."""
-    with _refusals(), _progress() as say:
+    with refusals(), progress() as say:
         from tw_lens.rendering import report as write_report
         from tw_lens.rendering import require_writable
 
         require_writable(output)
-        chosen = _layers(layers)
+        chosen = numbers(layers)
         loaded = _load(model, say)
         path = write_report(
             loaded, output, prompt=prompt, layers=chosen, method=method, progress=say
@@ -79,15 +83,15 @@ def check(
     markdown: Markdown = None,
 ) -> None:
     """The certificate: does the canonical form compute what the model computes?"""
-    with _refusals():
-        with _progress() as say:
+    with refusals():
+        with progress() as say:
             from tw_lens.reading import check as certify
 
             loaded = _load(model, say)
             say("Certifying")
             certificate = certify(loaded, prompt)
         table = certificate.to_dataframe()
-        _show(certificate, table, (csv, json, parquet, latex, markdown))
+        show(certificate, table, (csv, json, parquet, latex, markdown))
     if not certificate.passed:
         raise typer.Exit(FAILED)
 
@@ -98,6 +102,7 @@ def norms(
     scale: Annotated[bool, typer.Option(help="With the final norm's gain.")] = True,
     bias: Annotated[bool, typer.Option(help="With the biases.")] = True,
     convention: Convention = "exact",
+    readable: Readable = False,
     k: K = 10,
     csv: Csv = None,
     json: Json = None,
@@ -106,17 +111,23 @@ def norms(
     markdown: Markdown = None,
 ) -> None:
     """The loudest and the quietest tokens under the final norm."""
-    with _refusals():
-        with _progress() as say:
+    with refusals():
+        with progress() as say:
             import pandas as pd
 
             from tw_lens.analyses import token_norms
 
             weights = _weights(model, say)
             say("Scoring every token")
-            result = token_norms(weights, scale=scale, bias=bias, convention=convention)
+            result = token_norms(
+                weights,
+                scale=scale,
+                bias=bias,
+                convention=convention,
+                among=_readable(weights, readable),
+            )
             table = pd.concat([result.top(k), result.bottom(k)])
-        _show(result, table, (csv, json, parquet, latex, markdown))
+        show(result, table, (csv, json, parquet, latex, markdown))
 
 
 @app.command()
@@ -131,6 +142,7 @@ def probe(
     convention: Convention = "exact",
     head: Head = None,
     offset: Offset = 0,
+    readable: Readable = False,
     k: K = 5,
     csv: Csv = None,
     json: Json = None,
@@ -139,8 +151,8 @@ def probe(
     markdown: Markdown = None,
 ) -> None:
     """Words probed through the heads of a layer."""
-    with _refusals():
-        with _progress() as say:
+    with refusals():
+        with progress() as say:
             from tw_lens.analyses import common_nouns, head_probe
 
             weights = _weights(model, say)
@@ -154,8 +166,9 @@ def probe(
                 convention=convention,
                 head=head,
                 offset=offset,
+                among=_readable(weights, readable),
             )
-        _show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
+        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
 
 
 @app.command()
@@ -167,6 +180,7 @@ def spectrum(
     head: Head = None,
     offset: Offset = 0,
     n: Annotated[int, typer.Option("-n", help="Leading directions to read.")] = 5,
+    readable: Readable = False,
     k: K = 5,
     csv: Csv = None,
     json: Json = None,
@@ -175,8 +189,8 @@ def spectrum(
     markdown: Markdown = None,
 ) -> None:
     """Singular directions of the heads of a layer, both sides as words."""
-    with _refusals():
-        with _progress() as say:
+    with refusals():
+        with progress() as say:
             from tw_lens.analyses import head_spectrum
 
             weights = _weights(model, say)
@@ -190,8 +204,9 @@ def spectrum(
                 convention=convention,
                 head=head,
                 offset=offset,
+                among=_readable(weights, readable),
             )
-        _show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
+        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
 
 
 @app.command()
@@ -205,35 +220,15 @@ def trajectory(
     markdown: Markdown = None,
 ) -> None:
     """The path of every position of a prompt: norms, angles, and what each state reads as."""
-    with _refusals():
-        with _progress() as say:
+    with refusals():
+        with progress() as say:
             from tw_lens.analyses import trajectory as travel
             from tw_lens.reading import read_states, read_weights
 
             loaded = _load(model, say)
             say("Travelling")
             result = travel(read_weights(loaded), read_states(loaded, prompt))
-        _show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
-
-
-def _show(result: Any, table: pd.DataFrame, files: tuple[Path | None, ...]) -> None:
-    """Write a result's table to the files asked for, or print it."""
-    from rich.console import Console
-
-    from tw_lens.rendering import rich_table, save_table
-
-    written = [(suffix, path) for suffix, path in zip(FORMATS, files, strict=True) if path]
-    for suffix, path in written:
-        save_table(result, path, table=table, format=suffix)
-        typer.echo(f"Written: {path}")
-    if not written:
-        console = Console()
-        console.print(rich_table(table, repr(result)))
-        for caveat in result.caveats:
-            console.print(f"Caveat, {caveat}", markup=False, highlight=False)
-
-
-FORMATS = ("csv", "json", "parquet", "latex", "markdown")
+        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
 
 
 def _weights(model: str | None, say: Any) -> Any:
@@ -242,47 +237,17 @@ def _weights(model: str | None, say: Any) -> Any:
     return read_weights(_load(model, say))
 
 
+def _readable(weights: Any, readable: bool) -> Any:
+    from tw_lens.analyses import word_filter
+
+    return word_filter(weights) if readable else None
+
+
 def _load(model: str | None, say: Any) -> Any:
     from tw_lens.reading import load_model
 
     say(f"Loading {model or 'the bundled SmolLM2'}")
     return load_model(model)
-
-
-def _layers(text: str) -> list[int] | None:
-    if not text.strip():
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--layers {text!r}: numbers with commas fit, as in 0,5,11.") from None
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A line that tells what is going on, on the terminal only."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Starting")
-
-        def say(step: str) -> None:
-            progress.update(task, description=step)
-
-        yield say
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Errors that name what was given and what fits, as one sentence and an exit code of 2."""
-    try:
-        yield
-    except (ValueError, IndexError, OSError, TypeError) as error:
-        typer.echo(f"tw-lens: {error}", err=True)
-        sys.exit(REFUSED)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ COLUMNS = {
     ],
     "NounList": ["token_index", "token_string"],
     "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS],
+    "WordFilter": ["condition", "tokens", "examples"],
     "ScoreByDistance": ["component", "offset", "mean", "std"],
 }  # fmt: skip
 WITHOUT_WORDS = {"EmbeddingDistances", "ScoreByDistance"}
@@ -77,6 +78,7 @@ def results() -> dict[str, Result]:
         tw.fit_map(weights, states, n_words=20),
         tw.head_ellipsoid(weights, layer=1, head=2, words=[5, 6]),
         tw.common_nouns(weights),
+        tw.word_filter(weights, whole_words=False),
         tw.distance_probe(weights, layer=1, words=[5, 6], offsets=[0]),
         tw.score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
     ]

@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 	mkdir -p $(dir $(PAGE))
 	$(VENV)/bin/tw-lens report --prompt "$(PROMPT)" --layers 0,15,29 --output $(PAGE)
 
-test: $(VENV)/tested $(VENV39)/tested chromium
+test: $(VENV)/tested $(VENV39)/tested chromium tex
 	$(VENV39)/bin/python -m pytest $(LEG39)
 	$(VENV)/bin/python -m pytest --ignore=tests/hooked
 
@@ -52,6 +52,11 @@ $(VENV39)/tested: pyproject.toml constraints.txt
 .PHONY: chromium
 chromium:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } || true
+
+# A test compiles the LaTeX tables (150 MB installed); without TeX it is skipped and says so.
+.PHONY: tex
+tex:
+	@command -v pdflatex >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends texlive-latex-base texlive-latex-recommended >/dev/null; } || true
 
 clean:
 	rm -rf $(VENV) $(VENV39) out

@@ -1,6 +1,7 @@
 """The command line on a saved folder: tables, files, exit codes, sentences instead of traces."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from tw_lens.cli import app
 from tw_lens.reading import ModelNotLoaded, load_model
 from tw_lens.reading.loading import bundled_file
+from tw_lens.terminal import FORMATS
 
 FOLDER = str(Path(__file__).parent / "data" / "tiny-gpt2")
 
@@ -53,7 +55,7 @@ def test_check_passes_and_prints_every_quantity():
     ],
 )
 def test_tables_reach_every_format(command, columns, tmp_path):
-    paths = {name: tmp_path / f"table.{name}" for name in ("csv", "json", "parquet", "latex")}
+    paths = {name: tmp_path / f"table.{name}" for name in FORMATS}
     done = run(*command, *[part for name, path in paths.items() for part in (f"--{name}", path)])
     assert done.exit_code == 0, done.output
     table = pd.read_csv(paths["csv"])
@@ -61,6 +63,22 @@ def test_tables_reach_every_format(command, columns, tmp_path):
     assert len(json.loads(paths["json"].read_text())) == len(table) > 0
     assert len(pd.read_parquet(paths["parquet"])) == len(table)
     assert "\\toprule" in paths["latex"].read_text()
+    assert "| --: |" in paths["markdown"].read_text()
+    assert set(table.cite) == {json.loads(paths["json"].read_text())[0]["cite"]}
+
+
+@pytest.mark.parametrize("command", [["norms"], ["probe", "-w", "bird"], ["spectrum"]])
+def test_readable_lists_words_only(command, tmp_path):
+    folder = shutil.copytree(FOLDER, tmp_path / "model")
+    file = folder / "tokenizer.json"
+    spelled = file.read_text()
+    for number, word in ((5, "bird"), (6, "stone"), (7, "two")):
+        spelled = spelled.replace(f'"w{number}"', f'"{word}"')
+    file.write_text(spelled)
+    csv = tmp_path / "t.csv"
+    done = run(command[0], str(folder), *command[1:], "--readable", "--csv", str(csv))
+    assert done.exit_code == 0, done.output
+    assert set(pd.read_csv(csv).token_string) == {"bird", "stone", "two"}
 
 
 def test_report_says_where_the_page_is(tmp_path):
@@ -75,6 +93,7 @@ def test_report_says_where_the_page_is(tmp_path):
     [
         (["probe", FOLDER, "--layer", "9", "-w", "w5"], "layer 9 does not exist"),
         (["probe", FOLDER, "--head", "4", "-w", "w5"], "head 4 does not exist"),
+        (["norms", FOLDER, "--readable"], "is left by the filter (whole words"),
         (["probe", FOLDER, "-w", "no such word"], "none of the words is a single token"),
         (["spectrum", FOLDER, "--circuit", "QQ"], "'QQ' is not one of"),
         (["norms", FOLDER, "--convention", "guess"], "'guess' is not one of"),

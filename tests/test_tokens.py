@@ -39,6 +39,10 @@ PIECES = [
     ("\u00e2\u0122\u012d", "\u200b", "\\u200b"),
     ("x", "\u202e", "\\u202e"),
     ("nul", "\x00", "\\x00"),
+    ("\u00c2\u0142", "\u00a0", "\\u00a0"),
+    ("\u0142", "\ufffd", "\\xa0"),
+    ("\\n", "\\n", "\\\\n"),
+    ("\\", "\\", "\\"),
     ("caf\u00c3\u00a9", "caf\u00e9", "caf\u00e9"),
 ]
 
@@ -63,12 +67,12 @@ def test_without_a_tokenizer():
 
 
 def test_look_up():
-    tokens = TokenStrings(Pieces(*[(piece, text) for piece, text, _ in PIECES]), 12)
+    tokens = TokenStrings(Pieces(*[(piece, text) for piece, text, _ in PIECES]), 16)
     assert tokens.look_up([" dog", "dog", 5, "cat"]) == ([1, 2, 5], ["cat"])
     assert tokens.look_up("dog") == ([2], [])
     assert tokens.single("<unk>") == 0
-    with pytest.raises(IndexError, match="token id 12 does not exist"):
-        tokens.look_up([12])
+    with pytest.raises(IndexError, match="token id 16 does not exist"):
+        tokens.look_up([16])
     with pytest.raises(ValueError, match=r"none of the words is a single token.*'cat'"):
         tokens.look_up(["cat"])
 

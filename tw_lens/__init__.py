@@ -2,12 +2,13 @@
 
 1. `read_weights(model)`: the weights in one folded form, whatever the model.
 2. `check(model, prompt)`: the certificate that this form computes what the model computes.
-3. `embedding_distances`, `token_norms`: the words on the sphere.
+3. `embedding_distances`, `token_norms`: the words on the sphere; `word_filter`: which to list.
 4. `head_probe`, `head_spectrum`, `bias_directions`, `head_ellipsoid`, `distance_probe`,
    `score_by_distance`: the heads as maps of it; `head_atlas`: all of them in one table.
 5. `read_states(model, prompt)`: a prompt's residual stream.
 6. `trajectory`, `movers`, `fit_map`, `attention_pattern`: the words travelling.
 7. `report(model, path, prompt=..., layers=[...])`: all of it on one page.
+8. `save_table(result, path)`: its table for a paper, with the line to `cite` it by.
 """
 
 from tw_lens.analyses import (
@@ -25,11 +26,12 @@ from tw_lens.analyses import (
     score_by_distance,
     token_norms,
     trajectory,
+    word_filter,
 )
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat, UnsupportedModel
 from tw_lens.reading import check, load_model, read_states, read_weights
-from tw_lens.rendering import report
+from tw_lens.rendering import cite, report, save_table
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "embedding_distances",
     "token_norms",
     "common_nouns",
+    "word_filter",
     "head_probe",
     "head_spectrum",
     "head_atlas",
@@ -53,6 +56,8 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "fit_map",
     "attention_pattern",
     "report",
+    "save_table",
+    "cite",
     "Caveat",
     "States",
     "UnsupportedModel",

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tw_lens.terminal import progress, refusals, shown
+from tw_lens.terminal import layers as numbers
+from tw_lens.terminal import progress, refusals, show
 
 PROMPT = "To kill two birds with one stone"
 FAILED = 1
@@ -33,10 +34,18 @@ Convention = Annotated[
     Literal["exact", "published"], typer.Option("--convention", help="Whose arithmetic.")
 ]
 K = Annotated[int, typer.Option("-k", help="Words per list.")]
+Readable = Annotated[
+    bool,
+    typer.Option(
+        "--readable",
+        help="List whole words only: no fragments, no special or never-trained tokens.",
+    ),
+]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")]
 Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the table as Parquet.")]
 Latex = Annotated[Path | None, typer.Option("--latex", help="Write the table as LaTeX.")]
+Markdown = Annotated[Path | None, typer.Option(help="Write the table as Markdown.")]
 
 
 @app.command()
@@ -55,7 +64,7 @@ def report(
         from tw_lens.rendering import require_writable
 
         require_writable(output)
-        chosen = _layers(layers)
+        chosen = numbers(layers)
         loaded = _load(model, say)
         path = write_report(
             loaded, output, prompt=prompt, layers=chosen, method=method, progress=say
@@ -71,6 +80,7 @@ def check(
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """The certificate: does the canonical form compute what the model computes?"""
     with refusals():
@@ -81,7 +91,7 @@ def check(
             say("Certifying")
             certificate = certify(loaded, prompt)
         table = certificate.to_dataframe()
-        shown(table, repr(certificate), certificate.caveats, (csv, json, parquet, latex))
+        show(certificate, table, (csv, json, parquet, latex, markdown))
     if not certificate.passed:
         raise typer.Exit(FAILED)
 
@@ -92,11 +102,13 @@ def norms(
     scale: Annotated[bool, typer.Option(help="With the final norm's gain.")] = True,
     bias: Annotated[bool, typer.Option(help="With the biases.")] = True,
     convention: Convention = "exact",
+    readable: Readable = False,
     k: K = 10,
     csv: Csv = None,
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """The loudest and the quietest tokens under the final norm."""
     with refusals():
@@ -107,9 +119,15 @@ def norms(
 
             weights = _weights(model, say)
             say("Scoring every token")
-            result = token_norms(weights, scale=scale, bias=bias, convention=convention)
+            result = token_norms(
+                weights,
+                scale=scale,
+                bias=bias,
+                convention=convention,
+                among=_readable(weights, readable),
+            )
             table = pd.concat([result.top(k), result.bottom(k)])
-        shown(table, repr(result), result.caveats, (csv, json, parquet, latex))
+        show(result, table, (csv, json, parquet, latex, markdown))
 
 
 @app.command()
@@ -124,11 +142,13 @@ def probe(
     convention: Convention = "exact",
     head: Head = None,
     offset: Offset = 0,
+    readable: Readable = False,
     k: K = 5,
     csv: Csv = None,
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """Words probed through the heads of a layer."""
     with refusals():
@@ -146,8 +166,9 @@ def probe(
                 convention=convention,
                 head=head,
                 offset=offset,
+                among=_readable(weights, readable),
             )
-        shown(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
 
 
 @app.command()
@@ -159,11 +180,13 @@ def spectrum(
     head: Head = None,
     offset: Offset = 0,
     n: Annotated[int, typer.Option("-n", help="Leading directions to read.")] = 5,
+    readable: Readable = False,
     k: K = 5,
     csv: Csv = None,
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """Singular directions of the heads of a layer, both sides as words."""
     with refusals():
@@ -181,8 +204,9 @@ def spectrum(
                 convention=convention,
                 head=head,
                 offset=offset,
+                among=_readable(weights, readable),
             )
-        shown(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
 
 
 @app.command()
@@ -191,10 +215,12 @@ def atlas(
     layers: Annotated[str, typer.Option(help="Blocks, as 0,5,11 (default: all).")] = "",
     n: Annotated[int, typer.Option("-n", help="Leading directions per head.")] = 1,
     k: K = 5,
+    readable: Readable = False,
     csv: Csv = None,
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """Every head of a model: what W_QK and W_OV connect, both sides as words."""
     with refusals():
@@ -202,8 +228,11 @@ def atlas(
             from tw_lens.analyses import head_atlas
 
             weights = _weights(model, say)
-            result = head_atlas(weights, layers=_layers(layers), n=n, k=k, progress=say)
-        shown(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+            among = _readable(weights, readable)
+            result = head_atlas(
+                weights, layers=numbers(layers), n=n, k=k, among=among, progress=say
+            )
+        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
 
 
 @app.command()
@@ -214,6 +243,7 @@ def trajectory(
     json: Json = None,
     parquet: Parquet = None,
     latex: Latex = None,
+    markdown: Markdown = None,
 ) -> None:
     """The path of every position of a prompt: norms, angles, and what each state reads as."""
     with refusals():
@@ -224,7 +254,7 @@ def trajectory(
             loaded = _load(model, say)
             say("Travelling")
             result = travel(read_weights(loaded), read_states(loaded, prompt))
-        shown(result.to_dataframe(), repr(result), result.caveats, (csv, json, parquet, latex))
+        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
 
 
 def _weights(model: str | None, say: Any) -> Any:
@@ -233,20 +263,17 @@ def _weights(model: str | None, say: Any) -> Any:
     return read_weights(_load(model, say))
 
 
+def _readable(weights: Any, readable: bool) -> Any:
+    from tw_lens.analyses import word_filter
+
+    return word_filter(weights) if readable else None
+
+
 def _load(model: str | None, say: Any) -> Any:
     from tw_lens.reading import load_model
 
     say(f"Loading {model or 'the bundled SmolLM2'}")
     return load_model(model)
-
-
-def _layers(text: str) -> list[int] | None:
-    if not text.strip():
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--layers {text!r}: numbers with commas fit, as in 0,5,11.") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a terminal shows: progress, tables, and refusals as one sentence."""
+"""What the commands share: a progress line, refusals in one sentence, tables shown or written."""
 
 from __future__ import annotations
 
@@ -13,32 +13,39 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tw_lens.errors import Caveat
-
 REFUSED = 2
-FORMATS = ("csv", "json", "parquet", "latex")
+FORMATS = ("csv", "json", "parquet", "latex", "markdown")
 
 
-def shown(
-    table: pd.DataFrame,
-    headline: str,
-    caveats: tuple[Caveat, ...],
-    files: tuple[Path | None, ...],
-) -> None:
-    """Write the table to the files asked for, or print it."""
+def show(result: Any, table: pd.DataFrame, files: tuple[Path | None, ...]) -> None:
+    """Write a result's table to the files asked for, or print it."""
     from rich.console import Console
 
     from tw_lens.rendering import rich_table, save_table
 
     written = [(suffix, path) for suffix, path in zip(FORMATS, files, strict=True) if path]
     for suffix, path in written:
-        save_table(table, path, format=suffix, caption=headline)
+        save_table(result, path, table=table, format=suffix)
         typer.echo(f"Written: {path}")
     if not written:
         console = Console()
-        console.print(rich_table(table, headline))
-        for caveat in caveats:
+        console.print(rich_table(table, repr(result)))
+        for caveat in result.caveats:
             console.print(f"Caveat, {caveat}", markup=False, highlight=False)
+
+
+def layers(text: str) -> list[int] | None:
+    """Numbers with commas between them; None for no text.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not text.strip():
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--layers {text!r}: numbers with commas fit, as in 0,5,11.") from None
 
 
 @contextmanager
@@ -49,11 +56,11 @@ def progress() -> Iterator[Any]:
 
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("Starting")
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("Starting")
 
         def say(step: str) -> None:
-            bar.update(task, description=step)
+            progress.update(task, description=step)
 
         yield say
 

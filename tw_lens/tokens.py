@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+LOOKS_ESCAPED = re.compile(r"\\(?=[abfnrtvxuU\\])")
+FREE = re.compile(r"[\[<]\W*(unused|reserved|extra_id)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +33,28 @@ class TokenStrings:
         if piece.startswith("\u2581") and not text.startswith(" "):
             text = " " + text  # sentencepiece drops the space of a first word
         if text == "" or "\ufffd" in text:
-            text = _raw_bytes(piece)
-        return "".join(c if c.isprintable() else _escaped(c) for c in text)
+            return escaped_controls(_raw_bytes(piece))
+        return escaped_controls(LOOKS_ESCAPED.sub(r"\\\\", text))
 
     def strings(self, token_indices: Iterable[int]) -> list[str]:
         """The texts of many tokens."""
         return [self.string(index) for index in token_indices]
+
+    def without_text(self) -> list[bool]:
+        """For every id, whether no text produces it.
+
+        Special and added tokens, places kept free (`[unused7]`), ids the tokenizer does not name,
+        and lone bytes that UTF-8 never holds.
+        """
+        if self.tokenizer is None:
+            return [False] * self.d_vocab
+        added = set(getattr(self.tokenizer, "all_special_ids", ()))
+        added |= set(getattr(self.tokenizer, "added_tokens_decoder", ()))
+        pieces = [self.tokenizer.convert_ids_to_tokens(index) for index in range(self.d_vocab)]
+        return [
+            index in added or piece is None or piece in NEVER_IN_UTF8 or bool(FREE.match(piece))
+            for index, piece in enumerate(pieces)
+        ]
 
     def single(self, word: str) -> int | None:
         """The id of a word that is exactly one token, None when it is several (or none)."""
@@ -103,7 +123,14 @@ def named(words: Sequence[str], most: int = 8) -> str:
     return shown if len(words) <= most else f"{shown} and {len(words) - most} more"
 
 
+def escaped_controls(text: str) -> str:
+    """A text on one line: control and invisible characters, lone surrogates too, as escapes."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
 def _escaped(character: str) -> str:
+    if 0x7F < ord(character) < 0x100:  # `\\xa0` is a lone byte
+        return f"\\u{ord(character):04x}"
     return character.encode("unicode_escape").decode("ascii")
 
 
@@ -129,3 +156,10 @@ def _byte_of_character() -> dict[str, int]:
     others = [byte for byte in range(256) if byte not in set(plain)]
     table = {chr(byte): byte for byte in plain}
     return table | {chr(0x100 + position): byte for position, byte in enumerate(others)}
+
+
+NEVER_IN_UTF8 = frozenset(
+    character
+    for character, byte in _byte_of_character().items()
+    if byte in (0xC0, 0xC1) or byte > 0xF4
+)

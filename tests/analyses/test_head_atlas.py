@@ -41,6 +41,16 @@ def test_hybrids_show_only_layers_that_attend():
     )
 
 
+def test_words_are_chosen_from_a_filter():
+    weights = tw.read_weights(shared_bridge("gpt2"))
+    among = tw.word_filter(weights, whole_words=False, id_band=(0, 200))
+    atlas = tw.head_atlas(weights, layers=[1], n=2, k=3, among=among)
+    spectrum = tw.head_spectrum(weights, layer=1, circuit="OV", n=2, k=3, among=among)
+    ov = [i for i, (_, _, circuit, _) in enumerate(atlas.entries) if circuit == "OV"]
+    assert torch.equal(atlas.right.token_index[ov], spectrum.right.token_index)
+    assert among.keep[atlas.left.token_index].all() and "words among" in atlas.headline()
+
+
 def test_one_pass_over_the_vocabulary_per_side(monkeypatch):
     weights = tw.read_weights(shared_bridge("gpt2"))
     passes = []

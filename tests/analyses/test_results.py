@@ -60,6 +60,7 @@ COLUMNS = {
         "left_words", "right_words",
     ],
     "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS],
+    "WordFilter": ["condition", "tokens", "examples"],
     "ScoreByDistance": ["component", "offset", "mean", "std"],
 }  # fmt: skip
 WITHOUT_WORDS = {"EmbeddingDistances", "ScoreByDistance"}
@@ -87,6 +88,7 @@ def results() -> dict[str, Result]:
         tw.head_ellipsoid(weights, layer=1, head=2, words=[5, 6]),
         tw.common_nouns(weights),
         tw.head_atlas(weights, n=2),
+        tw.word_filter(weights, whole_words=False),
         tw.distance_probe(weights, layer=1, words=[5, 6], offsets=[0]),
         tw.score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
     ]

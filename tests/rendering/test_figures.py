@@ -21,6 +21,7 @@ def every_result():
         tw.embedding_distances(weights),
         tw.token_norms(weights),
         nouns,
+        tw.word_filter(weights, whole_words=False, norm_band=(5, 95)),
         tw.head_probe(weights, layer=0, words=words),
         tw.head_probe(weights, layer=0, words=words, circuit="OV"),
         tw.head_spectrum(weights, layer=1, circuit="OV", n=3),

@@ -19,6 +19,7 @@ from tw_lens.analyses.qk_distance import (
 from tw_lens.analyses.result import Result, WordLists, figure
 from tw_lens.analyses.token_norms import TokenNorms, token_norms
 from tw_lens.analyses.trajectory import Trajectory, trajectory
+from tw_lens.analyses.word_filter import WordFilter, word_filter
 
 __all__ = [
     "AttentionPattern",
@@ -36,6 +37,7 @@ __all__ = [
     "ScoreByDistance",
     "TokenNorms",
     "Trajectory",
+    "WordFilter",
     "WordLists",
     "attention_pattern",
     "bias_directions",
@@ -53,4 +55,5 @@ __all__ = [
     "score_by_distance",
     "token_norms",
     "trajectory",
+    "word_filter",
 ]

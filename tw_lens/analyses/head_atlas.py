@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tw_lens.analyses.head_spectrum import head_svd, signed_words
@@ -20,6 +20,7 @@ from tw_lens.analyses.result import (
     require_positive,
     word_lists,
 )
+from tw_lens.analyses.word_filter import WordFilter, listed
 from tw_lens.canonical import Norm, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import Neighbours
@@ -42,6 +43,7 @@ class HeadAtlas(Result):
     share: Float[Tensor, " entries"]
     left: WordLists
     right: WordLists
+    among: WordFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -52,7 +54,7 @@ class HeadAtlas(Result):
         return (
             f"{self.model_name}: {len(heads)} heads; the most concentrated spectrum is that of "
             f"L{layer}H{head} {circuit} ({100 * float(self.share[strongest]):.0f} % in direction "
-            f"{direction})"
+            f"{direction}){'' if self.among is None else f', words among {self.among.said}'}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -86,6 +88,7 @@ def head_atlas(
     layers: Iterable[int] | None = None,
     n: int = 3,
     k: int = 5,
+    among: WordFilter | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> HeadAtlas:
     """Which words does every head of the model connect?
@@ -99,6 +102,7 @@ def head_atlas(
         layers: which blocks; all that attend by default.
         n: leading directions per head and circuit, at most d_head of them.
         k: words per side.
+        among: which words may be listed, from `word_filter`; all of them by default.
         progress: called with a sentence at each step.
 
     Returns:
@@ -107,7 +111,7 @@ def head_atlas(
     Raises:
         IndexError: a layer does not exist.
         UnsupportedModel: a layer does not attend.
-        ValueError: n or k below 1, or no layer.
+        ValueError: n or k below 1, no layer, or a filter of another vocabulary.
 
     Example:
         >>> head_atlas(weights, n=1).to_dataframe().shape
@@ -120,6 +124,7 @@ def head_atlas(
     chosen = weights.attention_layers if layers is None else tuple(dict.fromkeys(layers))
     if not chosen:
         raise ValueError("layers is empty: name at least one block, or leave it out.")
+    keep = listed(weights, among)
     say = progress or (lambda step: None)
     groups: dict[tuple, list[_Directions]] = {}
     for layer in chosen:
@@ -127,7 +132,7 @@ def head_atlas(
         for found in _directions(weights, layer, n):
             groups.setdefault(found.sphere, []).append(found)
     say("Reading their directions as words")
-    parts = [_read(weights, group, k) for group in groups.values()]
+    parts = [_read(weights, group, k, keep) for group in groups.values()]
     entries = [entry for part in parts for entry in part.entries]
     order = sorted(range(len(entries)), key=lambda at: _place(entries[at], chosen))
     joined = [torch.cat([getattr(p, name) for p in parts]) for name in ("S", "share")]
@@ -142,7 +147,8 @@ def head_atlas(
         share=joined[1][order],
         left=word_lists(left, weights.tokens),
         right=word_lists(right, weights.tokens),
-        caveats=weights.caveats,
+        among=among,
+        caveats=weights.caveats + (() if among is None else (among.caveat,)),
     )
 
 
@@ -180,11 +186,13 @@ def _directions(weights: Weights, layer: int, n: int) -> list[_Directions]:
     return found
 
 
-def _read(weights: Weights, group: list[_Directions], k: int) -> _Words:
+def _read(
+    weights: Weights, group: list[_Directions], k: int, keep: Bool[Tensor, " d_vocab"] | None
+) -> _Words:
     left, right = (torch.cat([getattr(d, side) for d in group]) for side in ("left", "right"))
     circuit = group[0].sphere[0]
     batches = [
-        signed_words(weights, group[0].norm, circuit, "exact", some_left, some_right, k)
+        signed_words(weights, group[0].norm, circuit, "exact", some_left, some_right, k, keep)
         for some_left, some_right in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
     ]
     words = (

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tw_lens.analyses.result import (
@@ -24,6 +24,7 @@ from tw_lens.analyses.result import (
     require_positive,
     word_lists,
 )
+from tw_lens.analyses.word_filter import WordFilter, listed
 from tw_lens.canonical import Block, Rows, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import Neighbours, nearest
@@ -51,6 +52,7 @@ class HeadProbe(Result):
     dropped: tuple[str, ...]
     lists: WordLists
     norm: Float[Tensor, "components words"]
+    among: WordFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -59,7 +61,8 @@ class HeadProbe(Result):
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}"
             f"{f' at distance {self.offset}' if self.offset else ''}, {self.convention}: "
-            f"{len(self.words)} words through {len(self.components)} components{lost}"
+            f"{len(self.words)} words through {len(self.components)} components"
+            f"{'' if self.among is None else f', among {self.among.said}'}{lost}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -85,6 +88,7 @@ def head_probe(
     head: int | None = None,
     reading: Reading = "u",
     offset: int = 0,
+    among: WordFilter | None = None,
 ) -> HeadProbe:
     """Probe words through the heads of a layer.
 
@@ -108,11 +112,12 @@ def head_probe(
         head: one head, or None for all.
         reading: what the exact OV probe reads.
         offset: how far the key lies behind the query (QK, `exact`, layers that rotate positions).
+        among: which words may be listed (`exact`), from `word_filter`; all of them by default.
 
     Raises:
         IndexError: the layer, the head or a token id does not exist.
         ValueError: unknown circuit, convention or reading, no word left, `published` on processed
-            weights, an offset where positions do not rotate.
+            weights, an offset where positions do not rotate, a filter that does not fit.
 
     Example:
         >>> head_probe(weights, layer=1, words=["w5"], circuit="OV", head=2).components
@@ -127,6 +132,7 @@ def head_probe(
     require_positive("k", k)
     if convention == "published":
         weights.require_unprocessed('convention="published"')
+    keep = listed(weights, among, convention)
     block = weights.block(layer)
     heads = block.heads(head)
     index, dropped = weights.tokens.look_up(words)
@@ -136,7 +142,7 @@ def head_probe(
         if convention == "published":
             found = _published_qk(weights, block, ids, heads, k)
         else:
-            found = exact_keys(weights, block, ids, heads, k, offset=offset)
+            found = exact_keys(weights, block, ids, heads, k, offset=offset, keep=keep)
         norm = torch.full((len(heads), len(ids)), float("nan"))
     else:
         if head is None:
@@ -145,8 +151,10 @@ def head_probe(
         update = write(weights, block, ids, heads, whole=head is None)
         u = update.u
         norm = u.norm(dim=-1)
-        read = _published_reading if convention == "published" else _exact_reading
-        found = read(weights, update, ids, k, reading)
+        if convention == "published":
+            found = _published_reading(weights, update, ids, k)
+        else:
+            found = _exact_reading(weights, update, ids, k, reading, keep)
     return HeadProbe(
         model_name=weights.model_name,
         layer=layer,
@@ -159,7 +167,9 @@ def head_probe(
         dropped=tuple(dropped),
         lists=word_lists(found, weights.tokens),
         norm=norm,
-        caveats=at_distance(weights.caveats, offset, circuit),
+        among=among,
+        caveats=at_distance(weights.caveats, offset, circuit)
+        + (() if among is None else (among.caveat,)),
     )
 
 
@@ -178,6 +188,7 @@ def exact_keys(
     k: int,
     *,
     offset: int,
+    keep: Bool[Tensor, " d_vocab"] | None = None,
 ) -> Neighbours:
     """The keys that score highest for each head and word, heads outermost (see `head_probe`).
 
@@ -196,7 +207,7 @@ def exact_keys(
         query[torch.arange(len(heads)), :, kv] = q
         query = query.flatten(2).flatten(0, 1)
         rows = _whole_keys(weights, block)
-    found = nearest(query, rows, k)
+    found = nearest(query, rows, k, keep=keep)
     return found._replace(score=block.scoring.capped(found.score))
 
 
@@ -236,14 +247,19 @@ def _exact_update(
 
 
 def _exact_reading(
-    weights: Weights, update: _Update, ids: Int[Tensor, " words"], k: int, reading: Reading
+    weights: Weights,
+    update: _Update,
+    ids: Int[Tensor, " words"],
+    k: int,
+    reading: Reading,
+    keep: Bool[Tensor, " d_vocab"] | None,
 ) -> Neighbours:
     state = update.u
     if reading == "x+u":
         state = state + weights.vocabulary.entering(ids)
     readout = weights.readout
     y = readout.sphere(state).flatten(0, 1)
-    return nearest(y, readout.directions(), k, offset=readout.offset())
+    return nearest(y, readout.directions(), k, offset=readout.offset(), keep=keep)
 
 
 def _published_update(
@@ -257,7 +273,7 @@ def _published_update(
 
 
 def _published_reading(
-    weights: Weights, update: _Update, ids: Int[Tensor, " words"], k: int, reading: Reading
+    weights: Weights, update: _Update, ids: Int[Tensor, " words"], k: int
 ) -> Neighbours:
     e = weights.vocabulary.embeddings(ids)
     state = weights.readout.norm.affine(e + update.u + update.b_O).flatten(0, 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tw_lens.analyses.result import (
@@ -22,6 +22,7 @@ from tw_lens.analyses.result import (
     require_positive,
     word_lists,
 )
+from tw_lens.analyses.word_filter import WordFilter, listed
 from tw_lens.canonical import Block, Norm, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import (
@@ -51,6 +52,7 @@ class HeadSpectrum(Result):
     singular_values: Float[Tensor, "heads d_head"]
     left: WordLists
     right: WordLists
+    among: WordFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     @property
@@ -78,6 +80,7 @@ class HeadSpectrum(Result):
             f"{f' at distance {self.offset}' if self.offset else ''}, {self.convention}: "
             f"{len(self.heads)} heads, 99 % of the spectrum in "
             f"{float(self.directions_for_99.mean()):.0f} % of the directions"
+            f"{'' if self.among is None else f', words among {self.among.said}'}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -107,6 +110,7 @@ def head_spectrum(
     convention: Convention = "exact",
     head: int | None = None,
     offset: int = 0,
+    among: WordFilter | None = None,
 ) -> HeadSpectrum:
     """Singular value decomposition of W_QK or W_OV, read as words on both sides.
 
@@ -127,6 +131,8 @@ def head_spectrum(
         head: one head, or None for all.
         offset: how far the key lies behind the query (QK, `exact`, layers that rotate positions):
             the decomposition is of `s A_Q R(offset) A_K^T`.
+        among: which words may be listed (`exact`), from `word_filter`; all of them by default. The
+            signs are those of the whole vocabulary.
 
     Returns:
         All singular values `[heads, d_head]` and the words of the leading n directions. Words of
@@ -135,7 +141,7 @@ def head_spectrum(
     Raises:
         IndexError: the layer or the head does not exist.
         ValueError: unknown circuit or convention, `published` on processed weights, an offset
-            where positions do not rotate.
+            where positions do not rotate, a filter that does not fit.
 
     Example:
         >>> head_spectrum(weights, layer=1, circuit="OV").singular_values.shape
@@ -149,6 +155,7 @@ def head_spectrum(
     require_positive("k", k)
     if convention == "published":
         weights.require_unprocessed('convention="published"')
+    keep = listed(weights, among, convention)
     block = weights.block(layer)
     heads = block.heads(head)
     n = min(n, block.W_Q.shape[-1] if circuit == "QK" else block.W_V.shape[-1])
@@ -157,7 +164,9 @@ def head_spectrum(
     left, right = svd.left[..., :n].mT.flatten(0, 1), svd.right[..., :n].mT.flatten(0, 1)
     if convention == "published" and circuit == "QK":
         left = left * svd.S[:, :n].flatten()[:, None]
-    left_words, right_words = signed_words(weights, block.norm, circuit, convention, left, right, k)
+    left_words, right_words = signed_words(
+        weights, block.norm, circuit, convention, left, right, k, keep
+    )
     return HeadSpectrum(
         model_name=weights.model_name,
         layer=layer,
@@ -169,7 +178,9 @@ def head_spectrum(
         singular_values=svd.S,
         left=word_lists(left_words, weights.tokens),
         right=word_lists(right_words, weights.tokens),
-        caveats=at_distance(weights.caveats, offset, circuit),
+        among=among,
+        caveats=at_distance(weights.caveats, offset, circuit)
+        + (() if among is None else (among.caveat,)),
     )
 
 
@@ -201,15 +212,16 @@ def signed_words(
     left: Float[Tensor, "directions d_model"],
     right: Float[Tensor, "directions d_model"],
     k: int,
+    keep: Bool[Tensor, " d_vocab"] | None = None,
 ) -> tuple[Neighbours, Neighbours]:
-    """The words of both sides, each pair's sign chosen by the right-hand vocabulary.
+    """The words of both sides, each pair's sign chosen by the whole right-hand vocabulary.
 
     `norm` is the one that the heads of these directions read through.
     """
     vocabulary, exact = weights.vocabulary, convention == "exact"
     points = vocabulary.on_sphere(norm) if exact else vocabulary.on_ellipsoid(norm)
     if circuit == "QK":  # one vocabulary for both sides: one pass over it
-        both = nearest_of_both_signs(torch.cat([left, right]), points, k)
+        both = nearest_of_both_signs(torch.cat([left, right]), points, k, keep=keep)
         (left_along, right_along), (left_against, right_against) = (
             (
                 Neighbours(*(t[: len(left)] for t in found)),
@@ -219,7 +231,16 @@ def signed_words(
         )
     else:
         written = weights.readout.directions() if exact else vocabulary.rows
-        left_along, left_against = nearest_of_both_signs(left, points, k)
-        right_along, right_against = nearest_of_both_signs(right, written, k, relative=exact)
-    keep = right_along.score[:, 0] >= right_against.score[:, 0]
-    return chosen(keep, left_along, left_against), chosen(keep, right_along, right_against)
+        left_along, left_against = nearest_of_both_signs(left, points, k, keep=keep)
+        right_along, right_against = nearest_of_both_signs(
+            right, written, k, relative=exact, keep=keep
+        )
+    best = (right_along, right_against)
+    if keep is not None:  # the sign is the direction's, not the list's
+        rows, relative = (points, False) if circuit == "QK" else (written, exact)
+        best = nearest_of_both_signs(right, rows, 1, relative=relative)
+    as_it_is = best[0].score[:, 0] >= best[1].score[:, 0]
+    return (
+        chosen(as_it_is, left_along, left_against),
+        chosen(as_it_is, right_along, right_against),
+    )

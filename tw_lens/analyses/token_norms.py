@@ -16,6 +16,7 @@ from tw_lens.analyses.result import (
     require_choice,
     require_positive,
 )
+from tw_lens.analyses.word_filter import WordFilter, listed
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.tokens import TokenStrings
@@ -31,6 +32,7 @@ class TokenNorms(Result):
     bias: bool
     score: Float[Tensor, " d_vocab"]
     tokens: TokenStrings
+    among: WordFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     @property
@@ -46,26 +48,36 @@ class TokenNorms(Result):
     def headline(self) -> str:
         """The highest and the lowest token."""
         high, low = self.top(1).iloc[0], self.bottom(1).iloc[-1]
+        among = "" if self.among is None else f", among {self.among.said}"
         return (
-            f"{self.model_name}, {self.convention}, {self.scheme}: {high.token_string!r} "
+            f"{self.model_name}, {self.convention}, {self.scheme}{among}: {high.token_string!r} "
             f"{high.score:.3g} to {low.token_string!r} {low.score:.3g}"
         )
 
     def top(self, k: int = 5) -> pd.DataFrame:
         """The k highest tokens, best first. Columns: rank, token_index, token_string, score."""
         require_positive("k", k)
-        return self._table(self.score.topk(min(k, len(self.score))), first_rank=0)
+        score = self._listed(-torch.inf)
+        return self._table(score.topk(min(k, self._n_listed)), first_rank=0)
 
     def bottom(self, k: int = 5) -> pd.DataFrame:
-        """The k lowest tokens, lowest last; ranks count over the whole vocabulary from 0."""
+        """The k lowest tokens, lowest last; ranks count over all tokens listed, from 0."""
         require_positive("k", k)
-        k = min(k, len(self.score))
-        lowest = self.score.topk(k, largest=False)
-        return self._table((lowest.values.flip(0), lowest.indices.flip(0)), len(self.score) - k)
+        k = min(k, self._n_listed)
+        lowest = self._listed(torch.inf).topk(k, largest=False)
+        return self._table((lowest.values.flip(0), lowest.indices.flip(0)), self._n_listed - k)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Every token, best first (see `top` for the columns)."""
+        """Every token (or those chosen by `among`), best first (see `top` for the columns)."""
         return self.top(len(self.score))
+
+    @property
+    def _n_listed(self) -> int:
+        return len(self.score if self.among is None else self.among)
+
+    def _listed(self, never: float) -> Float[Tensor, " d_vocab"]:
+        """The scores, with `never` for tokens that may not be listed."""
+        return self.score if self.among is None else self.score.where(self.among.keep, never)
 
     def _table(self, found: tuple[Tensor, Tensor], first_rank: int) -> pd.DataFrame:
         score, index = found[0].tolist(), found[1].tolist()
@@ -80,7 +92,12 @@ class TokenNorms(Result):
 
 
 def token_norms(
-    weights: Weights, *, scale: bool = True, bias: bool = True, convention: Convention = "exact"
+    weights: Weights,
+    *,
+    scale: bool = True,
+    bias: bool = True,
+    convention: Convention = "exact",
+    among: WordFilter | None = None,
 ) -> TokenNorms:
     """Score every token by its length under the final norm.
 
@@ -93,10 +110,11 @@ def token_norms(
         scale: with the final norm's gain.
         bias: with the final norm's bias (and the unembedding's).
         convention: "exact" or "published".
+        among: which tokens may be listed (`exact`), from `word_filter`; all of them by default.
 
     Raises:
         ValueError: unknown convention; `published` or `scale=False` on folded weights, whose gain
-            is gone.
+            is gone; a filter that does not fit.
 
     Example:
         >>> token_norms(weights, convention="published").top(2).token_index.tolist()
@@ -105,6 +123,7 @@ def token_norms(
     Source: arXiv 2309.07315, section 4.2.
     """
     require_choice("convention", convention, CONVENTIONS)
+    listed(weights, among, convention)
     norm = weights.readout.norm
     if convention == "published":
         weights.require_unprocessed('convention="published"')
@@ -122,4 +141,7 @@ def token_norms(
         score = weights.d_model**0.5 * torch.cat(lengths)
         score = score + weights.readout.offset() if bias else score
     caveats = tuple(c for c in weights.caveats if c.name in ("norms folded", "centred"))
-    return TokenNorms(weights.model_name, convention, scale, bias, score, weights.tokens, caveats)
+    caveats += () if among is None else (among.caveat,)
+    return TokenNorms(
+        weights.model_name, convention, scale, bias, score, weights.tokens, among, caveats
+    )

@@ -25,6 +25,7 @@ def nearest(
     k: int,
     *,
     offset: Float[Tensor, " words"] | None = None,
+    keep: Bool[Tensor, " words"] | None = None,
 ) -> Neighbours:
     """Top-k of `queries @ rows^T + offset`, never holding more than a chunk of scores.
 
@@ -33,20 +34,27 @@ def nearest(
         rows: the words' vectors, in chunks, in the order of the token ids.
         k: how many; fewer when the vocabulary is smaller.
         offset: a number added to each word's score.
+        keep: which words may be found; all of them by default.
     """
+    k = k if keep is None else min(k, int(keep.sum()))
     best = _none_yet(queries.shape[0])
     start = 0
     for chunk in rows():
         scores = queries @ chunk.T
         if offset is not None:
             scores = scores + offset[start : start + chunk.shape[0]]
-        best = _merged(best, scores, start, k)
+        best = _merged(best, _only(scores, keep, start, -torch.inf), start, k)
         start += chunk.shape[0]
     return best
 
 
 def nearest_of_both_signs(
-    queries: Float[Tensor, "queries d"], rows: Rows, k: int, *, relative: bool = False
+    queries: Float[Tensor, "queries d"],
+    rows: Rows,
+    k: int,
+    *,
+    relative: bool = False,
+    keep: Bool[Tensor, " words"] | None = None,
 ) -> tuple[Neighbours, Neighbours]:
     """Top-k along `v` and along `-v` for every direction `v`, with one product for both.
 
@@ -56,14 +64,17 @@ def nearest_of_both_signs(
         k: how many; fewer when the vocabulary is smaller.
         relative: scores relative to the mean word's (the order is the same, the signs compare
             differently), so that a vector added to all words changes nothing.
+        keep: which words may be found; all of them by default. The mean is over all of them.
     """
+    k = k if keep is None else min(k, int(keep.sum()))
     along, against = _none_yet(queries.shape[0]), _none_yet(queries.shape[0])
     total = torch.zeros(queries.shape[0], 1)
     start = 0
     for chunk in rows():
         scores = queries @ chunk.T
-        along = _merged(along, scores, start, k)
-        against = _merged(against, scores, start, k, largest=False)
+        along = _merged(along, _only(scores, keep, start, -torch.inf), start, k)
+        lowest = _only(scores, keep, start, torch.inf)
+        against = _merged(against, lowest, start, k, largest=False)
         total += scores.sum(-1, keepdim=True) if relative else 0
         start += chunk.shape[0]
     mean = total / max(start, 1)
@@ -115,6 +126,13 @@ def chosen(keep: Bool[Tensor, " queries"], first: Neighbours, second: Neighbours
 
 def _none_yet(queries: int) -> Neighbours:
     return Neighbours(torch.empty(queries, 0), torch.empty(queries, 0, dtype=torch.long))
+
+
+def _only(scores: Tensor, keep: Tensor | None, start: int, never: float) -> Tensor:
+    """A chunk's scores, with `never` for the words that may not be found."""
+    if keep is None:
+        return scores
+    return scores.masked_fill(~keep[start : start + scores.shape[-1]], never)
 
 
 def _merged(

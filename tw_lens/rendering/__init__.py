@@ -9,12 +9,13 @@ from tw_lens.rendering import (  # noqa: F401 - they register themselves
     figures_words,
 )
 from tw_lens.rendering.report import report
-from tw_lens.rendering.tables import require_writable, rich_table, save_table
+from tw_lens.rendering.tables import cite, require_writable, rich_table, save_table
 from tw_lens.rendering.widgets import Widget, attention_widget, coloured_tokens
 
 __all__ = [
     "Widget",
     "attention_widget",
+    "cite",
     "coloured_tokens",
     "report",
     "require_writable",

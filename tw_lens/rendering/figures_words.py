@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tw_lens.analyses import EmbeddingDistances, NounList, TokenNorms, figure
+from tw_lens.analyses import EmbeddingDistances, NounList, TokenNorms, WordFilter, figure
 from tw_lens.reading import Certificate
 from tw_lens.rendering.style import COLOURS, laid_out, shown, word_table
 
@@ -63,6 +63,18 @@ def draw_noun_list(result: NounList) -> go.Figure:
     """The nouns with their ids."""
     words = [shown(token) for token in result.token_strings]
     return word_table(result.headline(), {"token": words, "id": result.token_index})
+
+
+@figure.register(WordFilter)
+def draw_word_filter(result: WordFilter) -> go.Figure:
+    """How many tokens are kept and how many fail each condition, with examples."""
+    table = result.to_dataframe()
+    columns = {
+        "tokens": [shown(said) for said in table.condition],
+        "how many": [f"{n:,}" for n in table.tokens],
+        "such as": [shown(examples) for examples in table.examples],
+    }
+    return word_table(result.headline(), columns)
 
 
 @figure.register(Certificate)

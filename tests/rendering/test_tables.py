@@ -1,0 +1,163 @@
+"""Tables for papers: tokens stay text in every format, and every file says what to cite."""
+
+import re
+import shutil
+import subprocess
+from io import StringIO
+
+import pandas as pd
+import pytest
+from pyarrow import parquet
+
+import tw_lens as tw
+from tests.models import golden_bridge
+from tw_lens.rendering.latex import escaped, latex_table
+from tw_lens.rendering.tables import rich_table, save_table
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+PDFLATEX = shutil.which("pdflatex")
+TOKENS = [
+    '\\{}$&#_%~^<>|"', "'`", "?`!`", "--", "---", ",,", "[red]", "*", "(1-2)", " dog ", "a  b",
+    "  ", "", "a\nb", "\x00", "\u200b", "\\xe2\\x82", "%", "\\", "^^M", "\\end{tabular}", "=",
+    "\u4f60\u597d", "\u05d0", "\U0001f426", "e\u0301", "\u00e9\u00df\u0152", "\u00f0\u00fe",
+    "\ufffd", *(chr(code) for code in range(0x20, 0x250)),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def norms():
+    return tw.token_norms(tw.read_weights(golden_bridge()))
+
+
+LINE = f"tw_lens {tw.__version__} on golden-gpt2: TokenNorms, exact convention; arXiv 2309.07315"
+
+
+def test_every_format_says_what_to_cite(norms, tmp_path):
+    top = norms.top(3)
+    for suffix in ("csv", "json"):
+        back = getattr(pd, f"read_{suffix}")(save_table(norms, tmp_path / f"t.{suffix}", table=top))
+        assert back.columns.tolist() == [*top.columns, "cite"]
+        assert set(back.cite) == {LINE}
+    held = parquet.read_table(save_table(norms, tmp_path / "t.parquet", table=top))
+    assert held.schema.metadata[b"cite"].decode() == LINE
+    pd.testing.assert_frame_equal(held.to_pandas(), top)
+    latex = save_table(norms, tmp_path / "t.tex", table=top).read_text()
+    assert latex.startswith(f"% {LINE}\n")
+    assert escaped(LINE) in latex.split(r"\caption")[1].split("\n")[0]
+    markdown = save_table(norms, tmp_path / "t.md", table=top).read_text()
+    assert markdown.endswith("TokenNorms, exact convention; arXiv 2309.07315\n")
+    assert "golden-gpt2, exact, scaled" in markdown
+
+
+def test_a_certificate_and_a_caveat_are_cited_too(tmp_path):
+    certificate = tw.check(golden_bridge(), "w5 w6")
+    assert tw.cite(certificate).endswith("on golden-gpt2: Certificate; arXiv 2309.07315")
+    path = tw.trajectory(tw.read_weights(golden_bridge()), tw.read_states(golden_bridge(), "w5 w6"))
+    assert "caveats: position 0." in save_table(path, tmp_path / "t.md").read_text()
+    assert "passed" in save_table(certificate, tmp_path / "t.tex").read_text()
+
+
+def test_the_whole_result_is_written_by_default(norms, tmp_path):
+    assert len(pd.read_csv(save_table(norms, tmp_path / "t.csv"))) == len(norms.score)
+
+
+def test_an_unknown_format_is_refused_with_those_that_fit(norms, tmp_path):
+    with pytest.raises(ValueError, match=r"'\.xls' is unknown: csv, json, parquet, latex, markdow"):
+        save_table(norms, tmp_path / "t.xls")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latex_escapes_every_special_character(tmp_path):
+    table = pd.DataFrame({"token_string": ['\\{}$&#_%~^<>|"', "plain"], "score": [1.5, 2.0]})
+    text = save_table(table, tmp_path / "t.tex", caption="50 % & more").read_text()
+    row = next(line for line in text.splitlines() if line.endswith(r"& 1.5 \\"))
+    bare = re.sub(
+        r"\\text[a-z]+\{\}|\\[{}$&#_%]|\\texttt\{\\char34\}", "", row.removesuffix(r" & 1.5 \\")
+    )
+    assert bare == "" and r"50 \% \& more" in text
+
+
+def test_latex_keeps_a_token_out_of_the_row_end_and_its_spaces_visible(tmp_path):
+    # Row ends take arguments: `\\\\[red]` is a length and `\\\\*` is a starred row end.
+    table = pd.DataFrame({"token_string": ["[red]", "*", " dog ", "a\nb"], "id": [1, 2, 3, 4]})
+    text = save_table(table, tmp_path / "t.latex").read_text()
+    starts = [line.split(" & ")[0] for line in text.splitlines() if line.endswith(r"\\")][1:]
+    space = r"\textvisiblespace{}"
+    assert starts == ["{[}red]", "{*}", f"{space}dog{space}", r"a\textbackslash{}nb"]
+    assert r"\begin{tabular}{lr}" in text
+
+
+def test_latex_writes_numbers_as_mathematics():
+    text = latex_table(pd.DataFrame({"score": [-1.5, 1.25e-7, float("nan"), 3.0, float("-inf")]}))
+    rows = [line.removesuffix(r" \\") for line in text.splitlines() if line.endswith(r"\\")]
+    assert rows[1:] == ["$-1.5$", r"$1.25\cdot 10^{-7}$", "--", "3", r"$-\infty$"]
+
+
+def test_latex_is_different_for_different_tokens():
+    assert len({escaped(token) for token in TOKENS}) == len(set(TOKENS))
+    assert escaped("--") == "-{}-" and escaped("\u4f60") == (
+        "\\tokenchar{\u4f60}{\\textbackslash{}u4f60}"
+    )
+
+
+@pytest.mark.skipif(PDFLATEX is None, reason="no TeX is installed and none could be")
+def test_latex_compiles_whatever_the_tokens_are(tmp_path):
+    tables = [
+        latex_table(
+            pd.DataFrame({"token_string": TOKENS[at : at + 40], "score": -1e-9}),
+            caption="".join(TOKENS[at : at + 40]),
+            comment="\n".join(TOKENS[at : at + 40]),
+        )
+        for at in range(0, len(TOKENS), 40)
+    ]
+    (tmp_path / "t.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\tracinglostchars=3\n\\begin{document}\n"
+        + "\\clearpage\n".join(["\\listoftables", *tables])
+        + "\\end{document}\n",
+        encoding="utf-8",
+    )
+    for _ in range(2):  # the second run reads the captions back from the list of tables
+        done = subprocess.run(
+            [str(PDFLATEX), "-halt-on-error", "-interaction=nonstopmode", "t.tex"],
+            cwd=tmp_path, capture_output=True, text=True, errors="replace",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-3000:]
+    assert (tmp_path / "t.pdf").stat().st_size > 10_000
+
+
+def test_markdown_keeps_its_columns_and_its_tokens(tmp_path):
+    table = pd.DataFrame({"token_string": TOKENS, "score": 1.5})
+    text = save_table(table, tmp_path / "t.md").read_text(encoding="utf-8")
+    lines = text.rstrip("\n").split("\n")
+    assert len(lines) == len(TOKENS) + 2
+    assert all(len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 3 for line in lines)
+    assert r"| \\{}\$\&\#\_%\~^\<\>\|" in text and "| \u2423dog\u2423 |" in text
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_tables_come_back_as_they_were(suffix, tmp_path):
+    table = pd.DataFrame({"token_string": [HOSTILE, " a,b\n", "\u05d0"], "score": [0.5, 2.0, -1.0]})
+    path = save_table(table, tmp_path / f"t.{suffix}")
+    pd.testing.assert_frame_equal(getattr(pd, f"read_{suffix}")(path), table)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_failing_write_leaves_nothing(norms, tmp_path):
+    table = norms.top(3)
+    table["object"] = [object(), 1, "mixed"]
+    with pytest.raises(Exception, match="object"):
+        save_table(table, tmp_path / "t.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_terminal_tables_keep_ids_whole_and_tokens_plain():
+    from rich.console import Console
+
+    def printed(table):
+        console = Console(width=80, record=True, file=StringIO())
+        console.print(rich_table(table, "[bold]T"))
+        return console.export_text()
+
+    assert "49151" in printed(pd.DataFrame({"token_index": [49151], "score": [0.123456]}))
+    text = printed(pd.DataFrame({"token_string": ["[red]x", " dog"], "score": [1.0, 2.0]}))
+    assert "[red]x" in text and "\u2423dog" in text and "[bold]T" in text

@@ -87,7 +87,7 @@ def test_a_probe_scores_as_the_model_does_at_that_distance(rotating, offset):
 
 @pytest.mark.parametrize("offset", [0, 2, 5])
 def test_a_spectrum_is_that_of_the_dense_matrix(rotating, offset):
-    """`R(offset)` is taken from the model's rotation of unit vectors, not from our own turn."""
+    """`R(offset)` from rotating unit vectors to two positions (as certified), without `turn`."""
     weights, _, _ = rotating
     block = weights.block(0)
     ours = tw.head_spectrum(weights, layer=0, n=1, offset=offset).singular_values.double()
@@ -127,11 +127,13 @@ def test_the_curve_is_the_mean_over_pairs_of_certified_scores(rotating):
     block = weights.block(0)
     x = weights.vocabulary.entering(torch.tensor(words))
     placed = x.new_zeros(4, x.shape[-1])
+    scores = []
     for q, k in ((0, 0), (0, 1), (1, 0), (1, 1)):
         placed[3], placed[0] = x[q], x[k]
-        scores = block.scores(block.queries(placed), block.keys(placed))[:, 3, 0]
-        curve_sum = scores if (q, k) == (0, 0) else curve_sum + scores
-    torch.testing.assert_close(curve.mean[:, 0], curve_sum / 4, rtol=1e-4, atol=1e-4)
+        scores.append(block.scores(block.queries(placed), block.keys(placed))[:, 3, 0])
+    pairs = torch.stack(scores)
+    torch.testing.assert_close(curve.mean[:, 0], pairs.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(curve.std[:, 0], pairs.std(0, correction=0), rtol=1e-3, atol=1e-4)
 
 
 def test_alibi_falls_with_its_slope():

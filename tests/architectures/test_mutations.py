@@ -1,7 +1,9 @@
 """Whatever the canonical form knows of attention is switched off once, and the certificate fails.
 
 Each mutation is a function on a block, a vocabulary or a readout. Before it is applied, the model
-is certified exact and the part is shown to be there: a mutation of nothing would prove nothing.
+is certified exact: what then fails is the part that was taken away. Dynamic rotation and relative
+positions have no row: the first is the plain rotation wherever the model's context reaches, the
+second is refused by name.
 """
 
 from __future__ import annotations
@@ -115,6 +117,26 @@ def a_gain(block: Block) -> Block:
     return replace(block, norm=replace(block.norm, gain=1 + 0.3 * torch.ones(len(block.b_O))))
 
 
+def next_attention(weights: Weights) -> Weights:
+    """A hybrid whose attention layers are taken one too late."""
+    layers = weights.attention_layers
+    after = dict(zip(layers, (*layers[1:], layers[0]), strict=True))
+    return replace(weights, read_block=lambda n: weights.block(after[n]))
+
+
+def heads_of_the_first_width(weights: Weights) -> Weights:
+    """Every head as narrow as the first layer's."""
+
+    def narrowed(layer: int) -> Block:
+        block = weights.block(layer)
+        W_Q = block.W_Q.clone()
+        W_Q[..., weights.d_head :] = 0
+        return replace(block, W_Q=W_Q)
+
+    assert max(weights.block(n).d_head for n in weights.attention_layers) > weights.d_head
+    return replace(weights, read_block=narrowed)
+
+
 def undivided(block: Block) -> Block:
     """Latent keys and values without the divisor of their bottleneck."""
     blank = torch.zeros_like(block.latent_KV.W_down)
@@ -156,10 +178,6 @@ MUTATIONS = {
     "rotary, long": Mutation("LlamaForCausalLM", unscaled, own=own_rope("longrope", **LONG)),
     "ALiBi": Mutation("BloomForCausalLM", scoring(slopes=None)),
     "ALiBi, MPT": Mutation("MptForCausalLM", scoring(slopes=None)),
-    "multi-query": Mutation(
-        "GPTBigCodeForCausalLM",
-        lambda block: replace(block, W_K=block.W_K.roll(1, -1)),
-    ),
     "grouped heads": Mutation("LlamaForCausalLM", turned_heads),
     "grouped heads as one": Mutation("LlamaForCausalLM", of_one_head),
     "query-key norm": Mutation("Qwen3ForCausalLM", scoring(**Q_K)),
@@ -177,6 +195,7 @@ MUTATIONS = {
     "temperature": Mutation("Llama4ForCausalLM", scoring(temperature=None)),
     "both ways": Mutation("BertForMaskedLM", scoring(causal=True)),
     "scale": Mutation("GPTNeoForCausalLM", scoring(scale=0.1)),
+    # Parallel blocks differ in their MLP's input only, which the certificate takes from the model.
     "norm before parallel attention and MLP": Mutation("GPTJForCausalLM", without_its_norm),
     "norm's own kind": Mutation("LlamaForCausalLM", centred_otherwise),
     "post-attention norm": Mutation("Olmo2ForCausalLM", writing(norm=None)),
@@ -212,6 +231,12 @@ MUTATIONS = {
     "key bias": Mutation("Qwen2ForCausalLM", no_bias("b_K")),
     "value bias": Mutation("GPT2LMHeadModel", no_bias("b_V")),
     "output bias": Mutation("GPT2LMHeadModel", no_bias("b_O")),
+    "hybrid's layer numbers": Mutation("Qwen3NextForCausalLM", whole=next_attention),
+    "per-layer head shapes": Mutation("Gemma4ForCausalLM", whole=heads_of_the_first_width),
+    "attention beside experts": Mutation(
+        "MixtralForCausalLM", lambda block: replace(block, W_O=block.W_O.roll(1, 0))
+    ),
+    "multi-query": Mutation("GPTBigCodeForCausalLM", lambda block: replace(block, W_V=-block.W_V)),
 }
 
 

@@ -124,3 +124,20 @@ def test_centring_does_nothing_behind_an_rmsnorm(biases: bool):
     raw, done = tiny_hooked(*kind), processed(kind, steps)
     assert torch.equal(raw.blocks[1].attn.W_O, done.blocks[1].attn.W_O)
     assert "centred" not in tw.read_weights(done).processed
+
+
+def test_moved_value_biases_are_said():
+    """Folded alone, they leave no other trace: `published` numbers of a head would lack them."""
+    kind = KINDS[0]
+    weights = tw.read_weights(processed(kind, dict.fromkeys(STEPS, False) | {STEPS[3]: True}))
+    assert "value biases moved" in {caveat.name for caveat in weights.caveats}
+    with pytest.raises(ValueError, match="without value biases"):
+        tw.head_probe(weights, layer=0, words=[5], circuit="OV", convention="published")
+    raw = tw.read_weights(tiny_hooked(*kind))
+    assert raw.processed == () and "value biases moved" not in repr(raw)
+
+
+@pytest.mark.parametrize("kv", [2, 1])
+def test_transformer_lens_itself_refuses_to_refactor_grouped_heads(kv: int):
+    with pytest.raises(ValueError, match="Inconsistent attention weights"):
+        processed(("LN", True, kv, False), dict.fromkeys(STEPS, False) | {REFACTORING: True})

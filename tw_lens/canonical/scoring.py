@@ -24,7 +24,6 @@ class Scoring:
         norm_after_rotary: whether it comes after the rotation instead of before.
         softcap: `cap(t) = softcap * tanh(t / softcap)`; None for no cap.
         slopes: ALiBi's slope per head: the bias is `slopes * (j - i)`.
-        relative: a learned bias per head and pair of positions, `n -> [n_heads, n, n]`.
         temperature: a factor on the query at each position, `n -> [n]` (Llama 4, Ministral 3).
         sinks: one more logit per head in every softmax, which takes weight and gives no value.
         causal: whether a query sees earlier positions only.
@@ -41,7 +40,6 @@ class Scoring:
     norm_after_rotary: bool = False
     softcap: float | None = None
     slopes: Float[Tensor, " n_heads"] | None = None
-    relative: Callable[[int], Tensor] | None = None
     temperature: Callable[[int], Tensor] | None = None
     sinks: Float[Tensor, " n_heads"] | None = None
     causal: bool = True
@@ -77,8 +75,6 @@ class Scoring:
         if self.slopes is not None:
             position = torch.arange(n).float()
             scores = scores + self.slopes[:, None, None] * (position[None, :] - position[:, None])
-        if self.relative is not None:
-            scores = scores + self.relative(n)
         return self.capped(scores)
 
     def capped(self, scores: Tensor) -> Tensor:

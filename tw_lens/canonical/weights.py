@@ -25,7 +25,8 @@ class Weights:
         vocabulary: the word embeddings.
         readout: the final norm and unembedding.
         tokens: ids to printable strings and back.
-        processed: which of the norms' gains and biases are gone ("raw" or "folded"/"centred").
+        processed: what TransformerLens took out: "folded" (the norms' gains and biases), "centred"
+            (means), "without value biases" (moved into b_O).
         caveats: what is true only under a condition.
     """
 
@@ -93,7 +94,7 @@ class Weights:
         if self.processed:
             raise ValueError(
                 f"{what} needs the raw weights, and those of {self.model_name} are "
-                f"{' and '.join(self.processed)}: the norms' own gain and bias are gone. Load the "
+                f"{' and '.join(self.processed)}: numbers it was trained with are gone. Load the "
                 "model without processing (fold_ln=False, no compatibility mode), or use "
                 'convention="exact".'
             )

@@ -21,7 +21,7 @@ def caveats_of(
             "vocabulary points are embeddings without a position added.",
         ),
         "position bias": (
-            scoring.slopes is not None or scoring.relative is not None,
+            scoring.slopes is not None,
             "scores of words leave out the bias that grows with distance.",
         ),
         "query-key norm": (
@@ -87,6 +87,11 @@ def caveats_of(
             "folded" in processed,
             "the norms' own gain and bias are gone (or were never trained); value biases may "
             "have moved into b_O.",
+        ),
+        "value biases moved": (
+            "without value biases" in processed and "folded" not in processed,
+            "value biases are zero beside others that are not: they were moved into b_O, and what "
+            "a single head writes lacks its own.",
         ),
         "centred": (
             "centred" in processed,

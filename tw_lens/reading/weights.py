@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tw_lens.canonical import Block, Norm, Weights
+from tw_lens.canonical import Block, Norm, Vocabulary, Weights
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
 from tw_lens.reading.ends import ends_of, read_readout, read_vocabulary
@@ -84,7 +84,7 @@ def read_weights(model: Any) -> Weights:
             )
 
     first = read(attending[0])
-    processed = _processing(list(norms.values()), readout.norm, vocabulary, centred_stream)
+    processed = _processing(list(norms.values()), readout.norm, vocabulary, centred_stream, first)
     return Weights(
         model_name=name_of(model),
         architecture=architecture_of(model),
@@ -154,7 +154,9 @@ def _stream_norms(model: Any, layer: int) -> tuple[Norm, Norm] | None:
     )
 
 
-def _processing(norms: list[Norm], final: Norm, vocabulary, centred_stream: bool):
+def _processing(
+    norms: list[Norm], final: Norm, vocabulary: Vocabulary, centred_stream: bool, first: Block
+) -> tuple[str, ...]:
     """What TransformerLens has done to the weights, seen on the weights themselves."""
     done = []
     read_through = [norm for norm in (*norms, final) if norm.divides]
@@ -164,4 +166,6 @@ def _processing(norms: list[Norm], final: Norm, vocabulary, centred_stream: bool
         rows = vocabulary.embeddings(torch.arange(min(64, len(vocabulary))))
         if float(rows.mean(-1).abs().max()) < 1e-6 * float(rows.abs().max()):
             done.append("centred")
+    if not first.b_V.any() and first.b_O.any() and (first.b_Q.any() or first.b_K.any()):
+        done.append("without value biases")
     return tuple(done)

@@ -139,3 +139,10 @@ def test_opens_in_a_browser_with_the_network_off(name, request):
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert empty == 0 and len(widgets) >= 2 and min(widgets) > 10 and images == 0 and wide
     assert (HOSTILE in text) == (name == "hostile_page")
+
+
+def test_a_widget_in_a_notebook_has_a_frame_and_a_height():
+    widget = coloured_tokens([HOSTILE], tw.token_norms(tw.read_weights(golden_bridge())).score[:1])
+    shown = widget._repr_html_()
+    assert shown.startswith("<iframe srcdoc=") and 'height="120"' in shown
+    assert shown.count("<") == 2 and "google" not in shown.split("CircuitsVis.render(")[-1]

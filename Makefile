@@ -12,7 +12,7 @@ PAGE := out/smollm2.html
 # The HookedTransformer leg: what only TransformerLens 3.9 has, and what must agree on both.
 LEG39 := tests/hooked tests/reading
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench notebooks clean
 
 demo: $(VENV)/installed
 	mkdir -p $(dir $(PAGE))
@@ -23,8 +23,12 @@ test: $(VENV)/tested $(VENV39)/tested chromium tex
 	$(VENV)/bin/python -m pytest --ignore=tests/hooked
 
 lint: $(VENV)/tested
-	$(VENV)/bin/ruff check tw_lens tests
-	$(VENV)/bin/ruff format --check tw_lens tests
+	$(VENV)/bin/ruff check tw_lens tests examples
+	$(VENV)/bin/ruff format --check tw_lens tests examples
+
+# Run the notebooks again and keep their outputs (needs Chromium for the pictures).
+notebooks: $(VENV)/tested chromium
+	$(VENV)/bin/python examples/execute.py
 
 bench: $(VENV)/tested
 	$(VENV)/bin/python tests/benchmarks/bench_spectra.py

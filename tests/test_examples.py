@@ -1,21 +1,73 @@
-"""Every notebook runs from top to bottom."""
+"""Every notebook runs from top to bottom, is kept with its outputs, and stays small."""
 
-import json
-from pathlib import Path
+import time
+import warnings
 
+import nbformat
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
+from examples.execute import FOLDER, PLOTLY, executed, kernel, outputs
+
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SECONDS = 300
+
+
+def named(path):
+    return path.stem
+
+
+@pytest.fixture(scope="module")
+def started():
+    with warnings.catch_warnings():  # the kernel's client warns of its own transport
+        warnings.simplefilter("ignore")
+        with kernel() as client:
+            yield client, time.perf_counter()
 
 
 def test_there_are_notebooks():
-    assert NOTEBOOKS
+    assert [path.stem for path in NOTEBOOKS] == [
+        "every_head",
+        "norms_and_the_ellipsoid",
+        "read_one_head",
+        "the_paper",
+        "two_models_side_by_side",
+        "walk_of_a_sentence",
+    ]
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(notebook):
-    namespace = {}
-    for number, cell in enumerate(json.loads(notebook.read_text())["cells"]):
-        if cell["cell_type"] == "code":
-            source = "".join(cell["source"])
-            exec(compile(source, f"{notebook.name}, cell {number}", "exec"), namespace)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=named)
+def test_notebook_runs(notebook, started):
+    client, start = started
+    made = list(outputs(executed(notebook, client)))
+    assert any(PLOTLY in output.get("data", {}) for output in made)
+    assert time.perf_counter() - start < SECONDS
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_broken_cell_fails(started, tmp_path):
+    from nbclient.exceptions import CellExecutionError
+
+    broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("tw.no_such_call()")])
+    nbformat.write(broken, tmp_path / "broken.ipynb")
+    with pytest.raises(CellExecutionError, match="name 'tw' is not defined"):
+        executed(tmp_path / "broken.ipynb", started[0])
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=named)
+def test_outputs_are_kept_small_and_offline(notebook):
+    text = notebook.read_text(encoding="utf-8")
+    assert len(text) < 1_500_000
+    kept = list(outputs(nbformat.reads(text, as_version=4)))
+    pictures = [output for output in kept if "image/png" in output.get("data", {})]
+    assert pictures  # pages that show notebooks run no scripts
+    assert all("image/png" in o["data"] for o in kept if PLOTLY in o.get("data", {}))
+    shown = "".join(output.get("data", {}).get("text/html", "") for output in kept)
+    assert "<script" not in shown and "src=" not in shown
+    assert not any(output.output_type == "error" for output in kept)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=named)
+def test_the_first_cell_installs_what_is_missing(notebook):
+    first = next(c for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code")
+    assert 'find_spec("tw_lens") is None' in first.source and "%pip install" in first.source

@@ -78,3 +78,10 @@ def test_widgets_keep_tokens_inside_their_script():
 def test_a_place_that_only_looks_writable_is_refused_first():
     with pytest.raises(PermissionError, match="/proc cannot be written to"):
         tw.report(None, "/proc/page.html", prompt="w5")
+
+
+def test_a_widget_in_a_notebook_has_a_frame_and_a_height():
+    widget = coloured_tokens([HOSTILE], tw.token_norms(tw.read_weights(golden_bridge())).score[:1])
+    shown = widget._repr_html_()
+    assert shown.startswith("<iframe srcdoc=") and 'height="120"' in shown
+    assert shown.count("<") == 2 and "google" not in shown.split("CircuitsVis.render(")[-1]

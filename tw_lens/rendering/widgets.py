@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,7 @@ class Widget:
 
     component: str
     properties: dict[str, Any]
+    height: int = 420
 
     def fragment(self) -> str:
         """HTML for a page that holds `circuitsvis_script()` once, before it."""
@@ -31,7 +33,15 @@ class Widget:
         return f'<div id="{name}" class="widget"></div>\n<script>{call}</script>'
 
     def _repr_html_(self) -> str:
-        return f"<script>{circuitsvis_script()}</script>\n{self.fragment()}"
+        """A frame of its own: nothing shared with other cells, a height from the start."""
+        page = (
+            '<!doctype html><meta charset="utf-8"><body style="margin: 0; background: white">'
+            f"<script>{circuitsvis_script()}</script>\n{self.fragment()}</body>"
+        )
+        return (
+            f'<iframe srcdoc="{html.escape(page)}" width="100%" height="{self.height}" '
+            'style="border: 0" title="CircuitsVis"></iframe>'
+        )
 
 
 @lru_cache(maxsize=1)
@@ -59,6 +69,7 @@ def attention_widget(result: AttentionPattern) -> Widget:
             "tokens": tokens,
             "maskUpperTri": True,
         },
+        height=900,
     )
 
 
@@ -72,4 +83,5 @@ def coloured_tokens(tokens: Sequence[str], values: Float[Tensor, " tokens"]) -> 
             "positiveColor": COLOURS[5],
             "negativeColor": COLOURS[4],
         },
+        height=120,
     )

@@ -58,7 +58,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "hidden_size": 48, "num_layers": 2, "num_heads": 4, "window_size": 4,
         "attention_types": [[["global", "local"], 1]],
     },
-    # Models that are refused, each with one part that does not fit.
     "qwen3": {"model_type": "qwen3", "class": "Qwen3ForCausalLM", **GROUPED, "head_dim": 16},
     "gemma2": {"model_type": "gemma2", "class": "Gemma2ForCausalLM", **GROUPED, "head_dim": 16},
     "mamba": {
@@ -85,13 +84,20 @@ def tiny_hf(architecture: str, seed: int = 0) -> Any:
     config.architectures = [class_name]
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    return perturbed(AutoModelForCausalLM.from_config(config).eval(), seed)
+
+
+def perturbed(model: Any, seed: int) -> Any:
+    """Gains and biases away from 1 and 0, attention far from uniform."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
         else:
             parameter.data.mul_(12 if any(part in name for part in QUERIES_AND_KEYS) else 4)
+    for name, buffer in model.named_buffers():
+        if name.endswith("layer_scalar"):  # Gemma 4 multiplies its stream by a number that is 1
+            buffer.fill_(0.7)
     return model
 
 

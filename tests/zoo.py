@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from tests.models import QUERIES_AND_KEYS, as_bridge
+from tests.models import as_bridge, perturbed
 from tw_lens.reading.parts import NATIVE
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else every processor is looked for, six times over
@@ -53,7 +53,7 @@ def tiny(architecture: str, seed: int = 0, **own: Any) -> Any:
     config.architectures = [architecture]
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
-    return _perturbed(cls._from_config(config).eval().float(), seed)
+    return perturbed(cls._from_config(config).eval().float(), seed)
 
 
 def native(seed: int = 0, **own: Any) -> Any:
@@ -61,21 +61,7 @@ def native(seed: int = 0, **own: Any) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     settings = _settings()["native"] | {"seed": seed, "model_name": f"tiny-{NATIVE}"} | own
-    return _perturbed(TransformerBridge.boot_native(settings), seed)
-
-
-def _perturbed(model: Any, seed: int) -> Any:
-    """Gains and biases away from 1 and 0, attention far from uniform."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        else:
-            parameter.data.mul_(12 if any(part in name for part in QUERIES_AND_KEYS) else 4)
-    for name, buffer in model.named_buffers():
-        if name.endswith("layer_scalar"):  # Gemma 4 multiplies its stream by a number that is 1
-            buffer.fill_(0.7)
-    return model
+    return perturbed(TransformerBridge.boot_native(settings), seed)
 
 
 def zoo_bridge(architecture: str, seed: int = 0, **own: Any) -> Any:

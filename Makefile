@@ -26,9 +26,10 @@ lint: $(VENV)/tested
 	$(VENV)/bin/ruff check tw_lens tests examples
 	$(VENV)/bin/ruff format --check tw_lens tests examples
 
-# Run the notebooks again and keep their outputs (needs Chromium for the pictures).
+# Run the notebooks again and keep their outputs, and the README's pictures (needs Chromium).
 notebooks: $(VENV)/tested chromium
 	$(VENV)/bin/python examples/execute.py
+	$(VENV)/bin/python examples/pictures.py
 
 # The API reference, from the docstrings.
 reference: $(VENV)/tested

@@ -12,7 +12,7 @@ PAGE := out/smollm2.html
 # The HookedTransformer leg: what only TransformerLens 3.9 has, and what must agree on both.
 LEG39 := tests/hooked tests/reading
 
-.PHONY: demo test lint bench notebooks clean
+.PHONY: demo test lint bench notebooks reference clean
 
 demo: $(VENV)/installed
 	mkdir -p $(dir $(PAGE))
@@ -26,9 +26,14 @@ lint: $(VENV)/tested
 	$(VENV)/bin/ruff check tw_lens tests examples
 	$(VENV)/bin/ruff format --check tw_lens tests examples
 
-# Run the notebooks again and keep their outputs (needs Chromium for the pictures).
+# Run the notebooks again and keep their outputs, and the README's pictures (needs Chromium).
 notebooks: $(VENV)/tested chromium
 	$(VENV)/bin/python examples/execute.py
+	$(VENV)/bin/python examples/pictures.py
+
+# The API reference, from the docstrings.
+reference: $(VENV)/tested
+	$(VENV)/bin/python -m sphinx -q -W -b html examples/reference out/reference
 
 bench: $(VENV)/tested
 	$(VENV)/bin/python tests/benchmarks/bench_spectra.py

@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom, is kept with its outputs, and stays small."""
 
+import re
 import warnings
 
 import nbformat
@@ -67,3 +68,18 @@ def test_outputs_are_kept_small_and_offline(notebook):
 def test_the_first_cell_installs_what_is_missing(notebook):
     first = next(c for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code")
     assert 'find_spec("tw_lens") is None' in first.source and "%pip install" in first.source
+
+
+def test_the_pictures_of_the_readme_are_small_and_all_there():
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^\]]+\]\((examples/pictures/[a-z]+\.png)\)", readme)
+    assert len(pictures) == 4
+    for picture in pictures:
+        data = (FOLDER.parent / picture).read_bytes()
+        assert data.startswith(b"\x89PNG") and len(data) < 60_000
+
+
+def test_the_links_of_the_readme_lead_somewhere():
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    for place in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", readme):
+        assert (FOLDER.parent / place).exists(), place

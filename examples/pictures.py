@@ -12,10 +12,10 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent))  # run as a script, from anywhere
 PICTURES = {  # name: the notebook, which of its figures, width and height
-    "ellipsoid": ("norms_and_the_ellipsoid", 2, 520, 280),
+    "ellipsoid": ("norms_and_the_ellipsoid", 2, 760, 400),
     "words": ("norms_and_the_ellipsoid", 1, 560, 300),
     "head": ("read_one_head", 0, 600, 320),
-    "walk": ("walk_of_a_sentence", 1, 520, 300),
+    "walk": ("walk_of_a_sentence", 1, 700, 520),
 }
 
 
@@ -35,6 +35,8 @@ def main() -> None:
             layout["font"] = {"size": 10}
             layout["title"]["font"] = {"size": 12}
             layout["margin"] = {"l": 20, "r": 20, "t": 50, "b": 30}
+            for scene in (part for part in layout if part.startswith("scene")):
+                layout[scene]["camera"] = {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}}
             for axis in ("yaxis", "yaxis2") if name == "words" else ():
                 layout[axis] |= {"range": [11.5, -0.5], "autorange": False, "dtick": 1}
             url = browser.evaluate(

@@ -76,7 +76,7 @@ def test_the_pictures_of_the_readme_are_small_and_all_there():
     assert len(pictures) == 4
     for picture in pictures:
         data = (FOLDER.parent / picture).read_bytes()
-        assert data.startswith(b"\x89PNG") and len(data) < 60_000
+        assert data.startswith(b"\x89PNG") and len(data) < 110_000
 
 
 def test_the_links_of_the_readme_lead_somewhere():

@@ -88,9 +88,10 @@ def word_filter(
     """A mask on the vocabulary, for `among=` in the analyses that list words.
 
     A list then holds the best of the words that are kept; their scores do not change. A token was
-    never trained where its embedding is what the others' gradients left behind: with r the median
-    embedding of the tokens that no text produces (special ones, unnamed ids, bytes outside UTF-8),
-    `|e - r| < 0.5 median_w |e_w - r|`.
+    never (or hardly ever) trained where its embedding is what the others' gradients left behind:
+    with r the median embedding of the tokens that no text produces (special ones, unnamed ids,
+    bytes outside UTF-8), `|e - r| < 0.5 median_w |e_w - r|`. In SmolLM2 these are 46 tokens, with
+    a gap to the rest; in MiniLM 2,496, in one continuum with rare words.
 
     Args:
         weights: from `read_weights`.

@@ -30,7 +30,14 @@ from tw_lens.analyses import (
 )
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat, UnsupportedModel
-from tw_lens.reading import check, load_model, read_states, read_weights
+from tw_lens.reading import (
+    check,
+    load_model,
+    load_states,
+    read_states,
+    read_weights,
+    save_states,
+)
 from tw_lens.rendering import cite, report, save_table
 
 __version__ = "0.1.0"
@@ -51,6 +58,8 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "score_by_distance",
     "head_ellipsoid",
     "read_states",
+    "save_states",
+    "load_states",
     "trajectory",
     "movers",
     "fit_map",

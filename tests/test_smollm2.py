@@ -101,3 +101,12 @@ def test_certified_in_bfloat16():
     certificate = tw.check(model, range(1000, 1012))
     assert next(model.parameters()).dtype == torch.bfloat16
     assert certificate.passed and certificate.max_rel_error > 1e-3
+
+
+def test_every_step_is_divided_among_heads_and_mlps(smollm2):
+    """Position 0 carries entries of 25,000, whose rounding is larger than a small step's 1e-5."""
+    states = tw.read_states(smollm2, PROMPT)
+    found = tw.movers(tw.read_weights(smollm2), states)
+    assert found.gap < 1e-5 and "attention" not in found.components
+    shares = found.share[:, :, 1:].nansum(1)
+    assert float((shares - 1).abs().max()) < 1e-3

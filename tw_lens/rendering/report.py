@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from tw_lens.canonical import Weights
 from tw_lens.reading import Certificate, certify, read_states, read_weights
+from tw_lens.rendering.panels import Section
 from tw_lens.rendering.sections import (
-    Section,
     atlas_section,
     layer_section,
     walk_section,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import (
@@ -15,66 +14,19 @@ from tw_lens.analyses import (
     head_ellipsoid,
     head_probe,
     head_spectrum,
+    movers,
     token_norms,
     trajectory,
 )
 from tw_lens.canonical import States, Weights
-from tw_lens.errors import Caveat
 from tw_lens.rendering.deferred import deferred_figure, deferred_widget
+from tw_lens.rendering.panels import HeadWords, Panel, Section, Table
 from tw_lens.rendering.widgets import attention_widget, coloured_tokens
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from tw_lens.analyses.chart import Method
 
 DIRECTIONS_LISTED = 10
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One thing to look at: what it shows, how to read it, and the thing itself.
-
-    `body` is HTML made by this package; `table` can be searched and sorted; `heads` are word
-    tables, folded until wanted.
-    """
-
-    title: str
-    text: str
-    body: Markup | None = None
-    table: Table | None = None
-    heads: tuple[HeadWords, ...] = ()
-    caveats: tuple[Caveat, ...] = ()
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows to search and sort; the first cell of a row leads to `anchors`, where there is one."""
-
-    label: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str | float, ...], ...]
-    anchors: tuple[str | None, ...]
-
-
-@dataclass(frozen=True)
-class HeadWords:
-    """The words of one head: a row per direction (number, value, left words, right words)."""
-
-    anchor: str
-    name: str
-    sides: tuple[str, str]
-    rows: tuple[tuple[int, float, tuple[str, ...], tuple[str, ...]], ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with its panels, folded until wanted where there are many of its kind."""
-
-    anchor: str
-    title: str
-    panels: tuple[Panel, ...]
-    folded: bool = False
 
 
 def words_section(weights: Weights) -> Section:
@@ -181,6 +133,7 @@ def walk_section(weights: Weights, states: States, method: Method) -> Section:
             deferred_figure(path),
             caveats=path.caveats,
         ),
+        _movers_panel(weights, states),
         Panel(
             "Tokens coloured by their mean step angle",
             "The darker a token, the further it moves per layer. Hover for the angle in radians.",
@@ -198,6 +151,22 @@ def walk_section(weights: Weights, states: States, method: Method) -> Section:
         ),
     )
     return Section("walk", "The words travelling", panels)
+
+
+def _movers_panel(weights: Weights, states: States) -> Panel:
+    title = "Who moved the words?"
+    try:
+        moved = movers(weights, states)
+    except ValueError as refusal:  # half precision: the parts miss the step by its rounding
+        return Panel(title, str(refusal)[:1].upper() + str(refusal)[1:])
+    return Panel(
+        title,
+        "Every step taken apart into what each head and the MLP added, as signed shares of the "
+        "step: blue pushed the way the words went, red held them back. The parts add up to the "
+        f"step to {moved.gap:.0e}.",
+        deferred_figure(moved),
+        caveats=moved.caveats,
+    )
 
 
 def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel, Panel]:

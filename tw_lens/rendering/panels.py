@@ -1,0 +1,57 @@
+"""What the page is made of: sections, panels, tables, the words of heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tw_lens.errors import Caveat
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One thing to look at: what it shows, how to read it, and the thing itself.
+
+    `body` is HTML made by this package; `table` can be searched and sorted; `heads` are word
+    tables, folded until wanted.
+    """
+
+    title: str
+    text: str
+    body: Markup | None = None
+    table: Table | None = None
+    heads: tuple[HeadWords, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows to search and sort; the first cell of a row leads to `anchors`, where there is one."""
+
+    label: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float, ...], ...]
+    anchors: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class HeadWords:
+    """The words of one head: a row per direction (number, value, left words, right words)."""
+
+    anchor: str
+    name: str
+    sides: tuple[str, str]
+    rows: tuple[tuple[int, float, tuple[str, ...], tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with its panels, folded until wanted where there are many of its kind."""
+
+    anchor: str
+    title: str
+    panels: tuple[Panel, ...]
+    folded: bool = False

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.result import Result, figure
+from tw_lens.analyses.result import Result, at_distance, figure
 from tw_lens.canonical import Block, Norm, States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import tangential_shares
@@ -238,7 +238,7 @@ def _relative(gap: Tensor, size: Tensor) -> float:
 def _caveats(weights: Weights, whole: list[int]) -> tuple[Caveat, ...]:
     position_0 = Caveat("position 0", "the first position is left out of means.")
     if not whole:
-        return (*weights.caveats, position_0)
+        return (*at_distance(weights.caveats, 0, "OV"), position_0)
     layers = ", ".join(map(str, whole))
     lumped = Caveat("heads", f"the heads of layers {layers} cannot be told apart.")
-    return (*weights.caveats, position_0, lumped)
+    return (*at_distance(weights.caveats, 0, "OV"), position_0, lumped)

@@ -60,8 +60,8 @@ def report(
 ) -> None:
     """Everything for chosen layers and a prompt, on one page that opens offline."""
     with refusals(), progress() as say:
+        from tw_lens.files import require_writable
         from tw_lens.rendering import report as write_report
-        from tw_lens.rendering import require_writable
 
         require_writable(output)
         chosen = numbers(layers)

@@ -110,11 +110,15 @@ class TokenStrings:
 
 def visible(token: str) -> str:
     """A token for tables and pictures: a leading or trailing space is drawn as an open box."""
-    inner = token.strip(" ")
-    left = len(token) - len(token.lstrip(" "))
-    if not inner:
-        return "\u2423" * len(token) or "\u2205"
-    return "\u2423" * left + inner + "\u2423" * (len(token) - left - len(inner))
+    left, inner, right = outer_spaces(token)
+    return "\u2423" * left + inner + "\u2423" * right or "\u2205"
+
+
+def outer_spaces(text: str) -> tuple[int, str, int]:
+    """How many spaces a text begins with, what stands between, and how many it ends with."""
+    inner = text.lstrip(" ")
+    core = inner.rstrip(" ")
+    return len(text) - len(inner), core, len(inner) - len(core)
 
 
 def named(words: Sequence[str], most: int = 8) -> str:

@@ -9,7 +9,7 @@ second is refused by name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ class Mutation:
     architecture: str
     block: Callable[[Block], Block] | None = None
     whole: Callable[[Weights], Weights] | None = None
-    own: tuple[tuple[str, Any], ...] = ()
+    own: dict[str, Any] = field(default_factory=dict)
 
 
 def scoring(**parts: Any) -> Callable[[Block], Block]:
@@ -152,10 +152,10 @@ def no_bias(name: str) -> Callable[[Block], Block]:
     return mutate
 
 
-def own_rope(kind: str, **more: float | list[float]) -> tuple[tuple[str, Any], ...]:
+def own_rope(kind: str, **more: float | list[float]) -> dict[str, Any]:
     """A scaled rotation that differs from the plain one within the prompt."""
     values = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0} | more
-    return (("rope_parameters", values), ("max_position_embeddings", 64))
+    return {"rope_parameters": values, "max_position_embeddings": 64}
 
 
 LONG = {"short_factor": [2.0] * 8, "long_factor": [3.0] * 8, "original_max_position_embeddings": 32}
@@ -247,7 +247,7 @@ def error(model: Any, weights: Weights) -> float:
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_part_switched_off_fails_the_certificate(name: str, monkeypatch):
     mutation = MUTATIONS[name]
-    model = zoo_bridge(mutation.architecture, **dict(mutation.own))
+    model = zoo_bridge(mutation.architecture, **mutation.own)
     weights = tw.read_weights(model)
     assert error(model, weights) < EXACT
     if mutation.whole is not None:

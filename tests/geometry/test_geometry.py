@@ -81,8 +81,9 @@ def test_nearest_is_the_full_sort(size: int, k: int):
     order = torch.argsort(everything, dim=-1, descending=True)[:, :k]
     assert torch.equal(found.token_index, order)
     assert torch.allclose(found.score, everything.gather(1, order))
-    along, against = nearest_of_both_signs(queries, chunks_of(words, size), k)
+    along, against, upright = nearest_of_both_signs(queries, chunks_of(words, size), k)
     scores = queries @ words.T
+    assert torch.equal(upright, scores.amax(-1) >= -scores.amin(-1))
     assert torch.equal(along.token_index, scores.argsort(descending=True)[:, :k])
     assert torch.equal(against.token_index, scores.argsort(descending=False)[:, :k])
     assert torch.allclose(against.score, (-scores).gather(1, against.token_index))
@@ -90,7 +91,7 @@ def test_nearest_is_the_full_sort(size: int, k: int):
 
 def test_chosen_takes_whole_lists():
     words = normal(2, 9, 4).float()
-    along, against = nearest_of_both_signs(normal(1, 3, 4).float(), chunks_of(words, 4), 2)
+    along, against, _ = nearest_of_both_signs(normal(1, 3, 4).float(), chunks_of(words, 4), 2)
     mixed = chosen(torch.tensor([True, False, True]), along, against)
     assert torch.equal(mixed.token_index[0], along.token_index[0])
     assert torch.equal(mixed.token_index[1], against.token_index[1])

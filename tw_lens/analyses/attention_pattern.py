@@ -59,5 +59,5 @@ def attention_pattern(weights: Weights, states: States, *, layer: int) -> Attent
     weights.require_states(states)
     block = weights.block(layer)
     x = states.stream[layer]
-    pattern = block.pattern(block.scores(block.queries(x), block.keys(x)))
+    pattern = block.pattern_on(x)
     return AttentionPattern(states.model_name, layer, states.token_strings, pattern)

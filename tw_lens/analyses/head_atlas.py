@@ -20,10 +20,10 @@ from tw_lens.analyses.result import (
     require_positive,
     word_lists,
 )
-from tw_lens.analyses.word_filter import WordFilter, listed
+from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
 from tw_lens.canonical import Norm, Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import Neighbours
+from tw_lens.geometry import Neighbours, joined
 from tw_lens.tokens import visible
 
 AT_ONCE = 2048
@@ -121,87 +121,86 @@ def head_atlas(
     """
     require_positive("n", n)
     require_positive("k", k)
-    chosen = weights.attention_layers if layers is None else tuple(dict.fromkeys(layers))
-    if not chosen:
-        raise ValueError("layers is empty: name at least one block, or leave it out.")
+    chosen = weights.chosen_layers(weights.attention_layers if layers is None else layers)
     keep = listed(weights, among)
     say = progress or (lambda step: None)
-    groups: dict[tuple, list[_Directions]] = {}
+    found: list[_Directions] = []
     for layer in chosen:
         say(f"Reading the heads of layer {layer}")
-        for found in _directions(weights, layer, n):
-            groups.setdefault(found.sphere, []).append(found)
+        found += _directions(weights, layer, n)
     say("Reading their directions as words")
-    parts = [_read(weights, group, k, keep) for group in groups.values()]
-    entries = [entry for part in parts for entry in part.entries]
-    order = sorted(range(len(entries)), key=lambda at: _place(entries[at], chosen))
-    joined = [torch.cat([getattr(p, name) for p in parts]) for name in ("S", "share")]
+    groups = [
+        [directions for directions in found if directions.sphere == sphere]
+        for sphere in dict.fromkeys(directions.sphere for directions in found)
+    ]
+    found = [directions for group in groups for directions in group]
     left, right = (
-        Neighbours(*(torch.cat(column)[order] for column in zip(*side, strict=True)))
-        for side in ([p.left for p in parts], [p.right for p in parts])
+        joined(side)
+        for side in zip(*(_read(weights, group, k, keep) for group in groups), strict=True)
     )
+    entries = [entry for directions in found for entry in directions.entries]
+    order = sorted(range(len(entries)), key=lambda at: _place(entries[at], chosen))
     return HeadAtlas(
         model_name=weights.model_name,
         entries=tuple(entries[at] for at in order),
-        singular_value=joined[0][order],
-        share=joined[1][order],
-        left=word_lists(left, weights.tokens),
-        right=word_lists(right, weights.tokens),
+        singular_value=torch.cat([directions.S for directions in found])[order],
+        share=torch.cat([directions.share for directions in found])[order],
+        left=word_lists(left.of(order), weights.tokens),
+        right=word_lists(right.of(order), weights.tokens),
         among=among,
-        caveats=weights.caveats + (() if among is None else (among.caveat,)),
+        caveats=weights.caveats + chosen_words(among),
     )
 
 
 class _Directions(NamedTuple):
-    """A circuit's leading directions of one layer; `sphere` says which point each word is there."""
+    """A circuit's leading directions of one layer.
 
-    sphere: tuple
+    `sphere` is the circuit and the kind of norm: where it is the same, each word stands at the same
+    point (`N(W_E)` knows no gain), and one pass over the vocabulary serves several layers.
+    """
+
+    sphere: tuple[Circuit, str, float]
     norm: Norm
     entries: list[tuple[int, int, Circuit, int]]
-    S: Tensor
-    share: Tensor
-    left: Tensor
-    right: Tensor
-
-
-class _Words(NamedTuple):
-    entries: list[tuple[int, int, Circuit, int]]
-    S: Tensor
-    share: Tensor
-    left: Neighbours
-    right: Neighbours
+    S: Float[Tensor, " directions"]
+    share: Float[Tensor, " directions"]
+    left: Float[Tensor, "directions d_model"]
+    right: Float[Tensor, "directions d_model"]
 
 
 def _directions(weights: Weights, layer: int, n: int) -> list[_Directions]:
     block = weights.block(layer)
-    norm, found = block.norm, []
+    found = []
     for circuit in CIRCUITS:
         svd = head_svd(block, list(range(block.n_heads)), circuit)
         m = min(n, svd.S.shape[-1])
-        entries = [(layer, h, circuit, i) for h in range(block.n_heads) for i in range(m)]
-        sphere = (circuit, norm.kind, norm.eps)  # N(W_E) knows no gain: layers share their points
-        S, share = svd.S[:, :m], (svd.S / svd.S.sum(-1, keepdim=True))[:, :m]
-        sides = (side[..., :m].mT.flatten(0, 1) for side in (svd.left, svd.right))
-        found.append(_Directions(sphere, norm, entries, S.flatten(), share.flatten(), *sides))
+        found.append(
+            _Directions(
+                sphere=(circuit, block.norm.kind, block.norm.eps),
+                norm=block.norm,
+                entries=[(layer, h, circuit, i) for h in range(block.n_heads) for i in range(m)],
+                S=svd.S[:, :m].flatten(),
+                share=(svd.S / svd.S.sum(-1, keepdim=True))[:, :m].flatten(),
+                left=svd.left[..., :m].mT.flatten(0, 1),
+                right=svd.right[..., :m].mT.flatten(0, 1),
+            )
+        )
     return found
 
 
 def _read(
     weights: Weights, group: list[_Directions], k: int, keep: Bool[Tensor, " d_vocab"] | None
-) -> _Words:
-    left, right = (torch.cat([getattr(d, side) for d in group]) for side in ("left", "right"))
-    circuit = group[0].sphere[0]
-    batches = [
-        signed_words(weights, group[0].norm, circuit, "exact", some_left, some_right, k, keep)
+) -> tuple[Neighbours, Neighbours]:
+    """Both sides of directions that share their sphere, as words."""
+    left = torch.cat([directions.left for directions in group])
+    right = torch.cat([directions.right for directions in group])
+    (circuit, *_), norm = group[0].sphere, group[0].norm
+    words = [
+        signed_words(weights, norm, circuit, "exact", some_left, some_right, k, keep)
         for some_left, some_right in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
     ]
-    words = (
-        Neighbours(*(torch.cat(column) for column in zip(*side, strict=True)))
-        for side in zip(*batches, strict=True)
-    )
-    entries = [entry for directions in group for entry in directions.entries]
-    S, share = (torch.cat([getattr(d, name) for d in group]) for name in ("S", "share"))
-    return _Words(entries, S, share, *words)
+    left_words, right_words = zip(*words, strict=True)
+    return joined(left_words), joined(right_words)
 
 
 def _place(entry: tuple[int, int, Circuit, int], layers: tuple[int, ...]) -> tuple:

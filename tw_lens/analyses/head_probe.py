@@ -24,7 +24,7 @@ from tw_lens.analyses.result import (
     require_positive,
     word_lists,
 )
-from tw_lens.analyses.word_filter import WordFilter, listed
+from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
 from tw_lens.canonical import Block, Rows, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import Neighbours, nearest
@@ -168,8 +168,7 @@ def head_probe(
         lists=word_lists(found, weights.tokens),
         norm=norm,
         among=among,
-        caveats=at_distance(weights.caveats, offset, circuit)
-        + (() if among is None else (among.caveat,)),
+        caveats=at_distance(weights.caveats, offset, circuit) + chosen_words(among),
     )
 
 

@@ -22,7 +22,7 @@ from tw_lens.analyses.result import (
     require_positive,
     word_lists,
 )
-from tw_lens.analyses.word_filter import WordFilter, listed
+from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
 from tw_lens.canonical import Block, Norm, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import (
@@ -179,8 +179,7 @@ def head_spectrum(
         left=word_lists(left_words, weights.tokens),
         right=word_lists(right_words, weights.tokens),
         among=among,
-        caveats=at_distance(weights.caveats, offset, circuit)
-        + (() if among is None else (among.caveat,)),
+        caveats=at_distance(weights.caveats, offset, circuit) + chosen_words(among),
     )
 
 
@@ -220,27 +219,15 @@ def signed_words(
     """
     vocabulary, exact = weights.vocabulary, convention == "exact"
     points = vocabulary.on_sphere(norm) if exact else vocabulary.on_ellipsoid(norm)
+    n = len(left)
     if circuit == "QK":  # one vocabulary for both sides: one pass over it
         both = nearest_of_both_signs(torch.cat([left, right]), points, k, keep=keep)
-        (left_along, right_along), (left_against, right_against) = (
-            (
-                Neighbours(*(t[: len(left)] for t in found)),
-                Neighbours(*(t[len(left) :] for t in found)),
-            )
-            for found in both
-        )
-    else:
-        written = weights.readout.directions() if exact else vocabulary.rows
-        left_along, left_against = nearest_of_both_signs(left, points, k, keep=keep)
-        right_along, right_against = nearest_of_both_signs(
-            right, written, k, relative=exact, keep=keep
-        )
-    best = (right_along, right_against)
-    if keep is not None:  # the sign is the direction's, not the list's
-        rows, relative = (points, False) if circuit == "QK" else (written, exact)
-        best = nearest_of_both_signs(right, rows, 1, relative=relative)
-    as_it_is = best[0].score[:, 0] >= best[1].score[:, 0]
+        words = chosen(both.upright[n:].repeat(2), both.along, both.against)
+        return words.of(slice(n)), words.of(slice(n, None))
+    rows = weights.readout.directions() if exact else vocabulary.rows
+    read = nearest_of_both_signs(left, points, k, keep=keep)
+    written = nearest_of_both_signs(right, rows, k, relative=exact, keep=keep)
     return (
-        chosen(as_it_is, left_along, left_against),
-        chosen(as_it_is, right_along, right_against),
+        chosen(written.upright, read.along, read.against),
+        chosen(written.upright, written.along, written.against),
     )

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.result import Result, at_distance, figure
+from tw_lens.analyses.result import Result, figure, without_distance
 from tw_lens.canonical import Block, Norm, States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import tangential_shares
@@ -175,7 +175,7 @@ def _parts(weights: Weights, states: States, layer: int) -> tuple[Parts, bool]:
     if layer not in weights.attention_layers:
         return {"attention": added, "MLP": mlp}, True
     block = weights.block(layer)
-    pattern = block.pattern(block.scores(block.queries(x), block.keys(x)))
+    pattern = block.pattern_on(x)
     heads, bias = _written(block, block.head_outputs(pattern, block.values(x), x))
     told_apart = _relative(heads.sum(0) + bias - added, added) < ADDS_UP
     parts: Parts = {f"H{head}": part for head, part in enumerate(heads)}
@@ -199,7 +199,7 @@ def _written(
     norm, m = block.writing.norm, block.writing.multiplier
     if norm is None:
         return m * heads, m * bias
-    linear = _linear(norm, heads.sum(0) + bias)
+    linear = norm.linear_at(heads.sum(0) + bias)
     return m * linear(heads), m * (linear(bias) + norm.bias)
 
 
@@ -207,20 +207,11 @@ def _through(norms: tuple[Norm, Norm], x: Tensor, added: Tensor, parts: Parts) -
     """Parts of `n_2(n_1(x + attention) + MLP)`: each through the norms that stand behind it."""
     first, second = norms
     inner = first.affine(x + added)
-    one, two = _linear(first, x + added), _linear(second, inner + parts["MLP"])
+    one, two = first.linear_at(x + added), second.linear_at(inner + parts["MLP"])
     taken = {name: two(p if name == "MLP" else one(p)) for name, p in parts.items()}
-    biases = (two(first.bias.expand_as(x))) + second.bias
+    biases = two(first.bias.expand_as(x)) + second.bias
     taken["rest"] = two(one(x)) + biases - x
     return taken
-
-
-def _linear(norm: Norm, total: Tensor):
-    """The norm without its bias as a linear map, its divisor that of `total`."""
-    if not norm.divides:
-        return lambda part: part
-    seen = norm.project(total)
-    divisor = (seen.square().mean(-1, keepdim=True) + norm.eps).sqrt()
-    return lambda part: norm.project(part) / divisor * norm.gain
 
 
 def _beyond_rounding(miss: Tensor, between: Tensor, step: Tensor) -> float:
@@ -236,9 +227,8 @@ def _relative(gap: Tensor, size: Tensor) -> float:
 
 
 def _caveats(weights: Weights, whole: list[int]) -> tuple[Caveat, ...]:
-    position_0 = Caveat("position 0", "the first position is left out of means.")
-    if not whole:
-        return (*at_distance(weights.caveats, 0, "OV"), position_0)
-    layers = ", ".join(map(str, whole))
-    lumped = Caveat("heads", f"the heads of layers {layers} cannot be told apart.")
-    return (*at_distance(weights.caveats, 0, "OV"), position_0, lumped)
+    said = [Caveat("position 0", "the first position is left out of means.")]
+    if whole:
+        layers = ", ".join(map(str, whole))
+        said.append(Caveat("heads", f"the heads of layers {layers} cannot be told apart."))
+    return (*without_distance(weights.caveats), *said)

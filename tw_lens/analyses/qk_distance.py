@@ -14,7 +14,7 @@ from tw_lens.analyses.head_probe import exact_keys
 from tw_lens.analyses.result import Result, WordLists, at_distance, require_positive, word_lists
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import Neighbours
+from tw_lens.geometry import joined
 
 DISTANCES = (0, 1, 2, 4, 8, 16)
 
@@ -137,7 +137,6 @@ def distance_probe(
     index, dropped = weights.tokens.look_up(words)
     ids = torch.tensor(index)
     lists = [exact_keys(weights, block, ids, heads, k, offset=offset) for offset in distances]
-    found = Neighbours(*(torch.cat(part) for part in zip(*lists, strict=True)))
     return DistanceProbe(
         model_name=weights.model_name,
         layer=layer,
@@ -146,7 +145,7 @@ def distance_probe(
         word_index=tuple(index),
         words=tuple(weights.tokens.strings(index)),
         dropped=tuple(dropped),
-        lists=word_lists(found, weights.tokens),
+        lists=word_lists(joined(lists), weights.tokens),
         caveats=at_distance(weights.caveats, max(distances), "QK"),
     )
 

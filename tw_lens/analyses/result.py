@@ -104,8 +104,11 @@ def require_positive(name: str, given: int) -> None:
 
 def at_distance(caveats: tuple[Caveat, ...], offset: int, circuit: Circuit) -> tuple[Caveat, ...]:
     """A model's caveats for one reading: the distance is no caveat where it is given or unused."""
-    if offset == 0 and circuit == "QK":
-        return caveats
+    return caveats if offset == 0 and circuit == "QK" else without_distance(caveats)
+
+
+def without_distance(caveats: tuple[Caveat, ...]) -> tuple[Caveat, ...]:
+    """A model's caveats for a reading in which queries and keys do not meet at distance 0."""
     return tuple(caveat for caveat in caveats if caveat.name != "rotary offset 0")
 
 

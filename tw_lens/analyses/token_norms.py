@@ -16,7 +16,7 @@ from tw_lens.analyses.result import (
     require_choice,
     require_positive,
 )
-from tw_lens.analyses.word_filter import WordFilter, listed
+from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.tokens import TokenStrings
@@ -141,7 +141,7 @@ def token_norms(
         score = weights.d_model**0.5 * torch.cat(lengths)
         score = score + weights.readout.offset() if bias else score
     caveats = tuple(c for c in weights.caveats if c.name in ("norms folded", "centred"))
-    caveats += () if among is None else (among.caveat,)
+    caveats += chosen_words(among)
     return TokenNorms(
         weights.model_name, convention, scale, bias, score, weights.tokens, among, caveats
     )

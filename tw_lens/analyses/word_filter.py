@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ class WordFilter(Result):
     @property
     def caveat(self) -> Caveat:
         """What a result says that lists only these tokens."""
-        asked = "; ".join(condition.said for condition in self.conditions) or "all"
+        asked = _asked(self.conditions) or "all"
         return Caveat(
             "chosen words",
             f"only {self.said} can be listed ({asked}); scores are those of the whole vocabulary.",
@@ -57,7 +58,7 @@ class WordFilter(Result):
 
     def headline(self) -> str:
         """How many tokens are left, and what was asked of them."""
-        asked = "; ".join(condition.said for condition in self.conditions)
+        asked = _asked(self.conditions)
         return f"{self.model_name}: {self.said}{f' ({asked})' if asked else ''}"
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -149,9 +150,9 @@ def word_filter(
     for condition in asked:
         keep &= ~condition.failing
     if not keep.any():
-        said = "; ".join(condition.said for condition in asked)
         raise ValueError(
-            f"no token of {weights.model_name} is left by the filter ({said}): ask for less."
+            f"no token of {weights.model_name} is left by the filter ({_asked(asked)}): ask for "
+            "less."
         )
     return WordFilter(weights.model_name, keep, tuple(asked), weights.tokens)
 
@@ -192,6 +193,15 @@ def listed(
             f"{weights.readout.W_U.shape[1]}: make it with word_filter(weights)."
         )
     return among.keep
+
+
+def chosen_words(among: WordFilter | None) -> tuple[Caveat, ...]:
+    """The caveat of a result that lists only the words of a filter; none without one."""
+    return () if among is None else (among.caveat,)
+
+
+def _asked(conditions: Sequence[Condition]) -> str:
+    return "; ".join(condition.said for condition in conditions)
 
 
 def _is_word(text: str) -> bool:

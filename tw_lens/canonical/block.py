@@ -252,6 +252,12 @@ class Block:
         """The attention pattern: the softmax over the keys each query may look at."""
         return self.scoring.pattern(scores)
 
+    def pattern_on(
+        self, x: Float[Tensor, "position d_model"]
+    ) -> Float[Tensor, "n_heads position position"]:
+        """The attention pattern on a residual stream."""
+        return self.pattern(self.scores(self.queries(x), self.keys(x)))
+
     def head_outputs(
         self,
         pattern: Float[Tensor, "n_heads position position"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,6 +58,18 @@ class Norm:
     def affine(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """`n(x) = gain * N(x) + bias`: `x` on the ellipsoid the weight matrices read."""
         return self.sphere(x) * self.gain + self.bias
+
+    def linear_at(
+        self, x: Float[Tensor, "*batch d_model"]
+    ) -> Callable[[Float[Tensor, "*more d_model"]], Float[Tensor, "*more d_model"]]:
+        """The norm without its bias as a linear map, dividing by what it divides `x` by.
+
+        `n(x) = linear_at(x)(x) + bias`, and the parts of a sum add up: each is divided alike.
+        """
+        if not self.divides:
+            return lambda part: part
+        divisor = (self.project(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
+        return lambda part: self.project(part) / divisor * self.gain
 
     def fold(
         self, W: Float[Tensor, "heads d_model d_head"]

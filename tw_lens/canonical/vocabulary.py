@@ -103,13 +103,19 @@ class Readout:
 
     def directions(self) -> Rows:
         """The columns of `A_U` as rows: the direction on the sphere that speaks for each word."""
-        gain = self.norm.gain * self.scale
-        return lambda: (self.norm.project(chunk * gain) for chunk in self.columns())
+        return lambda: map(self._spoken_for, self.columns())
 
     def direction(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
         """The columns of `A_U` of some words, as rows."""
-        columns = self.W_U[:, token_index.to(self.W_U.device)].detach().float().cpu().T
-        return self.norm.project(columns * self.norm.gain * self.scale)
+        return self._spoken_for(
+            self.W_U[:, token_index.to(self.W_U.device)].detach().float().cpu().T
+        )
+
+    def _spoken_for(
+        self, columns: Float[Tensor, "words d_model"]
+    ) -> Float[Tensor, "words d_model"]:
+        """Columns of `W_U` as the sphere meets them: `P diag(gain)` and the scale applied."""
+        return self.norm.project(columns * (self.norm.gain * self.scale))
 
     def offset(self) -> Float[Tensor, " d_vocab"]:
         """`a_U = scale (bias W_U + b_U)`: the part of every logit that no state decides."""

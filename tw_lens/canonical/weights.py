@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tw_lens.canonical.block import Block
@@ -71,6 +71,20 @@ class Weights:
                 f"layer {layer} does not exist: {self.model_name} has layers 0 to "
                 f"{self.n_layers - 1}."
             )
+
+    def chosen_layers(self, layers: Iterable[int]) -> tuple[int, ...]:
+        """The layers named by `layers=`, each once.
+
+        Raises:
+            IndexError: one of them does not exist.
+            ValueError: none is named.
+        """
+        chosen = tuple(dict.fromkeys(layers))
+        if not chosen:
+            raise ValueError("layers is empty: name at least one block, or leave it out.")
+        for layer in chosen:
+            self.require_layer(layer)
+        return chosen
 
     def require_states(self, states: States) -> None:
         """Refuse states that cannot come from the weights' model.

@@ -1,7 +1,15 @@
 """Geometry: pure functions on tensors, batched, torch only (PCA and UMAP from their libraries)."""
 
 from tw_lens.geometry.lowrank import FactoredSVD, factored_svd
-from tw_lens.geometry.nearest import Neighbours, chosen, nearest, nearest_of_both_signs, rank_of
+from tw_lens.geometry.nearest import (
+    BothSigns,
+    Neighbours,
+    chosen,
+    joined,
+    nearest,
+    nearest_of_both_signs,
+    rank_of,
+)
 from tw_lens.geometry.paths import (
     PathMeasures,
     measure_path,
@@ -13,6 +21,7 @@ from tw_lens.geometry.projections import Projection, pca, umap
 from tw_lens.geometry.sphere import angle, log_map, unit
 
 __all__ = [
+    "BothSigns",
     "FactoredSVD",
     "Neighbours",
     "PathMeasures",
@@ -20,6 +29,7 @@ __all__ = [
     "angle",
     "chosen",
     "factored_svd",
+    "joined",
     "log_map",
     "measure_path",
     "nearest",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,10 @@ class Neighbours(NamedTuple):
 
     score: Float[Tensor, "queries k"]
     token_index: Int[Tensor, "queries k"]
+
+    def of(self, which: slice | list[int]) -> Neighbours:
+        """The lists of some of the queries."""
+        return Neighbours(self.score[which], self.token_index[which])
 
 
 def nearest(
@@ -48,6 +52,17 @@ def nearest(
     return best
 
 
+class BothSigns(NamedTuple):
+    """The best-scoring tokens along and against each direction, and which side scores higher.
+
+    `upright` compares the best word of the whole vocabulary on either side, whatever was kept.
+    """
+
+    along: Neighbours
+    against: Neighbours
+    upright: Bool[Tensor, " queries"]
+
+
 def nearest_of_both_signs(
     queries: Float[Tensor, "queries d"],
     rows: Rows,
@@ -55,7 +70,7 @@ def nearest_of_both_signs(
     *,
     relative: bool = False,
     keep: Bool[Tensor, " words"] | None = None,
-) -> tuple[Neighbours, Neighbours]:
+) -> BothSigns:
     """Top-k along `v` and along `-v` for every direction `v`, with one product for both.
 
     Args:
@@ -69,18 +84,22 @@ def nearest_of_both_signs(
     k = k if keep is None else min(k, int(keep.sum()))
     along, against = _none_yet(queries.shape[0]), _none_yet(queries.shape[0])
     total = torch.zeros(queries.shape[0], 1)
+    highest, lowest = torch.full_like(total, -torch.inf), torch.full_like(total, torch.inf)
     start = 0
     for chunk in rows():
         scores = queries @ chunk.T
+        highest = highest.maximum(scores.amax(-1, keepdim=True))
+        lowest = lowest.minimum(scores.amin(-1, keepdim=True))
         along = _merged(along, _only(scores, keep, start, -torch.inf), start, k)
-        lowest = _only(scores, keep, start, torch.inf)
-        against = _merged(against, lowest, start, k, largest=False)
+        may_be_found = _only(scores, keep, start, torch.inf)
+        against = _merged(against, may_be_found, start, k, largest=False)
         total += scores.sum(-1, keepdim=True) if relative else 0
         start += chunk.shape[0]
     mean = total / max(start, 1)
-    return (
+    return BothSigns(
         along._replace(score=along.score - mean),
         against._replace(score=mean - against.score),
+        (highest - mean >= mean - lowest).squeeze(-1),
     )
 
 
@@ -121,6 +140,14 @@ def chosen(keep: Bool[Tensor, " queries"], first: Neighbours, second: Neighbours
     return Neighbours(
         torch.where(keep[:, None], first.score, second.score),
         torch.where(keep[:, None], first.token_index, second.token_index),
+    )
+
+
+def joined(lists: Sequence[Neighbours]) -> Neighbours:
+    """The lists of several searches, one after another."""
+    return Neighbours(
+        torch.cat([found.score for found in lists]),
+        torch.cat([found.token_index for found in lists]),
     )
 
 

@@ -194,7 +194,7 @@ def _attention(
         q, k = block.scoring.placed(q, k)
         held = {name: None if t is None else t.transpose(0, 1) for name, t in held.items()}
     else:
-        scores = block.scores(*(_restarted(held[n], t, in_half) for n, t in (("q", q), ("k", k))))
+        scores = block.scores(_restarted(held["q"], q, in_half), _restarted(held["k"], k, in_half))
     found = [(n, t, held[n]) for n, t in zip("qkv", (q, k, v), strict=True) if held[n] is not None]
     pattern, seen = block.pattern(scores), block.scoring.visible(len(x))
     model_scores, model_pattern = theirs["hook_attn_scores"], theirs["hook_pattern"]

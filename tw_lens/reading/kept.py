@@ -7,12 +7,12 @@ tokens' strings and the version of this layout.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from torch import Tensor
 
 from tw_lens.canonical import States
+from tw_lens.files import written_whole
 
 LAYOUT = "tw_lens states 1"
 TENSORS = ("tokens", "stream", "attn_out", "mlp_out")
@@ -33,7 +33,7 @@ def save_states(states: States, path: str | Path) -> Path:
         The path.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
+        FileNotFoundError, PermissionError: the file cannot be written there.
 
     Example:
         >>> again = load_states(save_states(states, "walk.safetensors"))
@@ -42,19 +42,10 @@ def save_states(states: States, path: str | Path) -> Path:
     """
     from safetensors.torch import save_file
 
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist: make it first.")
     strings = json.dumps(states.token_strings)
     header = {"layout": LAYOUT, "model_name": states.model_name, "token_strings": strings}
     tensors = {name: getattr(states, name).detach().cpu().contiguous() for name in TENSORS}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, unfinished, metadata=header)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    return written_whole(Path(path), lambda to: save_file(tensors, to, metadata=header))
 
 
 def load_states(path: str | Path) -> States:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical import Rotary
+from tw_lens.canonical.rotary import Tables
 from tw_lens.reading.offloaded import device_of
 from tw_lens.reading.parts import attention_of, behind, configured, inner, of_layer, refuse
 
@@ -48,25 +49,18 @@ def _tables_of(model: Any, layer: int) -> Rotary | None:
         return None
     start = int(getattr(module, "qk_nope_head_dim", 0) or 0)
     if getattr(attention, "rotary_cos", None) is not None:  # HookedTransformer keeps its tables
-
-        def held(n: int) -> tuple[Tensor, Tensor]:
-            return attention.rotary_cos[:n], attention.rotary_sin[:n]
-
+        held = _stored(attention.rotary_cos, attention.rotary_sin)
         return _rotary(held, adjacent=bool(model.cfg.rotary_adjacent_pairs))
     if isinstance(getattr(module, "embed_positions", None), Tensor):  # GPT-J: sines, then cosines
 
-        def stored(n: int) -> tuple[Tensor, Tensor]:
+        def halves(n: int) -> tuple[Tensor, Tensor]:
             sin, cos = module.embed_positions[:n].chunk(2, dim=-1)
             return cos, sin
 
-        return Rotary(tables=_floats(stored), interleaved=True)
+        return Rotary(tables=_floats(halves), interleaved=True)
     own = getattr(module, "rotary", None)  # TransformerLens' native model
     if isinstance(getattr(own, "cos_cached", None), Tensor):
-
-        def cached(n: int) -> tuple[Tensor, Tensor]:
-            return own.cos_cached[:n], own.sin_cached[:n]
-
-        return _rotary(cached, adjacent=True)
+        return _rotary(_stored(own.cos_cached, own.sin_cached), adjacent=True)
     rotary_emb = _rotary_module(model, attention)
     if rotary_emb is None:
         raise refuse(
@@ -210,6 +204,10 @@ def _rotary(tables: Any, *, adjacent: bool, start: int = 0, backwards: bool = Fa
         return cos, sin
 
     return Rotary(tables=_floats(pairs), interleaved=adjacent, start=start)
+
+
+def _stored(cos: Tensor, sin: Tensor) -> Tables:
+    return lambda n: (cos[:n], sin[:n])
 
 
 def _floats(tables: Any) -> Any:

@@ -9,7 +9,7 @@ from tw_lens.rendering import (  # noqa: F401 - they register themselves
     figures_words,
 )
 from tw_lens.rendering.report import report
-from tw_lens.rendering.tables import cite, require_writable, rich_table, save_table
+from tw_lens.rendering.tables import cite, rich_table, save_table
 from tw_lens.rendering.widgets import Widget, attention_widget, coloured_tokens
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "cite",
     "coloured_tokens",
     "report",
-    "require_writable",
     "rich_table",
     "save_table",
 ]

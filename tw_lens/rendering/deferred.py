@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
 from typing import TYPE_CHECKING, Any
 
 from tw_lens.analyses import figure
-from tw_lens.rendering.style import json_in_script
+from tw_lens.rendering.style import in_script, json_in_script
 from tw_lens.rendering.widgets import Widget
 
 if TYPE_CHECKING:
@@ -25,13 +24,13 @@ def deferred_figure(result: Any, *options: Any) -> Markup:
     title = (drawn.layout.title.text or type(result).__name__).replace("<br>", ", ")
     height = int(drawn.layout.height or DEFAULT_HEIGHT)
     drawn.layout.template = None
-    return _place("plotly", drawn.to_json(), html.unescape(title), height)
+    return _place("plotly", in_script(drawn.to_json()), html.unescape(title), height)
 
 
 def deferred_widget(widget: Widget, label: str) -> Markup:
     """A CircuitsVis widget for the page, drawn by the page's script."""
     data = {"component": widget.component, "properties": widget.properties}
-    return _place("circuitsvis", json.dumps(data), label, None)
+    return _place("circuitsvis", json_in_script(data), label, None)
 
 
 def shared_template() -> str:
@@ -45,7 +44,6 @@ def _place(kind: str, data: str, label: str, height: int | None) -> Markup:
     from markupsafe import Markup
 
     style = "" if height is None else f' style="height:{height}px"'
-    data = json_in_script(json.loads(data))
     return Markup(
         f'<div class="deferred {kind}" data-kind="{kind}" role="figure" tabindex="0" '
         f'aria-label="{html.escape(label)}"{style}>'

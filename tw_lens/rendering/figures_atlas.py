@@ -6,12 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import HeadAtlas, figure
+from tw_lens.analyses.result import CIRCUITS
 from tw_lens.rendering.style import laid_out, shown
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-CIRCUITS = ("QK", "OV")
 TICKS = (1, 2, 5, 10, 20, 50, 100)
 
 

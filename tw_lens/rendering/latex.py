@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tw_lens.tokens import escaped_controls
+from tw_lens.tokens import escaped_controls, outer_spaces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ def latex_table(table: pd.DataFrame, *, caption: str = "", comment: str = "") ->
         caption: the caption, as plain text.
         comment: a line above the table that LaTeX does not print.
     """
-    numeric = [table[name].dtype.kind in "if" for name in table.columns]
+    sides = "".join("r" if numeric(table[name]) else "l" for name in table.columns)
     lines = [
         *([f"% {escaped_controls(comment)}"] if comment else []),
         r"% Needs \usepackage{booktabs}.",
@@ -44,7 +44,7 @@ def latex_table(table: pd.DataFrame, *, caption: str = "", comment: str = "") ->
         r"\begin{table}",
         r"\centering",
         *([rf"\caption{{{escaped(caption)}}}"] if caption else []),
-        rf"\begin{{tabular}}{{{''.join('r' if one else 'l' for one in numeric)}}}",
+        rf"\begin{{tabular}}{{{sides}}}",
         r"\toprule",
         " & ".join(escaped(str(name)) for name in table.columns) + r" \\",
         r"\midrule",
@@ -60,13 +60,15 @@ def escaped(text: str) -> str:
     """Text for LaTeX: nothing in it is a command, a ligature, or a space that would be lost."""
     if not text:
         return r"$\emptyset$"
-    text = escaped_controls(text)
-    inner = text.strip(" ")
-    left = len(text) - len(text.lstrip(" "))
-    right = len(text) - left - len(inner)
+    left, inner, right = outer_spaces(escaped_controls(text))
     pieces = re.findall(r" {2,}|.", inner)
     written = "".join(map(_piece, pieces, [*pieces[1:], ""]))
     return SPACE * left + written + SPACE * right
+
+
+def numeric(column: pd.Series) -> bool:
+    """Whether a column holds numbers, which are set at the right."""
+    return column.dtype.kind in "if"
 
 
 def rows(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tw_lens.canonical import Weights
+from tw_lens.files import require_writable, written_whole
 from tw_lens.reading import Certificate, certify, read_states, read_weights
 from tw_lens.rendering.panels import Section
 from tw_lens.rendering.sections import (
@@ -23,7 +24,6 @@ from tw_lens.rendering.sections import (
     walk_section,
     words_section,
 )
-from tw_lens.rendering.tables import require_writable, written_whole
 from tw_lens.rendering.widgets import circuitsvis_script
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def report(
     require_writable(path)
     say("Reading the weights")
     weights = read_weights(model)
-    chosen = _chosen_layers(weights, layers)
+    chosen = weights.chosen_layers(_some_layers(weights) if layers is None else layers)
     say("Certifying")
     certificate = certify(model, weights, prompt)
     states = read_states(model, prompt)
@@ -97,14 +97,14 @@ def report(
     say("Placing the words on the sphere")
     sections = [words_section(weights)]
     say("Reading every head of the model")
-    sections.append(atlas_section(weights, tuple(chosen)))
+    sections.append(atlas_section(weights, chosen))
+    folded = len(chosen) > LAYERS_OPEN
     for layer in chosen:
         say(f"Reading the heads of layer {layer}")
-        folded = len(chosen) > LAYERS_OPEN
         sections.append(layer_section(weights, states, layer, probed, folded=folded))
     say("Following the prompt")
     sections.append(walk_section(weights, states, method))
-    page = Page(weights, certificate, states.token_strings, tuple(sections), tuple(chosen))
+    page = Page(weights, certificate, states.token_strings, tuple(sections), chosen)
     say("Writing the page")
     html = rendered(page)
     return written_whole(path, lambda to: to.write_text(html, encoding="utf-8"))
@@ -141,15 +141,10 @@ def rendered(page: Page) -> str:
     )
 
 
-def _chosen_layers(weights: Weights, layers: Sequence[int] | None) -> list[int]:
-    if layers is None:
-        attending = weights.attention_layers
-        return list(dict.fromkeys(attending[at] for at in (0, len(attending) // 2, -1)))
-    if not list(layers):
-        raise ValueError("layers is empty: name at least one block, or leave it out.")
-    for layer in layers:
-        weights.require_layer(layer)
-    return list(dict.fromkeys(layers))
+def _some_layers(weights: Weights) -> tuple[int, ...]:
+    """The first, the middle and the last layer that attends."""
+    attending = weights.attention_layers
+    return attending[0], attending[len(attending) // 2], attending[-1]
 
 
 def _probed_words(

@@ -158,7 +158,7 @@ def _movers_panel(weights: Weights, states: States) -> Panel:
     try:
         moved = movers(weights, states)
     except ValueError as refusal:  # half precision: the parts miss the step by its rounding
-        return Panel(title, str(refusal)[:1].upper() + str(refusal)[1:])
+        return _instead(title, refusal)
     return Panel(
         title,
         "Every step taken apart into what each head and the MLP added, as signed shares of the "
@@ -248,7 +248,7 @@ def _bias_panel(weights: Weights, layer: int) -> Panel:
     try:
         result = bias_directions(weights, layer=layer)
     except ValueError as absent:
-        return Panel(title, str(absent)[:1].upper() + str(absent)[1:])
+        return _instead(title, absent)
     return Panel(
         title,
         "Biases give every query and every key a constant part. The words along these constant "
@@ -256,3 +256,9 @@ def _bias_panel(weights: Weights, layer: int) -> Panel:
         deferred_figure(result),
         caveats=result.caveats,
     )
+
+
+def _instead(title: str, refusal: ValueError) -> Panel:
+    """What stands in a panel's place when its question has no answer here: the reason."""
+    reason = str(refusal)
+    return Panel(title, reason[:1].upper() + reason[1:])

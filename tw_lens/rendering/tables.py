@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tw_lens.rendering.latex import latex_table, rows
+from tw_lens.files import written_whole
+from tw_lens.rendering.latex import latex_table, numeric, rows
 from tw_lens.tokens import escaped_controls, visible
 
 if TYPE_CHECKING:
@@ -28,39 +26,6 @@ FORMATS = {
 IDEA = "arXiv 2309.07315"
 MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#&$!])")
 ROWS_ON_A_TERMINAL = 60
-
-
-def require_writable(path: Path) -> None:
-    """Refuse a file that cannot be written, before any work is done.
-
-    Raises:
-        FileNotFoundError: its folder does not exist.
-        PermissionError: its folder cannot be written to.
-        IsADirectoryError: it is a folder.
-    """
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the folder {folder} does not exist: make it first.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the name of a file.")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as refused:
-        raise PermissionError(f"the folder {folder} cannot be written to.") from refused
-
-
-def written_whole(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Write a file beside its place and move it there when it is complete."""
-    require_writable(path)
-    handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=".tw_lens-")
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    return path
 
 
 def cite(result: Any) -> str:
@@ -174,7 +139,7 @@ def _write_parquet(table: pd.DataFrame, to: Path, line: str) -> None:
 
 def _markdown(table: pd.DataFrame, caption: str, line: str) -> str:
     names = [_markdown_text(str(name)) for name in table.columns]
-    sides = ["--:" if _numeric(table[name]) else ":--" for name in table.columns]
+    sides = ["--:" if numeric(table[name]) else ":--" for name in table.columns]
     cells = [[_markdown_cell(value) for value in row] for row in rows(table)]
     drawn = "\n".join(f"| {' | '.join(row)} |" for row in (names, sides, *cells))
     parts = [_markdown_text(caption), drawn, _markdown_text(line)]
@@ -190,10 +155,6 @@ def _markdown_text(text: str) -> str:
     return MARKDOWN.sub(r"\\\1", escaped_controls(text))
 
 
-def _numeric(column: pd.Series) -> bool:
-    return column.dtype.kind in "if"
-
-
 def rich_table(table: pd.DataFrame, title: str) -> Table:
     """A table for the terminal: numbers right-aligned and rounded, tokens with visible spaces."""
     from rich.table import Table
@@ -201,7 +162,7 @@ def rich_table(table: pd.DataFrame, title: str) -> Table:
 
     drawn = Table(title=Text(title), header_style="bold", title_justify="left")
     for name in table.columns:
-        drawn.add_column(str(name), justify="right" if _numeric(table[name]) else "left")
+        drawn.add_column(str(name), justify="right" if numeric(table[name]) else "left")
     for row in rows(table.head(ROWS_ON_A_TERMINAL)):
         cells = (f"{v:.4g}" if isinstance(v, float) else visible(str(v)) for v in row)
         drawn.add_row(*(Text(cell) for cell in cells))

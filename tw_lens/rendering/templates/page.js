@@ -46,14 +46,14 @@ unfold();
 document.querySelectorAll(".searchable").forEach((whole) => {
   const body = whole.querySelector("tbody");
   const rows = [...body.rows];
-  const texts = rows.map((row) => row.textContent.toLowerCase());
   const count = whole.querySelector(".count");
   const search = whole.querySelector("input");
   search.addEventListener("input", () => {
     const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let left = 0;
-    rows.forEach((row, i) => {
-      row.hidden = !wanted.every((part) => texts[i].includes(part));
+    rows.forEach((row) => {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !wanted.every((part) => text.includes(part));
       left += row.hidden ? 0 : 1;
     });
     count.textContent = `${left} of ${rows.length} rows`;
@@ -68,7 +68,7 @@ document.querySelectorAll(".searchable").forEach((whole) => {
       const order = new Intl.Collator(undefined, { numeric: true });
       const numbers = rows.every((row) => !Number.isNaN(Number(value(row))));
       rows.sort((a, b) => (numbers ? value(a) - value(b) : order.compare(value(a), value(b))) * (down ? -1 : 1));
-      rows.forEach((row, i) => { texts[i] = row.textContent.toLowerCase(); body.append(row); });
+      body.append(...rows);
     });
   });
   const copy = whole.querySelector(".copy");

@@ -1,0 +1,42 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before any work is done.
+
+    Raises:
+        FileNotFoundError: its folder does not exist.
+        PermissionError: its folder cannot be written to.
+        IsADirectoryError: it is a folder.
+    """
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder {folder} does not exist: make it first.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as refused:
+        raise PermissionError(f"the folder {folder} cannot be written to.") from refused
+
+
+def written_whole(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write a file beside its place and move it there when it is complete."""
+    require_writable(path)
+    handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=".tw_lens-")
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return path

@@ -20,10 +20,11 @@ MAY_IMPORT = {
     "geometry": {"geometry"},
     "reading": GROUND | {"canonical", "reading"},
     "analyses": GROUND | {"canonical", "geometry", "analyses"},
-    "rendering": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering"},
+    "studies": GROUND | {"canonical", "geometry", "reading", "analyses", "studies"},
+    "rendering": GROUND | {"canonical", "geometry", "reading", "analyses", "studies", "rendering"},
     "terminal": GROUND | {"rendering", "terminal"},
-    "cli": GROUND | {"canonical", "reading", "analyses", "rendering", "terminal", "cli"},
-    "__init__": GROUND | {"canonical", "geometry", "reading", "analyses", "rendering"},
+    "cli": GROUND | {"canonical", "reading", "analyses", "studies", "rendering", "terminal", "cli"},
+    "__init__": GROUND | {"canonical", "geometry", "reading", "analyses", "studies", "rendering"},
 }
 
 

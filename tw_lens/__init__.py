@@ -34,11 +34,13 @@ from tw_lens.reading import (
     check,
     load_model,
     load_states,
+    random_twin,
     read_states,
     read_weights,
     save_states,
 )
 from tw_lens.rendering import cite, report, save_table
+from tw_lens.studies import approach, trajectory_statistics
 
 __version__ = "0.1.0"
 
@@ -64,6 +66,9 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "movers",
     "fit_map",
     "attention_pattern",
+    "trajectory_statistics",
+    "approach",
+    "random_twin",
     "report",
     "save_table",
     "cite",

@@ -62,8 +62,13 @@ COLUMNS = {
     "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS],
     "WordFilter": ["condition", "tokens", "examples"],
     "ScoreByDistance": ["component", "offset", "mean", "std"],
+    "TrajectoryStatistics": [
+        "layer", "label", "measure", "source", "mean", "spread", "low", "high", "count", "beyond",
+        "beyond_low", "beyond_high", "model_stands",
+    ],
+    "Approach": ["layer", "label", "target", "place", "source", "angle", "low", "high"],
 }  # fmt: skip
-WITHOUT_WORDS = {"EmbeddingDistances", "ScoreByDistance"}
+WITHOUT_WORDS = {"EmbeddingDistances", "ScoreByDistance", "TrajectoryStatistics", "Approach"}
 
 
 @lru_cache(maxsize=1)
@@ -91,6 +96,8 @@ def results() -> dict[str, Result]:
         tw.word_filter(weights, whole_words=False),
         tw.distance_probe(weights, layer=1, words=[5, 6], offsets=[0]),
         tw.score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
+        tw.trajectory_statistics(model, [[5, 6, 7], [8, 9]], controls=["random steps"]),
+        tw.approach(model, [[5, 6, 7, 8], [8, 9, 10, 11]], controls=[]),
     ]
     return {type(result).__name__: result for result in made}
 

@@ -7,7 +7,7 @@ import tw_lens as tw
 from tests.architectures.support import PROMPT
 from tests.models import shared_bridge
 from tests.zoo import zoo_bridge
-from tw_lens.reading.states import run
+from tw_lens.reading.running import run
 
 YARN = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,

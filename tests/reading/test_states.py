@@ -5,7 +5,8 @@ import torch
 
 import tw_lens as tw
 from tests.models import BRIDGES, CONTEXT, VOCABULARY, shared_bridge, tiny_bridge
-from tw_lens.reading.states import added_hooks, stream_hooks
+from tw_lens.reading.running import stream_hooks
+from tw_lens.reading.states import added_hooks
 
 PROMPT = "w5 w6 w7 w8"
 

@@ -35,6 +35,8 @@ def every_result():
         tw.fit_map(weights, states, n_components=2),
         tw.distance_probe(rotating, layer=0, words=words, offsets=[0, 1, 2]),
         tw.score_by_distance(rotating, layer=0, words=words),
+        tw.trajectory_statistics(model, ["w5 w6 w7", "w8 w9"]),
+        tw.approach(model, ["w5 w6 w7 w8", "w8 w9 w10 w11"]),
     ]
     return weights, states, results
 

@@ -1,5 +1,6 @@
 """Geometry: pure functions on tensors, batched, torch only (PCA and UMAP from their libraries)."""
 
+from tw_lens.geometry.control_paths import random_steps, shuffled_steps
 from tw_lens.geometry.lowrank import FactoredSVD, factored_svd
 from tw_lens.geometry.nearest import (
     BothSigns,
@@ -37,7 +38,9 @@ __all__ = [
     "pca",
     "radial_and_tangential",
     "radial_share",
+    "random_steps",
     "rank_of",
+    "shuffled_steps",
     "tangential_shares",
     "umap",
     "unit",

@@ -3,19 +3,27 @@
 from tw_lens.reading.certificate import Certificate, Comparison, certify, check
 from tw_lens.reading.kept import StatesNotLoaded, load_states, save_states
 from tw_lens.reading.loading import ModelNotLoaded, load_model
+from tw_lens.reading.prompts import Prompt, many_tokens
+from tw_lens.reading.running import read_streams
 from tw_lens.reading.states import read_states
+from tw_lens.reading.twin import fingerprint, random_twin
 from tw_lens.reading.weights import read_weights
 
 __all__ = [
     "Certificate",
     "Comparison",
     "ModelNotLoaded",
+    "Prompt",
     "StatesNotLoaded",
     "certify",
     "check",
+    "fingerprint",
     "load_model",
     "load_states",
+    "many_tokens",
+    "random_twin",
     "read_states",
+    "read_streams",
     "read_weights",
     "save_states",
 ]

@@ -28,13 +28,9 @@ from torch import Tensor
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
 from tw_lens.reading.ends import start_of_stream
-from tw_lens.reading.states import (
-    added_hooks,
-    parts_added,
-    prompt_tokens,
-    run,
-    stream_hooks,
-)
+from tw_lens.reading.prompts import prompt_tokens
+from tw_lens.reading.running import run, stream_hooks
+from tw_lens.reading.states import added_hooks, parts_added
 from tw_lens.reading.weights import read_weights
 
 if TYPE_CHECKING:

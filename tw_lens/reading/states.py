@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tw_lens.canonical import States
-from tw_lens.errors import UnsupportedModel
-from tw_lens.reading.offloaded import at_hand, device_of
-from tw_lens.reading.parts import POST_NORM, architecture_of, attention_of, inner, name_of
+from tw_lens.reading.offloaded import at_hand
+from tw_lens.reading.parts import POST_NORM, architecture_of, inner, name_of
+from tw_lens.reading.prompts import prompt_tokens
+from tw_lens.reading.running import run, stream_hooks
 from tw_lens.tokens import TokenStrings
 
 EMBEDDED_TOKENS = "embed.hook_in"
-
-
-def stream_hooks(n_layers: int) -> list[str]:
-    """The hooks that hold the stream: every block's input and the last one's output."""
-    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
-    return [*names, f"blocks.{n_layers - 1}.hook_resid_post"]
 
 
 def added_hooks(n_layers: int) -> list[str]:
@@ -57,103 +51,6 @@ def parts_added(
     if added is None:
         added = after - before
     return added, after - before - added if rest is None else rest
-
-
-def prompt_tokens(model: Any, prompt: str | Sequence[int] | Tensor) -> Tensor:
-    """The ids `[position]` that the model itself makes of a prompt.
-
-    Raises:
-        ValueError: the prompt is empty, longer than the context, several prompts at once, or text
-            for a model without a tokenizer.
-        IndexError: an id outside the vocabulary.
-    """
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise ValueError("the prompt is empty: give at least one word.")
-        if getattr(model, "tokenizer", None) is None:
-            raise ValueError("the model has no tokenizer: give the prompt as a list of token ids.")
-        # One text may hold lone surrogates (raw bytes read as text): no tokenizer takes those.
-        text = prompt.encode("utf-8", "replace").decode("utf-8")
-        tokens = model.to_tokens(text, truncate=False)[0]
-    else:
-        tokens = torch.as_tensor(prompt, dtype=torch.long)
-        if tokens.ndim == 2 and tokens.shape[0] == 1:
-            tokens = tokens[0]
-        if tokens.ndim != 1:
-            raise ValueError(
-                f"one prompt at a time: token ids of shape {tuple(tokens.shape)} were given, "
-                "[position] fits."
-            )
-        if tokens.numel() == 0:
-            raise ValueError("the prompt is empty: give at least one token id.")
-    d_vocab, n_ctx = int(model.cfg.d_vocab), int(model.cfg.n_ctx)
-    if int(tokens.min()) < 0 or int(tokens.max()) >= d_vocab:
-        raise IndexError(f"a token id of the prompt is outside 0 to {d_vocab - 1}.")
-    if tokens.numel() > n_ctx:
-        raise ValueError(
-            f"the prompt has {tokens.numel()} tokens and the model's context {n_ctx}: shorten it."
-        )
-    return tokens.cpu()
-
-
-@contextmanager
-def _unhooked_attention(model: Any) -> Iterator[dict[str, Tensor]]:
-    """What attention adds in blocks whose attention TransformerLens shows as a bare module."""
-    outputs: dict[str, Tensor] = {}
-    handles = []
-    for layer, block in enumerate(model.blocks):
-        attention = attention_of(block)
-        if attention is not None and attention is not getattr(block, "attn", None):
-            name = f"blocks.{layer}.hook_attn_out"
-
-            def keep(_module: Any, _given: Any, out: Any, name: str = name) -> None:
-                outputs[name] = out[0] if isinstance(out, tuple) else out
-
-            handles.append(attention.register_forward_hook(keep))
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def run(
-    model: Any, tokens: Tensor, names: list[str], *, also: list[str] | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """One pass of the model: its logits `[position, d_vocab]` and the hooks asked for.
-
-    Args:
-        model: the model.
-        tokens: one prompt's ids.
-        names: hooks that must be there.
-        also: hooks that are kept where they are.
-
-    Raises:
-        UnsupportedModel: a hook does not exist.
-    """
-    wanted = set(names) | set(also or [])
-    device = device_of(model)
-    with _unhooked_attention(model) as outputs, torch.no_grad():
-        logits, cache = model.run_with_cache(
-            tokens[None].to(device), names_filter=lambda name: name in wanted
-        )
-    held = {name: cache[name][0].float().cpu() for name in wanted if name in cache}
-    held |= {name: out[0].float().cpu() for name, out in outputs.items() if name in wanted}
-    last = names[-1]
-    if last not in held and getattr(model, "ln_final", None) is None:  # GPT: the end is read as is
-        with torch.no_grad():
-            _, cache = model.run_with_cache(
-                tokens[None].to(device), names_filter=lambda name: name == "unembed.hook_in"
-            )
-        held[last] = cache["unembed.hook_in"][0].float().cpu()
-    missing = [name for name in names if name not in held]
-    if missing:
-        raise UnsupportedModel(
-            architecture_of(model),
-            f"it has no hook {missing[0]}",
-            "What does not need the stream (weights, spectra, probes) can still be computed.",
-        )
-    return logits[0].float().cpu(), held
 
 
 def read_states(

@@ -6,6 +6,7 @@ from tw_lens.rendering import (  # noqa: F401 - they register themselves
     figures_heads,
     figures_movers,
     figures_paths,
+    figures_studies,
     figures_words,
 )
 from tw_lens.rendering.report import report

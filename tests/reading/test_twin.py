@@ -1,0 +1,55 @@
+"""The random twin: the same values in another order, certified, the model untouched."""
+
+import pytest
+import torch
+
+import tw_lens as tw
+from tests.models import shared_bridge, tiny_bridge
+from tw_lens.reading import fingerprint
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma", "neox"])
+def test_the_twin_has_the_models_values_in_another_order(architecture: str):
+    model = tiny_bridge(architecture)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    twin = tw.random_twin(model, seed=1)
+    held = dict(twin.named_parameters())
+    assert set(held) == set(before)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert torch.equal(held[name].flatten().sort().values, before[name].flatten().sort().values)
+        if parameter.numel() > 40:
+            assert not torch.equal(held[name], before[name])
+    assert tw.check(twin, [5, 6, 7]).passed and tw.check(model, [5, 6, 7]).passed
+
+
+def test_tied_weights_stay_tied():
+    twin = tw.random_twin(tiny_bridge("gpt2"))
+    hf = twin.original_model
+    assert hf.lm_head.weight.data_ptr() == hf.transformer.wte.weight.data_ptr()
+
+
+def test_a_processed_model_has_a_certified_twin():
+    assert tw.check(tw.random_twin(shared_bridge("gpt2", processed=True)), [5, 6, 7]).passed
+
+
+def test_the_seed_decides():
+    model = shared_bridge("gpt2")
+    one, again, other = (fingerprint(tw.random_twin(model, seed=s)) for s in (1, 1, 2))
+    assert one == again != other
+
+
+def test_a_fingerprint_tells_models_apart():
+    model = tiny_bridge("gpt2")
+    before = fingerprint(model)
+    assert before == fingerprint(model) == fingerprint(tiny_bridge("gpt2"))
+    with torch.no_grad():
+        model.original_model.transformer.h[1].mlp.c_fc.weight[40, 3] += 0.01
+    assert fingerprint(model) != before
+
+
+def test_weights_that_are_not_in_memory_are_refused():
+    model = tiny_bridge("gpt2")
+    model.original_model.transformer.h[0].mlp.to("meta")
+    with pytest.raises(tw.UnsupportedModel, match="random twin needs a copy"):
+        tw.random_twin(model)

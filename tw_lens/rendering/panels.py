@@ -55,3 +55,9 @@ class Section:
     title: str
     panels: tuple[Panel, ...]
     folded: bool = False
+
+
+def instead(title: str, refusal: ValueError) -> Panel:
+    """What stands in a panel's place when its question has no answer here: the reason."""
+    reason = str(refusal)
+    return Panel(title, reason[:1].upper() + reason[1:])

@@ -9,21 +9,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tw_lens.canonical import Weights
 from tw_lens.files import require_writable, written_whole
-from tw_lens.reading import Certificate, certify, read_states, read_weights
+from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
 from tw_lens.rendering.panels import Section
-from tw_lens.rendering.sections import (
-    atlas_section,
-    layer_section,
-    walk_section,
-    words_section,
-)
+from tw_lens.rendering.sections import atlas_section, layer_section, words_section
+from tw_lens.rendering.sections_walk import sentences_section, walk_section
 from tw_lens.rendering.widgets import circuitsvis_script
 
 if TYPE_CHECKING:
@@ -52,13 +48,14 @@ def report(
     layers: Sequence[int] | None = None,
     method: Method = "pca",
     words: Sequence[str | int] | None = None,
+    sentences: Iterable[Prompt] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write one self-contained page about a model and a prompt.
 
     The certificate, embedding distances, token norms, and for each chosen layer the probes, spectra
     (QK and OV, both sides as words), bias directions and attention; every head of the model in one
-    table; then the walk of the prompt.
+    table; then the walk of the prompt, and, where sentences are given, of those beside controls.
     The exact convention throughout; token norms in the published one too where weights are raw.
 
     Args:
@@ -68,6 +65,8 @@ def report(
         layers: which blocks; first, middle and last with attention by default.
         method: the map of the walk, "pca" or "umap".
         words: words to probe (single tokens or ids); common nouns by default.
+        sentences: prompts for the section on many sentences (see `trajectory_statistics`); it
+            takes a minute for some hundreds, and a copy of the model in memory.
         progress: called with a sentence at each step.
 
     Returns:
@@ -104,6 +103,9 @@ def report(
         sections.append(layer_section(weights, states, layer, probed, folded=folded))
     say("Following the prompt")
     sections.append(walk_section(weights, states, method))
+    if sentences is not None:
+        say("Following the sentences and their controls")
+        sections.append(sentences_section(model, list(sentences)))
     page = Page(weights, certificate, states.token_strings, tuple(sections), chosen)
     say("Writing the page")
     html = rendered(page)

@@ -1,30 +1,22 @@
-"""The sections of the page: results turned into figures, widgets, word tables and sentences."""
+"""The page's sections on words and heads: figures, widgets, word tables, and two sentences each."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from tw_lens.analyses import (
     HeadSpectrum,
     attention_pattern,
     bias_directions,
     embedding_distances,
-    fit_map,
     head_atlas,
     head_ellipsoid,
     head_probe,
     head_spectrum,
-    movers,
     token_norms,
-    trajectory,
 )
 from tw_lens.canonical import States, Weights
 from tw_lens.rendering.deferred import deferred_figure, deferred_widget
-from tw_lens.rendering.panels import HeadWords, Panel, Section, Table
-from tw_lens.rendering.widgets import attention_widget, coloured_tokens
-
-if TYPE_CHECKING:
-    from tw_lens.analyses.chart import Method
+from tw_lens.rendering.panels import HeadWords, Panel, Section, Table, instead
+from tw_lens.rendering.widgets import attention_widget
 
 DIRECTIONS_LISTED = 10
 
@@ -119,56 +111,6 @@ def layer_section(
     return Section(f"layer-{layer}", title, panels, folded)
 
 
-def walk_section(weights: Weights, states: States, method: Method) -> Section:
-    """The prompt's words travelling."""
-    path = trajectory(weights, states)
-    chart = fit_map(weights, states, method=method)
-    steps = path.measures.step_angle[:-1].mean(0)
-    panels = (
-        Panel(
-            "How far does each word travel?",
-            "Norm of the state, angle of each step on the sphere, arc length so far, and the angle "
-            "between arriving and leaving, layer by layer, all measured in the original space. A "
-            "straight walk turns by 0; a turn near π/2 is what random steps in many dimensions do.",
-            deferred_figure(path),
-            caveats=path.caveats,
-        ),
-        _movers_panel(weights, states),
-        Panel(
-            "Tokens coloured by their mean step angle",
-            "The darker a token, the further it moves per layer. Hover for the angle in radians.",
-            deferred_widget(
-                coloured_tokens(states.token_strings, steps), "tokens by their mean step angle"
-            ),
-        ),
-        Panel(
-            "The paths among the words",
-            "Every state under the final norm, drawn flat among the words it passes; hover to see "
-            "what the model would read at each layer. Trust the drawing as far as the figure above "
-            "it says, and the numbers before the drawing.",
-            deferred_figure(path, chart),
-            caveats=chart.caveats,
-        ),
-    )
-    return Section("walk", "The words travelling", panels)
-
-
-def _movers_panel(weights: Weights, states: States) -> Panel:
-    title = "Who moved the words?"
-    try:
-        moved = movers(weights, states)
-    except ValueError as refusal:  # half precision: the parts miss the step by its rounding
-        return _instead(title, refusal)
-    return Panel(
-        title,
-        "Every step taken apart into what each head and the MLP added, as signed shares of the "
-        "step: blue pushed the way the words went, red held them back. The parts add up to the "
-        f"step to {moved.gap:.0e}.",
-        deferred_figure(moved),
-        caveats=moved.caveats,
-    )
-
-
 def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel, Panel]:
     looks = head_probe(weights, layer=layer, words=words, circuit="QK")
     writes = head_probe(weights, layer=layer, words=words, circuit="OV")
@@ -248,7 +190,7 @@ def _bias_panel(weights: Weights, layer: int) -> Panel:
     try:
         result = bias_directions(weights, layer=layer)
     except ValueError as absent:
-        return _instead(title, absent)
+        return instead(title, absent)
     return Panel(
         title,
         "Biases give every query and every key a constant part. The words along these constant "
@@ -256,9 +198,3 @@ def _bias_panel(weights: Weights, layer: int) -> Panel:
         deferred_figure(result),
         caveats=result.caveats,
     )
-
-
-def _instead(title: str, refusal: ValueError) -> Panel:
-    """What stands in a panel's place when its question has no answer here: the reason."""
-    reason = str(refusal)
-    return Panel(title, reason[:1].upper() + reason[1:])

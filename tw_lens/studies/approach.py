@@ -28,7 +28,7 @@ from tw_lens.errors import Caveat
 from tw_lens.geometry import angle
 from tw_lens.reading import Prompt
 from tw_lens.studies.tally import Estimate, beyond, estimate
-from tw_lens.studies.walks import CONTROLS, MODEL, SHUFFLED, Settings, walk
+from tw_lens.studies.walks import CONTROLS, MODEL, SHUFFLED, Report, Settings, walk
 
 TARGETS = ("last state", "next state", "next readout")
 PLACES = ("middle", "end")
@@ -65,19 +65,27 @@ class Approach(Result):
 
     def sentence(self, target: str, place: str) -> str:
         """One claim in words, no stronger than its intervals."""
-        rows = self.summary().query("target == @target and place == @place")
-        own = rows.query("quantity == 'fall' and source == 'model'").iloc[0]
-        way = f"falls by {own.value:.2f}" if own.low > 0 else f"rises by {-own.value:.2f}"
-        if own.low <= 0 <= own.high:
-            way = f"does not change for certain (falls by {own.value:.2f})"
-        others = rows.query("source != 'model'")
-        missed = others[others.model_stands != "above"]
-        names = dict.fromkeys(f"{row.source} ({row.quantity})" for row in missed.itertuples())
-        beside = f"not above control: {', '.join(names)}" if names else "above control"
+        fall, low, high = self.fall_of(target, place)
+        way = f"falls by {fall:.2f}" if low > 0 else f"rises by {-fall:.2f}"
+        if low <= 0 <= high:
+            way = f"does not change for certain (falls by {fall:.2f})"
         return (
-            f"{place}: the angle to the {target} {way} [{own.low:.2f}, {own.high:.2f}] rad, "
-            f"{beside}"
+            f"{place}: the angle to the {target} {way} [{low:.2f}, {high:.2f}] rad, "
+            f"{self.verdict(target, place)}"
         )
+
+    def fall_of(self, target: str, place: str) -> tuple[float, float, float]:
+        """The model's fall towards a target, and the ends of its interval, in radians."""
+        at = (0, TARGETS.index(target), PLACES.index(place))
+        value, low, high = (float(part[at]) for part in self.fall)
+        return value, low, high
+
+    def verdict(self, target: str, place: str) -> str:
+        """Either "above control" or "not above control" with every comparison that says so."""
+        rows = self.summary().query("target == @target and place == @place and source != 'model'")
+        missed = rows[rows.model_stands != "above"]
+        names = ", ".join(f"{row.source} ({row.quantity})" for row in missed.itertuples())
+        return f"not above control: {names}" if names else "above control"
 
     def summary(self) -> pd.DataFrame:
         """The fall and the trend, one row per target, place, quantity and source.
@@ -146,7 +154,7 @@ def approach(
     batch_size: int = 16,
     seed: int = 0,
     kept: str | Path | None = None,
-    progress: bool = False,
+    progress: Report = False,
 ) -> Approach:
     """Does a state approach what follows it in the sentence, over the layers?
 
@@ -170,7 +178,7 @@ def approach(
         batch_size: prompts run together.
         seed: of the controls, the other words and the bootstrap.
         kept: a file to keep the study in, as for `trajectory_statistics`.
-        progress: show a bar.
+        progress: True shows a bar; a function is called with a sentence at each step.
 
     Raises:
         ValueError: a control is unknown, or no prompt has a position to measure.

@@ -18,7 +18,7 @@ from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.reading import Prompt
 from tw_lens.studies.tally import Estimate, beyond, estimate
-from tw_lens.studies.walks import CONTROLS, MODEL, Settings, walk
+from tw_lens.studies.walks import CONTROLS, MODEL, Report, Settings, walk
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -116,7 +116,7 @@ def trajectory_statistics(
     batch_size: int = 16,
     seed: int = 0,
     kept: str | Path | None = None,
-    progress: bool = False,
+    progress: Report = False,
 ) -> TrajectoryStatistics:
     """Measure the walks of many prompts: what `trajectory` measures, as means with intervals.
 
@@ -139,7 +139,7 @@ def trajectory_statistics(
         seed: of the controls and of the bootstrap.
         kept: a file to keep the study in while it runs. Named again with the same prompts, an
             interrupted study goes on where it was, and gives the same numbers.
-        progress: show a bar.
+        progress: True shows a bar; a function is called with a sentence at each step.
 
     Raises:
         ValueError: a control is unknown, or no prompt has a position to measure.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -47,6 +48,7 @@ lengths in random directions, and the same architecture with random weights."""
 FEW = 30
 SECONDS_BETWEEN_SAVES = 10.0
 
+Report = bool | Callable[[str], None]
 Stream = Float[Tensor, "layers_and_end position d_model"]
 Measure = Callable[
     [Weights, Stream, Int[Tensor, " position"], torch.Generator],
@@ -119,7 +121,7 @@ def walk(
     settings: Settings,
     *,
     kept: str | Path | None = None,
-    progress: bool = False,
+    progress: Report = False,
 ) -> Walks:
     """Measure the walk of every prompt and of its controls.
 
@@ -130,15 +132,13 @@ def walk(
         columns: a name for each value.
         settings: what is asked for.
         kept: the file the study is kept in; named again, the study goes on from there.
-        progress: show a bar.
+        progress: show a bar, or call this with a sentence at each step.
 
     Raises:
         ValueError: no prompt has a position to measure.
         StudyNotResumed: (a ValueError) the kept study is of other settings or prompts.
         UnsupportedModel: see `read_weights` and `random_twin`.
     """
-    from tqdm import tqdm
-
     sources = (MODEL, *settings.controls)
     weights = read_weights(model)
     walkers = {MODEL: (model, weights)}
@@ -154,11 +154,11 @@ def walk(
     rows = _Rows(model, prompts, settings.first_position)
     digest, n_batches, saved = hashlib.sha256(), 0, -math.inf
     total = len(prompts) if isinstance(prompts, Sized) else None
-    with tqdm(total=total, unit="prompt", disable=not progress) as bar:
+    with _counted(progress, total) as count:
         for batch in batches(rows, settings.batch_size):
             n_batches += 1
             digest.update(str((batch.numbers, batch.tokens.tolist())).encode())
-            bar.update(len(batch.numbers))
+            count(len(batch.numbers))
             if n_batches <= before.n_batches:
                 if n_batches == before.n_batches:
                     _require_same(before.digest, digest.hexdigest(), path)
@@ -197,6 +197,23 @@ def walk(
         n_skipped=rows.n_skipped,
         caveats=_caveats(settings, rows),
     )
+
+
+@contextmanager
+def _counted(progress: Report, total: int | None) -> Iterator[Callable[[int], object]]:
+    """What is called with the number of prompts done since: a bar, or sentences."""
+    from tqdm import tqdm
+
+    done, of = 0, "" if total is None else f" of {total}"
+    with tqdm(total=total, unit="prompt", disable=progress is not True) as bar:
+
+        def count(n: int) -> None:
+            nonlocal done
+            bar.update(n)
+            if callable(progress):
+                progress(f"Following the prompts: {(done := done + n)}{of}")
+
+        yield count
 
 
 def _as_it_is(stream: Stream, _chance: torch.Generator) -> Stream:

@@ -1,0 +1,105 @@
+"""The page's sections on the walk: of one prompt, and of many beside their controls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tw_lens.analyses import fit_map, movers, trajectory
+from tw_lens.canonical import States, Weights
+from tw_lens.reading import Prompt
+from tw_lens.rendering.deferred import deferred_figure, deferred_widget
+from tw_lens.rendering.panels import Panel, Section, Table, instead
+from tw_lens.rendering.widgets import coloured_tokens
+from tw_lens.studies import PLACES, TARGETS, approach, trajectory_statistics
+
+if TYPE_CHECKING:
+    from tw_lens.analyses.chart import Method
+
+
+def walk_section(weights: Weights, states: States, method: Method) -> Section:
+    """The prompt's words travelling."""
+    path = trajectory(weights, states)
+    chart = fit_map(weights, states, method=method)
+    steps = path.measures.step_angle[:-1].mean(0)
+    panels = (
+        Panel(
+            "How far does each word travel?",
+            "Norm of the state, angle of each step on the sphere, arc length so far, and the angle "
+            "between arriving and leaving, layer by layer, all measured in the original space. A "
+            "straight walk turns by 0; a turn near π/2 is what random steps in many dimensions do.",
+            deferred_figure(path),
+            caveats=path.caveats,
+        ),
+        _movers_panel(weights, states),
+        Panel(
+            "Tokens coloured by their mean step angle",
+            "The darker a token, the further it moves per layer. Hover for the angle in radians.",
+            deferred_widget(
+                coloured_tokens(states.token_strings, steps), "tokens by their mean step angle"
+            ),
+        ),
+        Panel(
+            "The paths among the words",
+            "Every state under the final norm, drawn flat among the words it passes; hover to see "
+            "what the model would read at each layer. Trust the drawing as far as the figure above "
+            "it says, and the numbers before the drawing.",
+            deferred_figure(path, chart),
+            caveats=chart.caveats,
+        ),
+    )
+    return Section("walk", "The words travelling", panels)
+
+
+def sentences_section(model: Any, sentences: list[Prompt]) -> Section:
+    """Many sentences travelling, beside their controls."""
+    found, counted = approach(model, sentences), trajectory_statistics(model, sentences)
+    rows = []
+    for place in PLACES:
+        for target in TARGETS:
+            fall, low, high = found.fall_of(target, place)
+            ends = f"{low:.3f} to {high:.3f}"
+            rows.append((place, target, round(fall, 3), ends, found.verdict(target, place)))
+    columns = ("place", "towards", "falls by (rad)", "95 % interval", "beside controls")
+    panels = (
+        Panel(
+            "Does a word approach what follows it?",
+            "The angle from a word's state to the last state, to the next state and to the next "
+            "token's readout direction, over the layers. A line that falls is an approach; it "
+            "counts for the successor only where it falls more than towards another word of the "
+            "same sentence, and than in every control.",
+            deferred_figure(found),
+            caveats=found.caveats,
+        ),
+        Panel(
+            "What can be claimed?",
+            "The fall from the first layer to the last. Above control: more than towards another "
+            "word, than for random steps, than in the same architecture with random weights, and "
+            "steadier than with the layers shuffled, each for certain (95 % over sentences).",
+            table=Table("the approach in numbers", columns, tuple(rows), (None,) * len(rows)),
+        ),
+        Panel(
+            "How do words travel?",
+            f"Every measure of the walk over {counted.n_prompts} sentences, the mean with its "
+            "interval, beside three controls: the same steps in another order, random steps of the "
+            "same lengths, and the same architecture with random weights.",
+            deferred_figure(counted),
+            caveats=counted.caveats,
+        ),
+    )
+    return Section("sentences", "Many sentences travelling", panels)
+
+
+def _movers_panel(weights: Weights, states: States) -> Panel:
+    title = "Who moved the words?"
+    try:
+        moved = movers(weights, states)
+    except ValueError as refusal:  # half precision: the parts miss the step by its rounding
+        return instead(title, refusal)
+    return Panel(
+        title,
+        "Every step taken apart into what each head and the MLP added, as signed shares of the "
+        "step: blue pushed the way the words went, red held them back. The parts add up to the "
+        f"step to {moved.gap:.0e}.",
+        deferred_figure(moved),
+        caveats=moved.caveats,
+    )

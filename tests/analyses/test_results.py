@@ -49,7 +49,9 @@ COLUMNS = {
         "layer", "component", "position", "token_index", "token_string", "share", "length",
     ],
     "AttentionPattern": ["component", "query", "key", "query_token", "key_token", "attention"],
-    "Chart": ["kind", "layer", "position", "token_string", "axis_0", "axis_1", "axis_2"],
+    "Chart": [
+        "kind", "prompt", "layer", "position", "token_string", "axis_0", "axis_1", "axis_2",
+    ],
     "Ellipsoid": [
         "word", "word_index", "share",
         "left_0", "left_1", "left_2", "right_0", "right_1", "right_2",

@@ -166,3 +166,27 @@ def test_a_keyboard_reaches_the_contents_and_the_table(page, browser):
         if {"skip", "A", "INPUT", "copy", "scrolled"} <= reached:
             return
     raise AssertionError(reached)
+
+
+def test_the_walk_is_played_layer_by_layer(browser, page):
+    """The slider moves the words to a layer, and the player to the last one."""
+    reader = Reader(browser, page)
+    place = ".deferred.plotly:has(.slider-container)"
+    reader.tab.evaluate(f"document.querySelector('#walk').scrollIntoView(); {THROUGH};")
+    reader.tab.evaluate(THROUGH)
+    reader.tab.wait_for_selector(".slider-container")
+    at = f"document.querySelector({place!r}).data.find(t => t.name === 'the words at this layer')"
+    where = f"() => Array.from({at}.x)"
+    frames = reader.tab.evaluate(
+        f"() => document.querySelector({place!r})._transitionData._frames.map(f => f.data[0].x)"
+    )
+    assert len(frames) == 4 and reader.tab.evaluate(where) == frames[0]
+    reader.tab.evaluate(
+        f"Plotly.animate(document.querySelector({place!r}), ['2'], "
+        "{mode: 'immediate', frame: {duration: 0, redraw: true}})"
+    )
+    reader.tab.wait_for_timeout(300)
+    assert reader.tab.evaluate(where) == frames[2]
+    reader.tab.locator(f"{place} .updatemenu-button").first.click()
+    reader.tab.wait_for_timeout(2500)
+    assert reader.tab.evaluate(where) == frames[3] and reader.complaints == []

@@ -8,7 +8,7 @@ import torch
 import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge
 from tw_lens.analyses import Ellipsoid, NounList, Result, figure
-from tw_lens.rendering.style import apart, shown, word_table
+from tw_lens.rendering.style import EYE, apart, seen_from, shown, word_table
 
 
 def every_result():
@@ -93,8 +93,18 @@ def test_text_in_a_3d_scene_has_neither_tags_nor_entities():
 
 
 def test_names_are_written_only_where_there_is_room():
-    points = torch.tensor([[0.0, 0.0], [0.05, 0.0], [0.2, 0.0], [0.22, 0.0]])
-    assert apart(points, 0.1) == [True, False, True, False]
+    points = torch.tensor([[0.0, 0.0], [0.05, 0.0], [0.2, 0.0], [0.22, 0.0], [0.2, 0.3]])
+    assert apart(points, wide=0.1, high=0.1) == [True, False, True, False, True]
+
+
+def test_points_in_a_scene_are_seen_from_the_camera():
+    """Along the line of sight two points fall together; to the right and upwards they do not."""
+    eye = torch.tensor([EYE["x"], EYE["y"], EYE["z"]])
+    points = torch.stack([torch.zeros(3), eye, torch.tensor([-1.0, 1, 0]), torch.eye(3)[2]])
+    seen = seen_from(points, torch.zeros(3), torch.ones(3))
+    assert torch.allclose(seen[0], seen[1], atol=1e-6)
+    assert torch.allclose(seen[2], torch.tensor([2**0.5, 0.0]), atol=1e-6)
+    assert seen[3, 0] == 0 and seen[3, 1] > 0.8
 
 
 def test_a_long_ellipsoid_stays_inside_its_panel():
@@ -147,3 +157,60 @@ def test_a_table_is_high_enough_for_its_words():
         return word_table("t", {"head": ["L0H0"] * 12, "words": [word] * 12}).layout.height
 
     assert height("word " * 80) > height("word") > 12 * 24
+
+
+def test_a_player_moves_the_words_from_layer_to_layer():
+    path, chart = tw.trajectory(WEIGHTS, STATES), tw.fit_map(WEIGHTS, STATES)
+    drawn = path.plot(chart)
+    assert [frame.name for frame in drawn.frames] == ["0", "1", "2", "3"]
+    assert [step.label for step in drawn.layout.sliders[0].steps] == ["0", "1", "2", "3"]
+    (moving,) = drawn.frames[2].traces
+    assert drawn.data[moving].name == "the words at this layer"
+    for layer, frame in enumerate(drawn.frames):
+        expected = chart.state_points[layer, 1:]  # position 0 is hidden
+        assert torch.allclose(torch.tensor(frame.data[0].z), expected[:, 2], rtol=1e-3)
+
+
+def test_several_prompts_share_a_chart_and_each_finds_its_points():
+    other = tw.read_states(golden_bridge(), "w8 w9")
+    chart = tw.fit_map(WEIGHTS, [STATES, other])
+    paths = [tw.trajectory(WEIGHTS, states) for states in (STATES, other)]
+    assert torch.equal(chart.points_of(paths[0]), chart.state_points[:, : len(STATES)])
+    assert torch.equal(chart.points_of(paths[1]), chart.state_points[:, len(STATES) :])
+    drawn = tw.draw_walks(paths, chart)
+    hidden = [trace.name for trace in drawn.data if trace.visible == "legendonly"]
+    assert [name.split()[0] for name in hidden] == ["0", str(len(STATES))]
+    with pytest.raises(ValueError, match="of other states"):
+        tw.draw_walks(paths, tw.fit_map(WEIGHTS, STATES))
+
+
+def test_paths_are_coloured_by_what_the_reader_asks():
+    path, chart = tw.trajectory(WEIGHTS, STATES), tw.fit_map(WEIGHTS, STATES)
+    movers = tw.movers(WEIGHTS, STATES)
+    by_layer = path.plot(chart, colour="layer")
+    assert any(trace.marker.color == (0, 1, 2, 3) for trace in by_layer.data)
+    drawn = path.plot(chart, colour=movers)
+    most = movers.share[:, :, 1].nan_to_num(-9).argmax(1)
+    texts = next(trace for trace in drawn.data if trace.name.startswith("1 ")).text
+    for layer, which in enumerate(most.tolist()):
+        assert f"moved on by {movers.named(layer, which)}<" in texts[layer]
+    with pytest.raises(ValueError, match="'token', 'layer' or"):
+        path.plot(chart, colour="nonsense")
+    with pytest.raises(ValueError, match="other states"):
+        path.plot(chart, colour=tw.movers(WEIGHTS, tw.read_states(golden_bridge(), "w9 w8")))
+
+
+def test_walks_of_two_models_lie_over_each_other_in_relative_depth():
+    shallow = shared_bridge("neo")
+    weights = tw.read_weights(shallow)
+    other = tw.trajectory(weights, tw.read_states(shallow, [5, 6, 7]))
+    path = tw.trajectory(WEIGHTS, STATES)
+    drawn = tw.draw_measures([path, other], ["chord"])
+    assert {trace.x[-1] for trace in drawn.data} == {1.0}
+    assert {len(trace.x) for trace in drawn.data} == {4, 3}
+    assert any(path.model_name in trace.name for trace in drawn.data)
+    for asked in (["nonsense"], []):
+        with pytest.raises(ValueError, match="one or more of norm"):
+            path.plot(measures=asked)
+    with pytest.raises(ValueError, match="paths is empty"):
+        tw.draw_measures([])

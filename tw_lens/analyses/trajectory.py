@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,10 @@ from tw_lens.geometry import PathMeasures, nearest, rank_of
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from tw_lens.analyses.chart import Chart
+    from tw_lens.analyses.chart import Chart, Colour
+    from tw_lens.analyses.movers import Movers
+
+SHOWN = ("norm", "step_angle", "arc_length", "turning_angle")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -91,9 +95,25 @@ class Trajectory(Result):
                 )
         return pd.DataFrame(rows)
 
-    def plot(self, chart: Chart | None = None) -> go.Figure:
-        """The path among its words on a chart; without one, its measures over the layers."""
-        return figure(self, chart)
+    def plot(
+        self,
+        chart: Chart | None = None,
+        *,
+        colour: Colour | Movers = "token",
+        measures: Sequence[str] = SHOWN,
+    ) -> go.Figure:
+        """The path among its words on a chart; without one, its measures over the layers.
+
+        Args:
+            chart: from `fit_map`, of the same states.
+            colour: of a chart's paths: by "token", by "layer", or, given what `movers` returns, by
+                the component that moved each state most.
+            measures: without a chart, the measures to draw (see `trajectory`).
+
+        Raises:
+            ValueError: the chart or the movers are of other states; a measure is unknown.
+        """
+        return figure(self, chart, colour, tuple(measures))
 
 
 def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:

@@ -18,7 +18,7 @@ from tw_lens.geometry.paths import (
     radial_share,
     tangential_shares,
 )
-from tw_lens.geometry.projections import Projection, pca, umap
+from tw_lens.geometry.projections import Projection, pca, reduced, steps_kept, umap
 from tw_lens.geometry.sphere import angle, log_map, unit
 
 __all__ = [
@@ -40,7 +40,9 @@ __all__ = [
     "radial_share",
     "random_steps",
     "rank_of",
+    "reduced",
     "shuffled_steps",
+    "steps_kept",
     "tangential_shares",
     "umap",
     "unit",

@@ -1,19 +1,22 @@
-"""From the sphere to a picture: linear (PCA) or neighbourhood-keeping (UMAP), with its faith."""
+"""From a sphere to a picture: linear (PCA), by neighbours (UMAP), or any reducer; and its faith."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+JUDGED = 2000
 
 
 class Projection(NamedTuple):
     """Points of a picture and how far it can be believed.
 
     `trustworthiness` (0 to 1): share of neighbours in the picture that are neighbours in the
-    original space too. `explained`: share of the variance each axis keeps (NaN for UMAP).
+    original space too, measured on at most 2000 of the points. `explained`: share of the variance
+    each axis keeps (NaN where a method has none).
     """
 
     points: Float[Tensor, "points axes"]
@@ -27,11 +30,8 @@ def pca(points: Float[Tensor, "points d"], n_components: int) -> Projection:
 
     model = PCA(n_components=n_components, svd_solver="full")
     flat = model.fit_transform(points.numpy())
-    return Projection(
-        torch.from_numpy(flat),
-        _trustworthiness(points, flat),
-        tuple(float(share) for share in model.explained_variance_ratio_),
-    )
+    shares = tuple(float(share) for share in model.explained_variance_ratio_)
+    return Projection(torch.from_numpy(flat), _trustworthiness(points.numpy(), flat), shares)
 
 
 def umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> Projection:
@@ -39,9 +39,47 @@ def umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> 
 
     A second call with the same points and parameters reads the first one's result.
     """
-    flat = _cached_umap()(points.numpy(), n_components, seed)
-    nan = (float("nan"),) * n_components
-    return Projection(torch.from_numpy(flat), _trustworthiness(points, flat), nan)
+    flat, faith = _cached_umap()(points.numpy(), n_components, seed)
+    return Projection(torch.from_numpy(flat), faith, (float("nan"),) * n_components)
+
+
+def reduced(points: Float[Tensor, "points d"], reducer: Any) -> Projection:
+    """What a reducer's own `fit_transform` makes of the points (t-SNE, MDS, Isomap, ...).
+
+    Raises:
+        ValueError: it gives something else than 2 or 3 finite axes for every point.
+    """
+    given = reducer.fit_transform(points.numpy())
+    flat = torch.as_tensor(given, dtype=torch.float32)
+    fits = flat.ndim == 2 and len(flat) == len(points) and flat.shape[1] in (2, 3)
+    if not fits or not bool(flat.isfinite().all()):
+        raise ValueError(
+            f"{type(reducer).__name__} made an array of shape {tuple(flat.shape)}: "
+            f"({len(points)}, 2) or ({len(points)}, 3) of finite numbers fits."
+        )
+    nan = (float("nan"),) * flat.shape[1]
+    return Projection(flat, _trustworthiness(points.numpy(), flat.numpy()), nan)
+
+
+def steps_kept(
+    drawn: Float[Tensor, "points position axes"], true: Float[Tensor, "points position"]
+) -> float:
+    """How much of the true step lengths survives in a drawing: their rank correlation.
+
+    Spearman's correlation, over all steps of all paths, between the length of a step as drawn and
+    its true angle: 1 where the longer of two steps is always drawn longer, 0 where drawn lengths
+    say nothing. It does not depend on the drawing's scale. NaN with fewer than 3 steps.
+
+    Args:
+        drawn: the paths' points in the picture.
+        true: the step angle from each point to the next (`measure_path`; its last row is ignored).
+    """
+    from scipy.stats import spearmanr
+
+    lengths, angles = drawn.diff(dim=0).norm(dim=-1).flatten(), true[:-1].flatten()
+    if len(lengths) < 3 or len(lengths.unique()) < 2 or len(angles.unique()) < 2:
+        return float("nan")
+    return float(spearmanr(lengths.numpy(), angles.numpy()).statistic)
 
 
 def _cached_umap():
@@ -69,11 +107,17 @@ def _fit_umap(points, n_components: int, seed: int):
         n_jobs=1,
         n_neighbors=min(15, len(points) - 1),
     )
-    return model.fit_transform(points)
+    flat = model.fit_transform(points)
+    return flat, _trustworthiness(points, flat)
 
 
-def _trustworthiness(points: Tensor, flat) -> float:
+def _trustworthiness(points, flat) -> float:
+    """On at most 2000 points, evenly spread over their order: it takes their number squared."""
+    import numpy as np
     from sklearn.manifold import trustworthiness
 
-    neighbours = max(1, min(5, (len(points) - 1) // 2))
-    return float(trustworthiness(points.numpy(), flat, n_neighbors=neighbours, metric="cosine"))
+    judged = np.unique(np.linspace(0, len(points) - 1, min(len(points), JUDGED)).astype(int))
+    neighbours = max(1, min(5, (len(judged) - 1) // 2))
+    return float(
+        trustworthiness(points[judged], flat[judged], n_neighbors=neighbours, metric="cosine")
+    )

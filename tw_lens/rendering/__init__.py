@@ -9,6 +9,8 @@ from tw_lens.rendering import (  # noqa: F401 - they register themselves
     figures_studies,
     figures_words,
 )
+from tw_lens.rendering.figures_measures import draw_measures
+from tw_lens.rendering.figures_paths import draw_walks
 from tw_lens.rendering.report import report
 from tw_lens.rendering.tables import cite, rich_table, save_table
 from tw_lens.rendering.widgets import Widget, attention_widget, coloured_tokens
@@ -18,6 +20,8 @@ __all__ = [
     "attention_widget",
     "cite",
     "coloured_tokens",
+    "draw_measures",
+    "draw_walks",
     "report",
     "rich_table",
     "save_table",

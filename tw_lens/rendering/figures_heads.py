@@ -19,10 +19,12 @@ from tw_lens.analyses import (
 )
 from tw_lens.rendering.style import (
     COLOURS,
+    EYE,
     MUTED,
     apart,
     laid_out,
     rounded,
+    seen_from,
     short,
     shown,
     shown_in_3d,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 WORDS_DRAWN = 40
 LETTERS_IN_TABLE = 24
-NAMES_APART = 0.25
+NAME_IN_HALF = {"wide": 0.3, "high": 0.07}  # of the cube's side, two scenes side by side
 
 
 @figure.register(HeadProbe)
@@ -150,8 +152,11 @@ def draw_ellipsoid(result: Ellipsoid) -> go.Figure:
     titles = ("before: the unit sphere", "after: the ellipsoid")
     scenes = make_subplots(1, 2, specs=[[{"type": "scene"}] * 2], subplot_titles=titles)
     unit = torch.ones(3)
-    names = [shown_in_3d(word) if free else "" for word, free in
-             zip(result.words, apart(result.before, NAMES_APART), strict=True)]  # fmt: skip
+    longest = unit * float(result.semi_axes.max())
+    before = apart(seen_from(result.before, -unit, unit), **NAME_IN_HALF)
+    after = apart(seen_from(result.after, -longest, longest), **NAME_IN_HALF)
+    free = [one and other for one, other in zip(before, after, strict=True)]
+    names = [shown_in_3d(w) if f else "" for w, f in zip(result.words, free, strict=True)]
     for column, (axes, points) in enumerate(
         ((unit, result.before), (result.semi_axes, result.after)), start=1
     ):
@@ -180,7 +185,7 @@ def _scene(side: str, axes: list[float]) -> dict[str, Any]:
         "aspectratio": {
             a: max(length / longest, 0.05) for a, length in zip("xyz", axes, strict=True)
         },
-        "camera": {"eye": {"x": 1.25, "y": 1.25, "z": 0.8}},
+        "camera": {"eye": EYE},
     }
     for i, (a, length) in enumerate(zip("xyz", axes, strict=True)):
         ticks = [-length, 0, length] if length > longest / 3 else []

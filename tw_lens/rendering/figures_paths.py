@@ -1,83 +1,167 @@
-"""Pictures of words travelling."""
+"""Pictures of words travelling: paths among the words of a chart, layer by layer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses import Chart, Trajectory, figure
-from tw_lens.rendering.style import COLOURS, MUTED, apart, laid_out, rounded, shown, shown_in_3d
+from tw_lens.analyses import Chart, Movers, Trajectory, figure
+from tw_lens.analyses.trajectory import SHOWN
+from tw_lens.rendering.figures_measures import draw_measures
+from tw_lens.rendering.player import with_player
+from tw_lens.rendering.style import (
+    COLOURS,
+    EYE,
+    MUTED,
+    NAME_IN_SCENE,
+    NAME_ON_PLANE,
+    apart,
+    laid_out,
+    rounded,
+    seen_from,
+    short,
+    shown,
+    shown_in_3d,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from tw_lens.analyses.chart import Colour
+
 NAMED_LANDMARKS = 25
-NAMES_APART = 0.05  # of the picture's width
-MEASURES = (
-    ("norm", "norm |x| (log)"),
-    ("step_angle", "step angle (rad)"),
-    ("arc_length", "arc length (rad)"),
-    ("turning_angle", "turning angle (rad)"),
-)
+KINDS = ("a head", "attention", "bias", "MLP", "rest")
 
 
 @figure.register(Trajectory)
-def draw_trajectory(result: Trajectory, chart: Chart | None = None) -> go.Figure:
+def draw_trajectory(
+    result: Trajectory,
+    chart: Chart | None = None,
+    colour: Colour | Movers = "token",
+    measures: tuple[str, ...] = SHOWN,
+) -> go.Figure:
     """The paths among the words of a chart, or the measures over the layers without one."""
-    return _measures(result) if chart is None else _paths(result, chart)
+    return draw_measures(result, measures) if chart is None else draw_walks(result, chart, colour)
 
 
 @figure.register(Chart)
-def draw_chart(result: Chart) -> go.Figure:
+def draw_chart(result: Chart, colour: Literal["token", "layer"] = "token") -> go.Figure:
     """States and words of a chart, without what the states read as."""
+    hover = [[f"{shown(token)} at {at}" for at in result.labels] for token in result.token_strings]
+    firsts = _firsts(result.prompts)
+    return _drawn(result, result.state_points, result.token_strings, firsts, hover, colour, None)
+
+
+def draw_walks(
+    paths: Trajectory | Sequence[Trajectory], chart: Chart, colour: Colour | Movers = "token"
+) -> go.Figure:
+    """Walks of one or several prompts on one chart, with a slider over the layers and a player.
+
+    Args:
+        paths: from `trajectory`; the chart was fitted on the states of all of them.
+        chart: from `fit_map`.
+        colour: by "token", by "layer", or by the component that moved each state most (given what
+            `movers` returns for a single path).
+
+    Raises:
+        ValueError: no path, or one that the chart does not hold; movers of other states.
+
+    Example:
+        >>> from tw_lens import fit_map, trajectory
+        >>> path = trajectory(weights, states)
+        >>> len(draw_walks(path, fit_map(weights, states)).frames)
+        4
+    """
+    held = [paths] if isinstance(paths, Trajectory) else list(paths)
+    if not held:
+        raise ValueError("paths is empty: give what trajectory returns, once or several times.")
+    kinds = None
+    if isinstance(colour, Movers):
+        if len(held) > 1 or held[0].token_strings != colour.token_strings:
+            raise ValueError("the movers are of other states than the path: ask for the same ones.")
+        kinds = _moved_by(colour)
+    elif colour not in ("token", "layer"):
+        raise ValueError(f"colour={colour!r}: 'token', 'layer' or what movers returns fits.")
+    points = torch.cat([chart.points_of(path) for path in held], dim=1)
+    names = tuple(token for path in held for token in path.token_strings)
+    firsts = _firsts([len(path.token_strings) for path in held])
+    hover = [text for path in held for text in _hover(path, kinds)]
+    return _drawn(chart, points, names, firsts, hover, "component" if kinds else colour, kinds)
+
+
+def _drawn(
+    chart: Chart,
+    points: Float[Tensor, "layers_and_end position axes"],
+    names: Sequence[str],
+    firsts: set[int],
+    hover: list[list[str]],
+    colour: str,
+    kinds: list[list[str]] | None,
+) -> go.Figure:
+    """The words, a path for every position, and the states of the layer the slider is at."""
     import plotly.graph_objects as go
 
-    drawn = go.Figure()
-    _add_words(drawn, result)
-    for position, token in enumerate(result.token_strings):
-        hover = [f"{shown(token)} at {label}" for label in result.labels]
-        _add_path(drawn, result, position, hover)
-    return _placed(drawn, result)
-
-
-def _measures(result: Trajectory) -> go.Figure:
-    from plotly.subplots import make_subplots
-
-    grid = make_subplots(2, 2, subplot_titles=[title for _, title in MEASURES])
-    values = {"norm": result.norm, **result.measures._asdict()}
-    layers = list(range(len(result.labels)))
-    for panel, (measure, _) in enumerate(MEASURES):
-        for position, token in enumerate(result.token_strings):
-            grid.add_scatter(
-                x=layers, y=rounded(values[measure][:, position]), mode="lines",
-                name=f"{position} {shown(token)}", legendgroup=str(position),
-                showlegend=panel == 0, line={"color": _colour(position)},
-                visible="legendonly" if position == 0 and len(result.token_strings) > 1 else True,
-                row=panel // 2 + 1, col=panel % 2 + 1,
-            )  # fmt: skip
-    grid.update_yaxes(type="log", row=1, col=1)
-    grid.update_xaxes(title="layer", row=2)
-    grid.update_xaxes(tickformat="d", dtick=max(1, len(layers) // 6))
-    title = f"The walk in numbers{_hidden(len(result.token_strings))}"
-    return laid_out(grid, title, height=620)
-
-
-def _paths(result: Trajectory, chart: Chart) -> go.Figure:
-    import plotly.graph_objects as go
-
-    if (result.labels, result.token_strings) != (chart.labels, chart.token_strings):
-        raise ValueError("the chart is of other states than the path: fit it on the same states.")
     drawn = go.Figure()
     _add_words(drawn, chart)
-    for position, token in enumerate(result.token_strings):
-        hover = []
-        for layer, label in enumerate(result.labels):
-            reads = "<br>".join(shown(word) for word in result.reading(layer, position))
-            hover.append(f"<b>{shown(token)}</b> at {label}<br>reads<br>{reads}")
-        _add_path(drawn, chart, position, hover)
-    return _placed(drawn, chart)
+    for position, name in enumerate(names):
+        _add_path(drawn, points[:, position], f"{position} {shown(name)}", hover[position],
+                  _markers(position, len(points), colour, kinds),
+                  "legendonly" if position in firsts else True)  # fmt: skip
+    for at, kind in enumerate(KINDS if kinds else ()):
+        nothing = {"x": [None], "y": [None]} | ({"z": [None]} if points.shape[-1] == 3 else {})
+        add = drawn.add_scatter3d if points.shape[-1] == 3 else drawn.add_scatter
+        add(**nothing, mode="markers", marker={"color": COLOURS[at]}, name=f"moved by {kind}")
+    moving = [p for p in range(len(names)) if p not in firsts]
+    colours = [COLOURS[p % len(COLOURS)] for p in moving]
+    drawn = with_player(drawn, points[:, moving], [shown(names[p]) for p in moving], colours)
+    return _placed(drawn, chart, hidden=bool(firsts))
+
+
+def _hover(path: Trajectory, kinds: list[list[str]] | None) -> list[list[str]]:
+    """What every state says of itself, positions outermost."""
+    texts = []
+    for position, token in enumerate(path.token_strings):
+        texts.append([])
+        for layer, label in enumerate(path.labels):
+            reads = "<br>".join(shown(word) for word in path.reading(layer, position))
+            moved = f"<br>moved on by {kinds[position][layer]}" if kinds else ""
+            texts[-1].append(f"<b>{shown(token)}</b> at {label}{moved}<br>reads<br>{reads}")
+    return texts
+
+
+def _moved_by(movers: Movers) -> list[list[str]]:
+    """The name of the component with the largest share of each step; positions outermost."""
+    most = movers.share.nan_to_num(-torch.inf).argmax(1)
+    return [
+        [movers.named(layer, int(which)) for layer, which in enumerate(of_position)] + ["nothing"]
+        for of_position in most.T
+    ]
+
+
+def _kind(name: str) -> str:
+    """`L5H1` is a head; `L5 MLP` is named after its layer."""
+    return name.split(" ")[-1] if " " in name else "a head" if "H" in name else name
+
+
+def _markers(
+    position: int, layers: int, colour: str, kinds: list[list[str]] | None
+) -> dict[str, Any]:
+    """A path's colours: its own, its layers', or those of what moved it on."""
+    own = COLOURS[position % len(COLOURS)]
+    if kinds:
+        table = dict(zip(KINDS, COLOURS, strict=False))
+        shades = [table.get(_kind(name), MUTED) for name in kinds[position]]
+        return {"line": MUTED, "marker": {"size": 4, "color": shades}}
+    if colour == "layer":
+        scale = {"colorscale": "Viridis", "cmin": 0, "cmax": layers - 1}
+        bar = {"showscale": position == 0, "colorbar": {"title": "layer", "thickness": 12}}
+        return {"line": MUTED, "marker": {"size": 4, "color": list(range(layers)), **scale, **bar}}
+    return {"line": own, "marker": {"size": 3, "color": own}}
 
 
 def _add_words(drawn: go.Figure, chart: Chart) -> None:
@@ -85,11 +169,13 @@ def _add_words(drawn: go.Figure, chart: Chart) -> None:
     named = min(first, NAMED_LANDMARKS)
     quiet = {"mode": "markers", "marker": {"size": 2, "color": MUTED, "opacity": 0.35}}
     _add_points(drawn, chart.word_points[named:], chart.words[named:], "other words", quiet)
-    write = shown_in_3d if chart.word_points.shape[1] == 3 else shown
-    near = chart.word_points[:named]
-    width = float((chart.word_points.amax(0) - chart.word_points.amin(0)).max())
-    free = apart(near, NAMES_APART * width)
-    names = [write(word) if f else "" for word, f in zip(chart.words, free, strict=False)]
+    scene = chart.word_points.shape[1] == 3
+    write, near = shown_in_3d if scene else shown, chart.word_points[:named]
+    everything = torch.cat([chart.word_points, chart.state_points.flatten(0, 1)])
+    low, high = everything.amin(0), everything.amax(0)
+    seen = seen_from(near, low, high) if scene else (near - low) / (high - low).clamp_min(1e-12)
+    free = apart(seen, **(NAME_IN_SCENE if scene else NAME_ON_PLANE))
+    names = [write(short(word)) if f else "" for word, f in zip(chart.words, free, strict=False)]
     loud = {
         "mode": "markers+text", "marker": {"size": 4, "color": "#333333"}, "text": names,
         "textfont": {"size": 11}, "textposition": "top center",
@@ -110,33 +196,37 @@ def _add_points(
     add(**axes, **hover, name=name, **style)
 
 
-def _add_path(drawn: go.Figure, chart: Chart, position: int, hover: list[str]) -> None:
-    points = chart.state_points[:, position]
+def _add_path(
+    drawn: go.Figure,
+    points: Float[Tensor, "layers_and_end axes"],
+    name: str,
+    hover: list[str],
+    look: dict[str, Any],
+    visible: bool | str,
+) -> None:
     axes = {axis: rounded(points[:, i]) for i, axis in enumerate("xyz"[: points.shape[1]])}
     add = drawn.add_scatter3d if points.shape[1] == 3 else drawn.add_scatter
     add(
         **axes,
         mode="lines+markers",
-        name=f"{position} {shown(chart.token_strings[position])}",
-        line={"color": _colour(position), "width": 4},
-        marker={"size": 3, "color": _colour(position)},
+        name=name,
+        line={"color": look["line"], "width": 4 if points.shape[1] == 3 else 2},
+        marker=look["marker"],
         text=hover,
         hovertemplate="%{text}<extra></extra>",
-        visible="legendonly" if position == 0 and len(chart.token_strings) > 1 else True,
+        visible=visible,
     )
 
 
-def _colour(position: int) -> str:
-    return COLOURS[position % len(COLOURS)]
+def _firsts(lengths: Sequence[int]) -> set[int]:
+    """The first position of every prompt that has others: hidden, for it would rule the picture."""
+    starts = accumulate(lengths, initial=0)
+    return {start for start, length in zip(starts, lengths, strict=False) if length > 1}
 
 
-def _hidden(n_positions: int) -> str:
-    return " (position 0 is hidden: click it in the legend)" if n_positions > 1 else ""
-
-
-def _placed(drawn: go.Figure, chart: Chart) -> go.Figure:
-    title = f"{chart.faithfulness}{_hidden(len(chart.token_strings))}"
-    drawn = laid_out(drawn, title, height=680)
+def _placed(drawn: go.Figure, chart: Chart, *, hidden: bool) -> go.Figure:
+    note = " (position 0 is hidden: click it in the legend)" if hidden else ""
+    drawn = laid_out(drawn, f"{chart.faithfulness}{note}", height=720)
     axes = {f"{axis}axis": {"title": f"{chart.method} {i}"} for i, axis in enumerate("xyz")}
-    axes |= {"aspectmode": "cube", "camera": {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}}}
+    axes |= {"aspectmode": "cube", "camera": {"eye": EYE}}
     return drawn.update_layout(scene=axes) if chart.state_points.shape[-1] == 3 else drawn

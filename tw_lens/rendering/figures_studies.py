@@ -9,26 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses import figure
-from tw_lens.rendering.style import COLOURS, laid_out, rounded
+from tw_lens.rendering.style import COLOURS, LOGARITHMIC, MEASURES, laid_out, rounded
 from tw_lens.studies import PLACES, TARGETS, Approach, Estimate, TrajectoryStatistics
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-TITLES = {
-    "norm": "norm |x| (log)",
-    "step_angle": "step angle (rad)",
-    "arc_length": "arc length (rad)",
-    "turning_angle": "turning angle (rad)",
-    "chord": "chord (rad)",
-    "tortuosity": "tortuosity (log)",
-    "tangential_share": "tangential share",
-    "angle_to_embedding": "angle to own embedding (rad)",
-    "angle_to_next_readout": "angle to next readout (rad)",
-    "angle_to_last": "angle to last state (rad)",
-    "angle_to_next": "angle to next state (rad)",
-}
-LOGARITHMIC = ("norm", "tortuosity")
 ACROSS = 3
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -40,9 +26,11 @@ def draw_statistics(result: TrajectoryStatistics) -> go.Figure:
     """A panel for each measure, a line with its interval for each source."""
     from plotly.subplots import make_subplots
 
-    down = -(-len(TITLES) // ACROSS)
-    grid = make_subplots(down, ACROSS, subplot_titles=list(TITLES.values()), vertical_spacing=0.07)
-    for panel, measure in enumerate(TITLES):
+    down = -(-len(MEASURES) // ACROSS)
+    grid = make_subplots(
+        down, ACROSS, subplot_titles=list(MEASURES.values()), vertical_spacing=0.07
+    )
+    for panel, measure in enumerate(MEASURES):
         place = (panel // ACROSS + 1, panel % ACROSS + 1)
         which = result.measures.index(measure)
         _curves(grid, result.sources, result.mean, lambda part, i, m=which: part[i, m], place)
@@ -52,7 +40,7 @@ def draw_statistics(result: TrajectoryStatistics) -> go.Figure:
         f"{result.n_prompts} prompts, {result.n_states} positions; bands hold 95 % of 1000 "
         "resamples of the prompts"
     )
-    return _with_layers(laid_out(grid, title, height=230 * down + 160), len(TITLES), ACROSS)
+    return _with_layers(laid_out(grid, title, height=230 * down + 160), len(MEASURES), ACROSS)
 
 
 @figure.register(Approach)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,6 +19,23 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart by readers with any common colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A7D00")
 MUTED = "#8A8F98"
+EYE = {"x": 1.3, "y": 1.3, "z": 0.8}  # the camera of every scene
+NAME_IN_SCENE = {"wide": 0.2, "high": 0.06}  # of the cube's side
+NAME_ON_PLANE = {"wide": 0.1, "high": 0.035}  # of the picture's
+MEASURES = {
+    "norm": "norm |x| (log)",
+    "step_angle": "step angle (rad)",
+    "arc_length": "arc length (rad)",
+    "turning_angle": "turning angle (rad)",
+    "chord": "chord (rad)",
+    "tortuosity": "tortuosity (log)",
+    "tangential_share": "tangential share",
+    "angle_to_embedding": "angle to own embedding (rad)",
+    "angle_to_next_readout": "angle to next readout (rad)",
+    "angle_to_last": "angle to last state (rad)",
+    "angle_to_next": "angle to next state (rad)",
+}
+LOGARITHMIC = ("norm", "tortuosity")
 UNSAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 TABLE_LETTERS = 135  # across a page of 1100 pixels, with words that wrap early
 
@@ -47,13 +65,31 @@ def short(token: str, most: int = 13) -> str:
     return token if len(token) <= most else token[: most - 1] + "\u2026"
 
 
-def apart(points: Float[Tensor, "points axes"], least: float) -> list[bool]:
-    """Which points can be named without writing over each other: each `least` from those before."""
+def apart(seen: Float[Tensor, "points 2"], *, wide: float, high: float) -> list[bool]:
+    """Which points can be named without a name lying over one before.
+
+    Args:
+        seen: where the points are in the picture (`seen_from`).
+        wide: the width of a name, in the same unit.
+        high: its height.
+    """
     named: list[int] = []
-    for i in range(len(points)):
-        if all(float((points[i] - points[j]).norm()) >= least for j in named):
+    for i, point in enumerate(seen):
+        gaps = (seen[named] - point).abs()
+        if not bool(((gaps[:, 0] < wide) & (gaps[:, 1] < high)).any()):
             named.append(i)
-    return [i in set(named) for i in range(len(points))]
+    return [i in set(named) for i in range(len(seen))]
+
+
+def seen_from(
+    points: Float[Tensor, "points 3"], low: Float[Tensor, " 3"], high: Float[Tensor, " 3"]
+) -> Float[Tensor, "points 2"]:
+    """Where points of a cube from `low` to `high` are on the screen, seen with the camera `EYE`."""
+    eye = torch.tensor([EYE["x"], EYE["y"], EYE["z"]])
+    right = torch.tensor([-EYE["y"], EYE["x"], 0.0])
+    axes = torch.stack([right, torch.linalg.cross(eye, right)])
+    axes = axes / axes.norm(dim=-1, keepdim=True)
+    return ((points - low) / (high - low).clamp_min(1e-12)).float() @ axes.T
 
 
 def rounded(values: Tensor, digits: int = 4) -> Any:

@@ -8,7 +8,9 @@ function draw(place) {
   held.remove();
   if (place.dataset.kind === "plotly") {
     data.layout.template = template;
-    Plotly.newPlot(place, data.data, data.layout, { responsive: true, displaylogo: false });
+    Plotly.newPlot(place, data.data, data.layout, { responsive: true, displaylogo: false }).then(() => {
+      if (data.frames) Plotly.addFrames(place, data.frames);
+    });
   } else {
     const name = () => place.querySelectorAll("canvas:not([aria-label])").forEach((drawn) => {
       drawn.setAttribute("aria-label", place.getAttribute("aria-label"));

@@ -39,7 +39,7 @@ from tw_lens.reading import (
     read_weights,
     save_states,
 )
-from tw_lens.rendering import cite, draw_measures, draw_walks, report, save_table
+from tw_lens.rendering import cite, draw_measures, draw_walks, report, save_figure, save_table
 from tw_lens.studies import approach, trajectory_statistics
 
 __version__ = "0.1.0"
@@ -73,6 +73,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "draw_measures",
     "report",
     "save_table",
+    "save_figure",
     "cite",
     "Caveat",
     "States",

@@ -9,6 +9,7 @@ from tw_lens.rendering import (  # noqa: F401 - they register themselves
     figures_studies,
     figures_words,
 )
+from tw_lens.rendering.export import FigureNotExported, save_figure
 from tw_lens.rendering.figures_measures import draw_measures
 from tw_lens.rendering.figures_paths import draw_walks
 from tw_lens.rendering.report import report
@@ -16,6 +17,7 @@ from tw_lens.rendering.tables import cite, rich_table, save_table
 from tw_lens.rendering.widgets import Widget, attention_widget, coloured_tokens
 
 __all__ = [
+    "FigureNotExported",
     "Widget",
     "attention_widget",
     "cite",
@@ -24,5 +26,6 @@ __all__ = [
     "draw_walks",
     "report",
     "rich_table",
+    "save_figure",
     "save_table",
 ]

@@ -1,0 +1,82 @@
+"""Figures in files: the format asked for, a paper's size and type, offline, whole or absent."""
+
+import re
+import shutil
+import struct
+
+import pytest
+
+import tw_lens as tw
+from tests.models import golden_bridge
+from tw_lens.rendering import FigureNotExported
+from tw_lens.rendering.export import BODY, for_paper
+
+needs_chromium = pytest.mark.skipif(
+    not (shutil.which("chromium") or shutil.which("chromium-browser")),
+    reason="Chromium is not installed and could not be",
+)
+
+
+@pytest.fixture(scope="module")
+def walk():
+    model = golden_bridge()
+    weights, states = tw.read_weights(model), tw.read_states(model, "w5 w6 w7")
+    return tw.trajectory(weights, states), tw.fit_map(weights, states)
+
+
+@needs_chromium
+@pytest.mark.filterwarnings("ignore")  # of the browser's driver, at its end
+def test_every_format_is_written_in_the_papers_size(walk, tmp_path):
+    path, chart = walk
+    svg = tw.save_figure(path, tmp_path / "walk.svg").read_text()
+    width = float(re.search(r'width="([0-9.]+)', svg).group(1))
+    assert width == pytest.approx(3.3 * 96) and "step angle" in svg and "http:" not in re.sub(
+        r'xmlns[^=]*="[^"]*"', "", svg
+    )  # fmt: skip
+    assert tw.save_figure(path, tmp_path / "walk.pdf", columns=2).read_bytes()[:5] == b"%PDF-"
+    png = tw.save_figure(path.plot(chart), tmp_path / "walk.png", height=2.0).read_bytes()
+    assert png[:4] == b"\x89PNG"
+    assert struct.unpack(">II", png[16:24]) == (1267, 768)  # 3.3 by 2 inches at 384 dots
+    assert len(png) > 20_000  # a scene with something in it
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".pdf", ".png", ".svg"]
+
+
+def test_a_papers_figure_has_small_type_and_nothing_to_click(walk):
+    path, chart = walk
+    drawn = path.plot(chart)
+    paper = for_paper(drawn, 1, None)
+    assert paper.layout.font.size == BODY and not paper.layout.sliders and not paper.frames
+    assert not paper.layout.updatemenus and "click" not in paper.layout.title.text
+    assert "trustworthiness" in paper.layout.title.text.replace("<br>", " ")
+    assert all(trace.visible != "legendonly" for trace in paper.data)
+    assert "the words at this layer" not in {trace.name for trace in paper.data}
+    assert drawn.layout.sliders and drawn.frames and drawn.layout.font.size == 12  # unchanged
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "words"),
+    [
+        ("walk.jpeg", {}, ValueError, "none of svg, png, pdf"),
+        ("walk", {}, ValueError, "none of svg, png, pdf"),
+        ("walk.svg", {"columns": 3}, ValueError, "columns=3"),
+        ("walk.svg", {"height": -1.0}, ValueError, "height=-1.0"),
+        ("nowhere/walk.svg", {}, FileNotFoundError, "does not exist"),
+    ],
+)
+def test_bad_input_gets_one_sentence(walk, tmp_path, name, options, error, words):
+    with pytest.raises(error, match=words):
+        tw.save_figure(walk[0], tmp_path / name, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_missing_is_named(walk, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("BROWSER_PATH", raising=False)
+    with pytest.raises(FigureNotExported, match="no Chromium was found"):
+        tw.save_figure(walk[0], tmp_path / "walk.svg")
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    with pytest.raises(FigureNotExported, match="kaleido is not installed"):
+        tw.save_figure(walk[0], tmp_path / "walk.svg")
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@
 from tw_lens.analyses import (
     attention_pattern,
     bias_directions,
+    coherence,
     common_nouns,
     distance_probe,
     embedding_distances,
@@ -53,6 +54,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "head_probe",
     "head_spectrum",
     "head_atlas",
+    "coherence",
     "bias_directions",
     "distance_probe",
     "score_by_distance",

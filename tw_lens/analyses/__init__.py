@@ -3,6 +3,7 @@
 from tw_lens.analyses.attention_pattern import AttentionPattern, attention_pattern
 from tw_lens.analyses.bias_directions import BiasDirections, bias_directions
 from tw_lens.analyses.chart import Chart, fit_map
+from tw_lens.analyses.coherence import Coherence, coherence
 from tw_lens.analyses.common_nouns import NounList, common_nouns
 from tw_lens.analyses.ellipsoid import Ellipsoid, head_ellipsoid
 from tw_lens.analyses.embedding_distances import EmbeddingDistances, embedding_distances
@@ -25,6 +26,7 @@ __all__ = [
     "AttentionPattern",
     "BiasDirections",
     "Chart",
+    "Coherence",
     "DistanceProbe",
     "Ellipsoid",
     "EmbeddingDistances",
@@ -41,6 +43,7 @@ __all__ = [
     "WordLists",
     "attention_pattern",
     "bias_directions",
+    "coherence",
     "common_nouns",
     "distance_probe",
     "embedding_distances",

@@ -1,5 +1,14 @@
 """Geometry: pure functions on tensors, batched, torch only (PCA and UMAP from their libraries)."""
 
+from tw_lens.geometry.controls import (
+    Rows,
+    covariance_directions,
+    mean_cosine_between,
+    mean_pairwise_cosine,
+    nearest_within,
+    signed_by_rule,
+    upper_p_values,
+)
 from tw_lens.geometry.lowrank import FactoredSVD, factored_svd
 from tw_lens.geometry.nearest import (
     BothSigns,
@@ -26,19 +35,26 @@ __all__ = [
     "Neighbours",
     "PathMeasures",
     "Projection",
+    "Rows",
     "angle",
     "chosen",
+    "covariance_directions",
     "factored_svd",
     "joined",
     "log_map",
+    "mean_cosine_between",
+    "mean_pairwise_cosine",
     "measure_path",
     "nearest",
     "nearest_of_both_signs",
+    "nearest_within",
     "pca",
     "radial_and_tangential",
     "radial_share",
     "rank_of",
+    "signed_by_rule",
     "tangential_shares",
     "umap",
     "unit",
+    "upper_p_values",
 ]

@@ -1,0 +1,107 @@
+"""How alike are the words of a list? Three measures that look at different things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tw_lens.canonical import Weights
+from tw_lens.geometry import mean_pairwise_cosine
+
+Measure = Literal["embedding", "unembedding", "word class"]
+MEASURES = ("embedding", "unembedding", "word class")
+Likeness = Callable[[Int[Tensor, "lists k"]], Float[Tensor, " lists"]]
+AT_ONCE = 4096
+
+
+def likeness(weights: Weights, measure: Measure) -> Likeness:
+    """The function from word lists to how alike their words are.
+
+    "embedding" and "unembedding": the mean pairwise cosine of the words' rows of `W_E` or columns
+    of `W_U`, the vocabulary's mean taken off. "word class": the share of pairs of words that have
+    a word class in common (English; noun, verb, adjective, adverb, auxiliary, proper noun), by the
+    dictionary in lemminflect, which has not seen the model; pairs with a word that the dictionary
+    does not hold count as having none.
+
+    Raises:
+        ValueError: "unembedding" on a model whose `W_U` is its `W_E`.
+        ImportError: "word class" without lemminflect.
+    """
+    if measure == "word class":
+        classes = word_classes(weights)
+        return lambda lists: _share_in_common(classes[lists])
+    if measure == "unembedding":
+        require_untied(weights)
+        vectors, chunks = _columns(weights), weights.readout.columns
+    else:
+        vectors, chunks = weights.vocabulary.embeddings, weights.vocabulary.rows
+    total, count = torch.zeros(weights.d_model), 0
+    for chunk in chunks():
+        total, count = total + chunk.sum(0), count + len(chunk)
+    mean = total / count
+
+    def alike(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
+        ordered = lists.sort(-1).values  # the same words give the same number
+        return torch.cat(
+            [
+                mean_pairwise_cosine(vectors(some.flatten()).unflatten(0, some.shape) - mean)
+                for some in ordered.split(AT_ONCE)
+            ]
+        )
+
+    return alike
+
+
+def require_untied(weights: Weights) -> None:
+    """Refuse a second look at the same matrix.
+
+    Raises:
+        ValueError: `W_U` is `W_E` transposed.
+    """
+    W_E, W_U = weights.vocabulary.W_E, weights.readout.W_U
+    if weights.readout.is_embedding or (W_E.shape == W_U.T.shape and torch.equal(W_E, W_U.T)):
+        raise ValueError(
+            f'measure "unembedding": {weights.model_name} reads its words out with the matrix it '
+            'embeds them with; "embedding" says the same, "word class" looks at something else.'
+        )
+
+
+def word_classes(weights: Weights) -> Bool[Tensor, "d_vocab classes"]:
+    """Which word classes each token has in lemminflect's English dictionary, as a mask.
+
+    Raises:
+        ImportError: lemminflect is not installed.
+    """
+    try:
+        from lemminflect import getAllLemmas
+    except ImportError as error:
+        raise ImportError(
+            'measure "word class" needs the English dictionary in the package lemminflect: '
+            "pip install 'tw-lens[words]'."
+        ) from error
+    known: dict[str, int] = {}
+    found = []
+    for token_index, string in enumerate(weights.tokens.strings(range(weights.d_vocab))):
+        word = string.strip()
+        for name in getAllLemmas(word.lower()) if word.isalpha() else ():
+            found.append((token_index, known.setdefault(name, len(known))))
+    mask = torch.zeros(weights.d_vocab, max(1, len(known)), dtype=torch.bool)
+    for token_index, which in found:
+        mask[token_index, which] = True
+    return mask
+
+
+def _share_in_common(classes: Bool[Tensor, "lists k classes"]) -> Float[Tensor, " lists"]:
+    k = classes.shape[1]
+    counts = classes.to(torch.float32)
+    common = (counts @ counts.mT > 0).sum((-1, -2)) - classes.any(-1).sum(-1)
+    return common / (k * (k - 1))
+
+
+def _columns(weights: Weights) -> Callable[[Int[Tensor, " words"]], Float[Tensor, "words d"]]:
+    W_U = weights.readout.W_U
+    return lambda ids: W_U[:, ids.to(W_U.device)].detach().float().cpu().T

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.analyses.controls import PLACES, SIDES, Controls, Place, factor_of
 from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
-from tw_lens.analyses.likeness import MEASURES, Likeness, Measure, likeness
+from tw_lens.analyses.likeness import MEASURES, Measure, likeness
 from tw_lens.analyses.result import Circuit, Result, require_choice, require_positive
 from tw_lens.analyses.word_filter import WordFilter, listed
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import (
-    Rows,
-    covariance_directions,
-    nearest,
-    nearest_within,
-    signed_by_rule,
-    upper_p_values,
-)
+from tw_lens.geometry import upper_p_values
 
 Control = Literal["isotropic", "vocabulary", "within head"]
 CONTROLS = ("isotropic", "vocabulary", "within head")
-SIDES = ("left", "right")
-Place = tuple[Circuit, str]
-PLACES: tuple[Place, ...] = (("QK", "left"), ("QK", "right"), ("OV", "left"), ("OV", "right"))
 Family = Literal["head", "layer", "model"]
 LEVEL = 0.05
 
@@ -139,7 +130,7 @@ def coherence(
     k: int = 5,
     measures: Sequence[Measure] = ("embedding",),
     n_controls: int = 999,
-    n_within: int = 199,
+    n_within: int = 59,
     among: WordFilter | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -199,7 +190,7 @@ def coherence(
     value = torch.stack(
         [torch.stack([measure(side) for side in lists]) for measure in alike.values()]
     )
-    controls = _Controls(weights, k, listed(weights, among), list(alike.values()), seed)
+    controls = Controls(weights, k, listed(weights, among), list(alike.values()), seed)
     mean = torch.empty(len(alike), len(CONTROLS), *value.shape[1:])
     p = torch.empty_like(mean)
     for layer in dict.fromkeys(entry[0] for entry in atlas.entries):
@@ -209,7 +200,7 @@ def coherence(
         inside = controls.within(block, n_within)
         for (head, place), at in _groups(atlas, layer).items():
             side = SIDES.index(place[1])
-            drawn = (*everywhere[place], inside[place].of(block.kv_head[head], head))
+            drawn = (*everywhere[place], inside[place][factor_of(block, place, head)])
             for c, control in enumerate(drawn):
                 for m in range(len(alike)):
                     mean[m, c, side, at] = control[m].mean()
@@ -234,85 +225,3 @@ def _groups(atlas: HeadAtlas, layer: int) -> dict[tuple[int, Place], list[int]]:
             for side in SIDES:
                 groups.setdefault((head, (circuit, side)), []).append(at)
     return groups
-
-
-class _Controls:
-    """How alike the words of random directions are; what heads share is drawn once."""
-
-    def __init__(
-        self,
-        weights: Weights,
-        k: int,
-        keep: Bool[Tensor, " d_vocab"] | None,
-        measures: list[Likeness],
-        seed: int,
-    ) -> None:
-        self.weights, self.k, self.keep, self.measures = weights, k, keep, measures
-        self.generator = torch.Generator().manual_seed(seed)
-        self.drawn: dict[tuple, list[Float[Tensor, "measures n"]]] = {}
-
-    def alike(self, words: Int[Tensor, "lists k"]) -> Float[Tensor, "measures lists"]:
-        return torch.stack([measure(words) for measure in self.measures])
-
-    def rows(self, block: Block, written: bool) -> Rows:
-        if written:
-            return self.weights.readout.directions()
-        return self.weights.vocabulary.on_sphere(block.norm)
-
-    def shared(self, block: Block, place: Place, n: int) -> list[Float[Tensor, "measures n"]]:
-        """The isotropic control and that with the vocabulary's covariance, for one place.
-
-        They are the same for all layers whose words stand at the same points.
-        """
-        written, signed = place == ("OV", "right"), place[1] == "right"
-        table = "written" if written else (block.norm.kind, block.norm.eps)
-        if (table, signed) not in self.drawn:
-            rows = self.rows(block, written)
-            isotropic = torch.randn(n, self.weights.d_model, generator=self.generator)
-            found = []
-            for directions in (isotropic, covariance_directions(rows, n, self.generator)):
-                if signed:
-                    words = signed_by_rule(
-                        directions, rows, self.k, relative=written, keep=self.keep
-                    )
-                else:
-                    words = nearest(directions, rows, self.k, keep=self.keep)
-                found.append(self.alike(words.token_index))
-            self.drawn[table, signed] = found
-        return self.drawn[table, signed]
-
-    def within(self, block: Block, n: int) -> dict[Place, _OfHeads]:
-        """The controls inside the subspaces of every head of a layer."""
-        factors: dict[Place, Float[Tensor, "heads d r"]] = dict(
-            zip(PLACES, (*block.qk_factors(), block.A_V, block.A_O.mT), strict=True)
-        )
-        found: dict[Place, _OfHeads] = {}
-        written = PLACES[-1]
-        for places in (PLACES[:2], PLACES[2:3], PLACES[3:]):
-            bases = [basis for place in places for basis in torch.linalg.qr(factors[place])[0]]
-            signed = [place[1] == "right" for place in places for _ in factors[place]]
-            words = nearest_within(
-                bases,
-                torch.randn(n, bases[0].shape[-1], generator=self.generator),
-                self.rows(block, places == (written,)),
-                self.k,
-                by_rule=signed,
-                relative=places == (written,),
-                keep=self.keep,
-            )
-            sizes = [len(factors[place]) for place in places]
-            for place, some in zip(places, words.split(sizes), strict=True):
-                found[place] = _OfHeads(
-                    [self.alike(of_head) for of_head in some], len(some) == block.n_heads
-                )
-        return found
-
-
-class _OfHeads(NamedTuple):
-    """How alike the controls of each head are; heads that share a factor share them."""
-
-    alike: list[Float[Tensor, "measures n"]]
-    every_head_its_own: bool
-
-    def of(self, kv_head: int, head: int) -> Float[Tensor, "measures n"]:
-        return self.alike[head if self.every_head_its_own else kv_head]

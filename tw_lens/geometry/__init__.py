@@ -3,9 +3,9 @@
 from tw_lens.geometry.controls import (
     Rows,
     covariance_directions,
+    directions_within,
     mean_cosine_between,
     mean_pairwise_cosine,
-    nearest_within,
     signed_by_rule,
     upper_p_values,
 )
@@ -39,6 +39,7 @@ __all__ = [
     "angle",
     "chosen",
     "covariance_directions",
+    "directions_within",
     "factored_svd",
     "joined",
     "log_map",
@@ -47,7 +48,6 @@ __all__ = [
     "measure_path",
     "nearest",
     "nearest_of_both_signs",
-    "nearest_within",
     "pca",
     "radial_and_tangential",
     "radial_share",

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tw_lens.geometry.nearest import (
     Neighbours,
     chosen,
-    nearest,
     nearest_of_both_signs,
 )
 from tw_lens.geometry.sphere import unit
 
 Rows = Callable[[], Iterator[Tensor]]
-AT_ONCE = 2**26
 DECIMALS = 5  # the same words in another order must tie
 
 
@@ -73,50 +71,17 @@ def signed_by_rule(
     k: int,
     *,
     relative: bool,
-    keep: Tensor | None = None,
+    keep: Bool[Tensor, " words"] | None = None,
 ) -> Neighbours:
     """The words of the side of each direction that the sign rule keeps (as on right-hand sides)."""
     both = nearest_of_both_signs(directions, rows, k, relative=relative, keep=keep)
     return chosen(both.upright, both.along, both.against)
 
 
-def nearest_within(
-    bases: list[Float[Tensor, "d r"]],
-    coefficients: Float[Tensor, "m r"],
-    rows: Rows,
-    k: int,
-    *,
-    by_rule: list[bool],
-    relative: bool = False,
-    keep: Tensor | None = None,
-) -> Int[Tensor, "bases m k"]:
-    """Top words of the directions `basis @ coefficients` of many subspaces of one rank.
-
-    The words are projected on each subspace once, so a direction costs r and not d products per
-    word. As many subspaces as fit into `AT_ONCE` numbers share a pass over the words.
-
-    Args:
-        bases: orthonormal bases, as columns.
-        coefficients: the same random coefficients for every basis.
-        rows: the words' vectors, in chunks.
-        k: how many.
-        by_rule: for every basis, whether the sign rule chooses each direction's sign
-            (right-hand sides).
-        relative: as in `nearest_of_both_signs`.
-        keep: which words may be found.
-    """
-    found, todo, together = [], list(zip(bases, by_rule, strict=True)), 1
-    while todo:
-        batch, todo = todo[:together], todo[together:]
-        inside: list[list[Tensor]] = [[] for _ in batch]
-        for chunk in rows():
-            for held, (basis, _) in zip(inside, batch, strict=True):
-                held.append(chunk @ basis)
-        for held, (_, signed) in zip(inside, batch, strict=True):
-            if signed:
-                words = signed_by_rule(coefficients, held.__iter__, k, relative=relative, keep=keep)
-            else:
-                words = nearest(coefficients, held.__iter__, k, keep=keep)
-            found.append(words.token_index)
-        together = max(1, AT_ONCE // sum(part.numel() for part in inside[0]))
-    return torch.stack(found)
+def directions_within(
+    factors: Float[Tensor, "heads d r"], n: int, generator: torch.Generator
+) -> Float[Tensor, "heads n d"]:
+    """Unit directions, uniform in the subspace that each factor's columns span."""
+    bases = torch.linalg.qr(factors)[0]
+    inside = torch.randn(len(bases), n, bases.shape[-1], generator=generator)
+    return unit(inside @ bases.mT)

@@ -65,20 +65,19 @@ class Coherence(Result):
                     q[m, c][:, at] = corrected(self.p[m, c][:, at])
         return q
 
-    def above(self, family: Family = "model") -> Float[Tensor, "measures controls"]:
-        """The share of directions' sides that stand above each control (q at most 5 %)."""
-        return (self.q(family) <= LEVEL).float().mean((-1, -2))
+    def share_above(self) -> Float[Tensor, "measures controls"]:
+        """The share of word lists above 95 % of each control's (p at most 5 %); 5 % by chance."""
+        return (self.p <= LEVEL).float().mean((-1, -2))
 
     def headline(self) -> str:
-        """How many of the lists stand above each control."""
-        shares = self.above()[0]
+        """How many of the lists stand above 95 % of each control's."""
         said = ", ".join(
-            f"{100 * float(share):.0f} % above {name!r}"
-            for share, name in zip(shares, CONTROLS, strict=True)
+            f"{100 * float(share):.1f} % beside {name!r}"
+            for share, name in zip(self.share_above()[0], CONTROLS, strict=True)
         )
         return (
             f"{self.model_name}: {2 * len(self.entries):,} word lists, alike by "
-            f"{self.measures[0]}: {said} (5 % of these may be chance)"
+            f"{self.measures[0]}; more than 95 % of random directions' are: {said} (5 % by chance)"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -130,7 +129,7 @@ def coherence(
     k: int = 5,
     measures: Sequence[Measure] = ("embedding",),
     n_controls: int = 999,
-    n_within: int = 59,
+    n_within: int = 79,
     among: WordFilter | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -145,7 +144,12 @@ def coherence(
     on the head, nor on a norm's gain (words stand at `N(W_E)`), and are drawn once for all heads.
     Left sides get their sign from the right, so their controls keep the sign they were drawn with;
     right sides and their controls are signed by the same rule. The p-value of a list is
-    `(1 + #{controls >= list}) / (1 + n)`: its smallest value is `1 / (1 + n)`.
+    `(1 + #{controls >= list}) / (1 + n)`: its smallest value is `1 / (1 + n)`, so that among N lists
+    a corrected value of 5 % needs `20 N / (1 + n)` lists that no control reaches: over a whole
+    model read `share_above`, or draw more controls.
+
+    "vocabulary" is the strict one: its directions lean to where the words spread, so that a head
+    that knows nothing of the words is below it more often than above.
 
     Args:
         weights: from `read_weights`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from tw_lens.geometry import mean_pairwise_cosine
 Measure = Literal["embedding", "unembedding", "word class"]
 MEASURES = ("embedding", "unembedding", "word class")
 Likeness = Callable[[Int[Tensor, "lists k"]], Float[Tensor, " lists"]]
+Vectors = Callable[[Int[Tensor, "lists k"]], Float[Tensor, "lists k d"]]
 AT_ONCE = 4096
 
 
@@ -34,26 +35,28 @@ def likeness(weights: Weights, measure: Measure) -> Likeness:
     if measure == "word class":
         classes = word_classes(weights)
         return lambda lists: _share_in_common(classes[lists])
+    vectors = centred_embeddings(weights)
     if measure == "unembedding":
         require_untied(weights)
-        vectors, chunks = _columns(weights), weights.readout.columns
-    else:
-        vectors, chunks = weights.vocabulary.embeddings, weights.vocabulary.rows
-    total, count = torch.zeros(weights.d_model), 0
-    for chunk in chunks():
-        total, count = total + chunk.sum(0), count + len(chunk)
-    mean = total / count
+        vectors = _centred(_columns(weights), weights.readout.columns())
 
     def alike(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
         ordered = lists.sort(-1).values  # the same words give the same number
-        return torch.cat(
-            [
-                mean_pairwise_cosine(vectors(some.flatten()).unflatten(0, some.shape) - mean)
-                for some in ordered.split(AT_ONCE)
-            ]
-        )
+        return torch.cat([mean_pairwise_cosine(vectors(some)) for some in ordered.split(AT_ONCE)])
 
     return alike
+
+
+def centred_embeddings(weights: Weights) -> Vectors:
+    """The function from word lists to their embeddings, the vocabulary's mean taken off."""
+    return _centred(weights.vocabulary.embeddings, weights.vocabulary.rows())
+
+
+def _centred(vectors: Callable[[Tensor], Tensor], chunks: Iterator[Tensor]) -> Vectors:
+    total, count = torch.zeros(()), 0
+    for chunk in chunks:
+        total, count = total + chunk.sum(0), count + len(chunk)
+    return lambda lists: vectors(lists.flatten()).unflatten(0, lists.shape) - total / count
 
 
 def require_untied(weights: Weights) -> None:

@@ -26,13 +26,6 @@ def mean_pairwise_cosine(vectors: Float[Tensor, "lists k d"]) -> Float[Tensor, "
     return ((total - k) / (k * (k - 1))).round(decimals=DECIMALS)
 
 
-def mean_cosine_between(
-    left: Float[Tensor, "*lists k d"], right: Float[Tensor, "*lists k d"]
-) -> Float[Tensor, "*lists"]:
-    """The mean cosine over the k^2 pairs of a vector of one list and one of the other."""
-    return (unit(left).mean(-2) * unit(right).mean(-2)).sum(-1)
-
-
 def upper_p_values(
     observed: Float[Tensor, " observed"], controls: Float[Tensor, " controls"]
 ) -> Float[Tensor, " observed"]:

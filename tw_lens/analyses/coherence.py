@@ -144,9 +144,9 @@ def coherence(
     on the head, nor on a norm's gain (words stand at `N(W_E)`), and are drawn once for all heads.
     Left sides get their sign from the right, so their controls keep the sign they were drawn with;
     right sides and their controls are signed by the same rule. The p-value of a list is
-    `(1 + #{controls >= list}) / (1 + n)`: its smallest value is `1 / (1 + n)`, so that among N lists
-    a corrected value of 5 % needs `20 N / (1 + n)` lists that no control reaches: over a whole
-    model read `share_above`, or draw more controls.
+    `(1 + #{controls >= list}) / (1 + n)`: its smallest value is `1 / (1 + n)`, so that among N
+    lists a corrected value of 5 % needs `20 N / (1 + n)` lists that no control reaches: over a
+    whole model read `share_above`, or draw more controls.
 
     "vocabulary" is the strict one: its directions lean to where the words spread, so that a head
     that knows nothing of the words is below it more often than above.

@@ -15,8 +15,7 @@ def planted(
 ) -> Weights:
     """One layer of two heads: head 0's W_QK maps word sets to related ones, head 1 is random.
 
-    Direction i of head 0 reads the words `10 i ... 10 i + 4` and attends to `10 i + 5 ... 10 i + 9`;
-    the two sets share half of what they have in common. `repaired`: to the next direction's.
+    Direction i of head 0 reads the words `10 i ... 10 i + 4` and attends to the next five; the two sets share half of what they have in common. `repaired`: to the next direction's.
     """
     g = torch.Generator().manual_seed(seed)
     n = len(strengths)

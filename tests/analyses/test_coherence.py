@@ -22,6 +22,7 @@ from tw_lens.geometry import (
     mean_pairwise_cosine,
     upper_p_values,
 )
+from tw_lens.tokens import TokenStrings
 
 ARCHITECTURES, SEEDS = ("gpt2", "llama", "gemma"), range(6)
 
@@ -142,7 +143,8 @@ def test_association_is_the_mean_cosine_over_all_pairs():
     others = [sides.atlas.entries.index((0, 0, "QK", j)) for j in (0, 2)]
     re = [mean(at, j) for j in others]
     assert float(sides.repaired[at]) == pytest.approx(np.mean(re), abs=1e-5)
-    assert float(sides.p_same_head[at]) == (1 + sum(r >= mean(at, at) for r in re)) / 3
+    at_least = sum(r >= mean(at, at) for r in re)
+    assert float(sides.p_same_head[at]) == pytest.approx((1 + at_least) / 3)
 
 
 def test_likeness_is_the_mean_over_pairs():
@@ -151,8 +153,8 @@ def test_likeness_is_the_mean_over_pairs():
         pairs = [torch.cosine_similarity(a, b, dim=0) for a, b in combinations(row, 2)]
         assert float(found) == pytest.approx(float(sum(pairs)) / 6, abs=1e-5)
     weights = tw.read_weights(shared_bridge("llama"))
-    W_U = weights.readout.W_U.T.double()
-    words = W_U[[3, 5, 8]] - W_U.mean(0)
+    A_U = weights.readout.W_U.T.detach().double() * weights.readout.norm.gain
+    words = A_U[[3, 5, 8]] - A_U.mean(0)
     expected = np.mean([float(torch.cosine_similarity(a, b, 0)) for a, b in combinations(words, 2)])
     for order in ([3, 5, 8], [8, 3, 5]):  # the same words tie whatever their order
         found = likeness(weights, "unembedding")(torch.tensor([order]))
@@ -200,8 +202,10 @@ def test_folding_changes_nothing(architecture: str):
         )
         for done in (False, True)
     )
-    same = (raw.p - processed.p).abs() < 0.03
-    assert same.float().mean() > 0.9  # embeddings are centred, spans are the same up to rounding
+    assert torch.allclose(raw.value, processed.value, atol=1e-4)
+    assert torch.allclose(raw.control_mean[:, :2], processed.control_mean[:, :2], atol=1e-4)
+    # Inside a head the basis may turn, and with it what is drawn.
+    assert ((raw.p - processed.p)[:, :2].abs() < 2e-3).float().mean() > 0.99
 
 
 def test_heads_that_share_a_subspace_and_words_that_are_chosen():
@@ -216,13 +220,27 @@ def test_heads_that_share_a_subspace_and_words_that_are_chosen():
 def test_word_classes_are_the_dictionarys():
     pytest.importorskip("lemminflect")
     words = ["run", " dog", "slowly", "xqz", "bird", "##"]
-    tokens = SimpleNamespace(strings=lambda ids: words)
-    weights = SimpleNamespace(d_vocab=6, tokens=tokens)
+
+    def spelled(ids: list[int], **_: object) -> str:
+        return words[ids[0]] if ids[0] < len(words) else "!"
+
+    weights = tw.read_weights(shared_bridge("gpt2"))
+    tokens = TokenStrings(SimpleNamespace(convert_ids_to_tokens=str, decode=spelled), 997)
+    weights = replace(weights, tokens=tokens)
     classes = word_classes(weights)
     assert (classes[0] & classes[1]).any() and not (classes[1] & classes[2]).any()
     assert not classes[3:6:2].any()
-    share = likeness(weights, "word class")(torch.tensor([[0, 1, 4], [1, 2, 3], [3, 5, 3]]))
-    assert share.tolist() == pytest.approx([1, 0, 0])
+    known = classes.any(-1).sum()
+    bits = [-(classes[:, c].sum() / known).log2() for c in range(classes.shape[1])]
+
+    def pair(a: int, b: int) -> float:
+        return max(
+            [float(bit) for c, bit in enumerate(bits) if classes[a, c] and classes[b, c]] or [0]
+        )
+
+    found = likeness(weights, "word class")(torch.tensor([[0, 1, 4], [1, 2, 3], [3, 5, 3]]))
+    expected = [np.mean([pair(0, 1), pair(0, 4), pair(1, 4)]), 0, 0]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6) and expected[0] > 0
 
 
 def test_what_cannot_be_measured_is_refused(monkeypatch):
@@ -232,7 +250,7 @@ def test_what_cannot_be_measured_is_refused(monkeypatch):
     assert tw.coherence(untied, layers=[0], n=1, measures=["unembedding"]).measures
     for given, sentence in (
         ({"k": 1}, "k=1"), ({"n_controls": 0}, "n_controls=0"), ({"n_within": 0}, "n_within=0"),
-        ({"measures": []}, "measures is empty"), ({"measures": ["taste"]}, "taste"),
+        ({"measures": []}, "measures is empty"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=sentence):
             tw.coherence(tied, **given)

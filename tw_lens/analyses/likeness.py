@@ -23,22 +23,23 @@ def likeness(weights: Weights, measure: Measure) -> Likeness:
     """The function from word lists to how alike their words are.
 
     "embedding" and "unembedding": the mean pairwise cosine of the words' rows of `W_E` or columns
-    of `W_U`, the vocabulary's mean taken off. "word class": the share of pairs of words that have
-    a word class in common (English; noun, verb, adjective, adverb, auxiliary, proper noun), by the
-    dictionary in lemminflect, which has not seen the model; pairs with a word that the dictionary
-    does not hold count as having none.
+    of `A_U` (`W_U` behind the final norm's gain), the vocabulary's mean taken off. "word class": the English word classes (noun, verb,
+    adjective, adverb, auxiliary, proper noun) of the dictionary in lemminflect, which has not seen
+    the model: for each pair of words the rarest class in common in bits, `-log2` of its share of
+    the vocabulary's dictionary words (0 for none in common, or a word that is not in the
+    dictionary), and the mean over pairs. Classes are few, so that ties are many and the p-values
+    are too large rather than too small.
 
     Raises:
         ValueError: "unembedding" on a model whose `W_U` is its `W_E`.
         ImportError: "word class" without lemminflect.
     """
     if measure == "word class":
-        classes = word_classes(weights)
-        return lambda lists: _share_in_common(classes[lists])
+        return _in_common(word_classes(weights))
     vectors = centred_embeddings(weights)
     if measure == "unembedding":
         require_untied(weights)
-        vectors = _centred(_columns(weights), weights.readout.columns())
+        vectors = _centred(weights.readout.direction, weights.readout.directions()())
 
     def alike(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
         ordered = lists.sort(-1).values  # the same words give the same number
@@ -48,8 +49,12 @@ def likeness(weights: Weights, measure: Measure) -> Likeness:
 
 
 def centred_embeddings(weights: Weights) -> Vectors:
-    """The function from word lists to their embeddings, the vocabulary's mean taken off."""
-    return _centred(weights.vocabulary.embeddings, weights.vocabulary.rows())
+    """The function from word lists to their embeddings, the vocabulary's mean taken off.
+
+    So is each embedding's own mean where the model's norms do not see it (LayerNorm).
+    """
+    words, seen = weights.vocabulary, weights.readout.norm.project
+    return _centred(lambda ids: seen(words.embeddings(ids)), map(seen, words.rows()))
 
 
 def _centred(vectors: Callable[[Tensor], Tensor], chunks: Iterator[Tensor]) -> Vectors:
@@ -98,13 +103,14 @@ def word_classes(weights: Weights) -> Bool[Tensor, "d_vocab classes"]:
     return mask
 
 
-def _share_in_common(classes: Bool[Tensor, "lists k classes"]) -> Float[Tensor, " lists"]:
-    k = classes.shape[1]
-    counts = classes.to(torch.float32)
-    common = (counts @ counts.mT > 0).sum((-1, -2)) - classes.any(-1).sum(-1)
-    return common / (k * (k - 1))
+def _in_common(classes: Bool[Tensor, "d_vocab classes"]) -> Likeness:
+    """The information of the rarest class each pair has in common, a mean over pairs, in bits."""
+    known = classes.any(-1).sum()
+    bits = -(classes.sum(0) / known).clamp_min(1e-9).log2()
 
+    def alike(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
+        has = classes[lists.sort(-1).values]
+        first, second = torch.triu_indices(lists.shape[1], lists.shape[1], offset=1)
+        return ((has[:, first] & has[:, second]) * bits).amax(-1).mean(-1)
 
-def _columns(weights: Weights) -> Callable[[Int[Tensor, " words"]], Float[Tensor, "words d"]]:
-    W_U = weights.readout.W_U
-    return lambda ids: W_U[:, ids.to(W_U.device)].detach().float().cpu().T
+    return alike

@@ -15,7 +15,8 @@ def planted(
 ) -> Weights:
     """One layer of two heads: head 0's W_QK maps word sets to related ones, head 1 is random.
 
-    Direction i of head 0 reads the words `10 i ... 10 i + 4` and attends to the next five; the two sets share half of what they have in common. `repaired`: to the next direction's.
+    Direction i of head 0 reads the words `10 i ... 10 i + 4` and attends to the next five; the two
+    sets share half of what they have in common. `repaired`: to those of the direction before.
     """
     g = torch.Generator().manual_seed(seed)
     n = len(strengths)

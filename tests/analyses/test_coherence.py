@@ -250,13 +250,23 @@ def test_what_cannot_be_measured_is_refused(monkeypatch):
     assert tw.coherence(untied, layers=[0], n=1, measures=["unembedding"]).measures
     for given, sentence in (
         ({"k": 1}, "k=1"), ({"n_controls": 0}, "n_controls=0"), ({"n_within": 0}, "n_within=0"),
-        ({"measures": []}, "measures is empty"),
+        ({"measures": []}, "measures is empty"), ({"controls": []}, "controls is empty"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=sentence):
             tw.coherence(tied, **given)
     monkeypatch.setitem(__import__("sys").modules, "lemminflect", None)
     with pytest.raises(ImportError, match="tw-lens\\[words\\]"):
         tw.coherence(tied, measures=["word class"])
+
+
+def test_a_control_left_out_leaves_the_others_as_they_are():
+    weights = planted(1)
+    every, two = (
+        tw.coherence(weights, n=2, n_controls=99, controls=controls)
+        for controls in (CONTROLS, ("vocabulary", "isotropic"))
+    )
+    assert two.controls == CONTROLS[:2] and torch.equal(every.p[:, :2], two.p)
+    assert set(two.to_dataframe().control) == set(two.controls)
 
 
 def test_the_same_seed_gives_the_same_numbers():

@@ -37,7 +37,8 @@ class Coherence(Result):
     model_name: str
     atlas: HeadAtlas
     measures: tuple[Measure, ...]
-    n_controls: tuple[int, int, int]
+    controls: tuple[Control, ...]
+    n_controls: tuple[int, ...]
     value: Float[Tensor, "measures 2 entries"]
     control_mean: Float[Tensor, "measures controls 2 entries"]
     p: Float[Tensor, "measures controls 2 entries"]
@@ -61,7 +62,7 @@ class Coherence(Result):
         q = torch.empty_like(self.p)
         for at in members.values():
             for m in range(len(self.measures)):
-                for c in range(len(CONTROLS)):
+                for c in range(len(self.controls)):
                     q[m, c][:, at] = corrected(self.p[m, c][:, at])
         return q
 
@@ -73,7 +74,7 @@ class Coherence(Result):
         """How many of the lists stand above 95 % of each control's."""
         said = ", ".join(
             f"{100 * float(share):.1f} % beside {name!r}"
-            for share, name in zip(self.share_above()[0], CONTROLS, strict=True)
+            for share, name in zip(self.share_above()[0], self.controls, strict=True)
         )
         return (
             f"{self.model_name}: {2 * len(self.entries):,} word lists, alike by "
@@ -105,7 +106,7 @@ class Coherence(Result):
             for at, (layer, head, circuit, direction) in enumerate(self.entries)
             for s, side in enumerate(SIDES)
             for m, measure in enumerate(self.measures)
-            for c, control in enumerate(CONTROLS)
+            for c, control in enumerate(self.controls)
         ]
         names = ["layer", "head", "component", "circuit", "direction", "side", "measure",
                  "coherence", "control", "control_mean", "p", "q_head", "q_layer",
@@ -128,6 +129,7 @@ def coherence(
     n: int = 20,
     k: int = 5,
     measures: Sequence[Measure] = ("embedding",),
+    controls: Sequence[Control] = CONTROLS,
     n_controls: int = 999,
     n_within: int = 79,
     among: WordFilter | None = None,
@@ -158,6 +160,7 @@ def coherence(
         k: words per side, 2 at least.
         measures: how words are compared: "embedding", "unembedding" (untied models), "word class"
             (English, needs lemminflect).
+        controls: which of the three; "within head" is the dear one.
         n_controls: directions of the first two controls, for each table of words.
         n_within: directions inside each head's subspace.
         among: which words may be listed, from `word_filter`.
@@ -185,6 +188,11 @@ def coherence(
     require_positive("n_within", n_within)
     for measure in measures:
         require_choice("measure", measure, MEASURES)
+    for control in controls:
+        require_choice("control", control, CONTROLS)
+    if not controls:
+        raise ValueError(f"controls is empty: {', '.join(map(repr, CONTROLS))} fit.")
+    controls = tuple(name for name in CONTROLS if name in controls)
     alike = {measure: likeness(weights, measure) for measure in dict.fromkeys(measures)}
     if not alike:
         raise ValueError(f"measures is empty: {', '.join(map(repr, MEASURES))} fit.")
@@ -194,18 +202,20 @@ def coherence(
     value = torch.stack(
         [torch.stack([measure(side) for side in lists]) for measure in alike.values()]
     )
-    controls = Controls(weights, k, listed(weights, among), list(alike.values()), seed)
-    mean = torch.empty(len(alike), len(CONTROLS), *value.shape[1:])
+    draw = Controls(weights, k, listed(weights, among), list(alike.values()), seed)
+    mean = torch.empty(len(alike), len(controls), *value.shape[1:])
     p = torch.empty_like(mean)
     for layer in dict.fromkeys(entry[0] for entry in atlas.entries):
         say(f"Drawing controls for layer {layer}")
         block = weights.block(layer)
-        everywhere = {place: controls.shared(block, place, n_controls) for place in PLACES}
-        inside = controls.within(block, n_within)
+        everywhere = {place: draw.shared(block, place, n_controls) for place in PLACES}
+        inside = draw.within(block, n_within) if CONTROLS[2] in controls else {}
         for (head, place), at in _groups(atlas, layer).items():
             side = SIDES.index(place[1])
-            drawn = (*everywhere[place], inside[place][factor_of(block, place, head)])
-            for c, control in enumerate(drawn):
+            drawn = dict(zip(CONTROLS, everywhere[place], strict=False))
+            if inside:
+                drawn[CONTROLS[2]] = inside[place][factor_of(block, place, head)]
+            for c, control in enumerate(drawn[name] for name in controls):
                 for m in range(len(alike)):
                     mean[m, c, side, at] = control[m].mean()
                     p[m, c, side, at] = upper_p_values(value[m, side, at], control[m])
@@ -213,7 +223,8 @@ def coherence(
         model_name=weights.model_name,
         atlas=atlas,
         measures=tuple(alike),
-        n_controls=(n_controls, n_controls, n_within),
+        controls=controls,
+        n_controls=tuple(n_within if c == CONTROLS[2] else n_controls for c in controls),
         value=value,
         control_mean=mean,
         p=p,

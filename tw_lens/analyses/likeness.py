@@ -23,12 +23,12 @@ def likeness(weights: Weights, measure: Measure) -> Likeness:
     """The function from word lists to how alike their words are.
 
     "embedding" and "unembedding": the mean pairwise cosine of the words' rows of `W_E` or columns
-    of `A_U` (`W_U` behind the final norm's gain), the vocabulary's mean taken off. "word class": the English word classes (noun, verb,
-    adjective, adverb, auxiliary, proper noun) of the dictionary in lemminflect, which has not seen
-    the model: for each pair of words the rarest class in common in bits, `-log2` of its share of
-    the vocabulary's dictionary words (0 for none in common, or a word that is not in the
-    dictionary), and the mean over pairs. Classes are few, so that ties are many and the p-values
-    are too large rather than too small.
+    of `A_U` (`W_U` behind the final norm's gain), the vocabulary's mean taken off. "word class":
+    the English word classes (noun, verb, adjective, adverb, auxiliary, proper noun) of the
+    dictionary in lemminflect, which has not seen the model: for each pair of words the rarest class
+    in common in bits, `-log2` of its share of the vocabulary's dictionary words (0 for none in
+    common, or a word that is not in the dictionary), and the mean over pairs. Classes are few, so
+    that ties are many and p-values are too large rather than too small.
 
     Raises:
         ValueError: "unembedding" on a model whose `W_U` is its `W_E`.

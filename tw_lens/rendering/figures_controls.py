@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import Coherence, DirectionBlocks, SidePairing, figure
-from tw_lens.analyses.coherence import CONTROLS
 from tw_lens.analyses.result import CIRCUITS
 from tw_lens.rendering.style import COLOURS, laid_out
 
@@ -25,7 +24,7 @@ def draw_coherence(result: Coherence) -> go.Figure:
     layers = sorted({layer for layer, *_ in result.entries})
     above = 100 * (result.p[0] <= 0.05).float().mean(1)
     for column, circuit in enumerate(CIRCUITS, start=1):
-        for c, control in enumerate(CONTROLS):
+        for c, control in enumerate(result.controls):
             shares = [
                 float(above[c, [i for i, (of, _, named, _) in enumerate(result.entries)
                                 if (of, named) == (layer, circuit)]].mean())

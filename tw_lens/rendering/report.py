@@ -21,6 +21,7 @@ from tw_lens.rendering.panels import Section
 from tw_lens.rendering.sections import (
     atlas_section,
     layer_section,
+    listed_words,
     walk_section,
     words_section,
 )
@@ -98,10 +99,12 @@ def report(
     sections = [words_section(weights)]
     say("Reading every head of the model")
     sections.append(atlas_section(weights, chosen))
+    say("Comparing words with those of random directions")
+    compared = listed_words(weights, chosen)
     folded = len(chosen) > LAYERS_OPEN
     for layer in chosen:
         say(f"Reading the heads of layer {layer}")
-        sections.append(layer_section(weights, states, layer, probed, folded=folded))
+        sections.append(layer_section(weights, states, layer, probed, compared, folded=folded))
     say("Following the prompt")
     sections.append(walk_section(weights, states, method))
     page = Page(weights, certificate, states.token_strings, tuple(sections), chosen)

@@ -4,7 +4,8 @@
 2. `check(model, prompt)`: the certificate that this form computes what the model computes.
 3. `embedding_distances`, `token_norms`: the words on the sphere; `word_filter`: which to list.
 4. `head_probe`, `head_spectrum`, `bias_directions`, `head_ellipsoid`, `distance_probe`,
-   `score_by_distance`: the heads as maps of it; `head_atlas`: all of them in one table.
+   `score_by_distance`: the heads as maps of it; `head_atlas`: all of them in one table;
+   `coherence`, `side_pairing`, `direction_blocks`: what of it stands above chance.
 5. `read_states(model, prompt)`: a prompt's residual stream.
 6. `trajectory`, `movers`, `fit_map`, `attention_pattern`: the words travelling.
 7. `report(model, path, prompt=..., layers=[...])`: all of it on one page.

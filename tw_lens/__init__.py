@@ -4,7 +4,8 @@
 2. `check(model, prompt)`: the certificate that this form computes what the model computes.
 3. `embedding_distances`, `token_norms`: the words on the sphere; `word_filter`: which to list.
 4. `head_probe`, `head_spectrum`, `bias_directions`, `head_ellipsoid`, `distance_probe`,
-   `score_by_distance`: the heads as maps of it; `head_atlas`: all of them in one table.
+   `score_by_distance`: the heads as maps of it; `head_atlas`: all of them in one table;
+   `coherence`, `side_pairing`, `direction_blocks`: what of it stands above chance.
 5. `read_states(model, prompt)`: a prompt's residual stream.
 6. `trajectory`, `movers`, `fit_map`, `attention_pattern`: the words travelling.
 7. `report(model, path, prompt=..., layers=[...])`: all of it on one page.
@@ -14,7 +15,9 @@
 from tw_lens.analyses import (
     attention_pattern,
     bias_directions,
+    coherence,
     common_nouns,
+    direction_blocks,
     distance_probe,
     embedding_distances,
     fit_map,
@@ -24,6 +27,7 @@ from tw_lens.analyses import (
     head_spectrum,
     movers,
     score_by_distance,
+    side_pairing,
     token_norms,
     trajectory,
     word_filter,
@@ -55,6 +59,9 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "head_probe",
     "head_spectrum",
     "head_atlas",
+    "coherence",
+    "side_pairing",
+    "direction_blocks",
     "bias_directions",
     "distance_probe",
     "score_by_distance",

@@ -61,6 +61,18 @@ COLUMNS = {
         "layer", "head", "component", "circuit", "direction", "singular_value", "share",
         "left_words", "right_words",
     ],
+    "Coherence": [
+        "layer", "head", "component", "circuit", "direction", "side", "measure", "coherence",
+        "control", "control_mean", "p", "q_head", "q_layer", "q_model",
+    ],
+    "SidePairing": [
+        "layer", "head", "component", "circuit", "direction", "left_words", "right_words",
+        "association", "repaired", "p_same_head", "p_other_heads", "p_head", "q_head",
+    ],
+    "DirectionBlocks": [
+        "component", "direction", "singular_value", "gap", "noise", "block", "kept_rotated_left",
+        "kept_rotated_right", "kept_rounded_left", "kept_rounded_right", "sign_margin",
+    ],
     "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS],
     "WordFilter": ["condition", "tokens", "examples"],
     "ScoreByDistance": ["component", "offset", "mean", "std"],
@@ -70,7 +82,14 @@ COLUMNS = {
     ],
     "Approach": ["layer", "label", "target", "place", "source", "angle", "low", "high"],
 }  # fmt: skip
-WITHOUT_WORDS = {"EmbeddingDistances", "ScoreByDistance", "TrajectoryStatistics", "Approach"}
+WITHOUT_WORDS = {
+    "Approach",
+    "Coherence",
+    "DirectionBlocks",
+    "EmbeddingDistances",
+    "ScoreByDistance",
+    "TrajectoryStatistics",
+}
 
 
 @lru_cache(maxsize=1)
@@ -95,6 +114,9 @@ def results() -> dict[str, Result]:
         tw.head_ellipsoid(weights, layer=1, head=2, words=[5, 6]),
         tw.common_nouns(weights),
         tw.head_atlas(weights, n=2),
+        tw.coherence(weights, n=2, n_controls=99),
+        tw.side_pairing(weights, n=2),
+        tw.direction_blocks(weights, layer=1, n=3),
         tw.word_filter(weights, whole_words=False),
         tw.distance_probe(weights, layer=1, words=[5, 6], offsets=[0]),
         tw.score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),

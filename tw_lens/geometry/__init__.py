@@ -1,6 +1,14 @@
 """Geometry: pure functions on tensors, batched, torch only (PCA and UMAP from their libraries)."""
 
 from tw_lens.geometry.control_paths import random_steps, shuffled_steps
+from tw_lens.geometry.controls import (
+    Rows,
+    covariance_directions,
+    directions_within,
+    mean_pairwise_cosine,
+    signed_by_rule,
+    upper_p_values,
+)
 from tw_lens.geometry.lowrank import FactoredSVD, factored_svd
 from tw_lens.geometry.nearest import (
     BothSigns,
@@ -27,11 +35,15 @@ __all__ = [
     "Neighbours",
     "PathMeasures",
     "Projection",
+    "Rows",
     "angle",
     "chosen",
+    "covariance_directions",
+    "directions_within",
     "factored_svd",
     "joined",
     "log_map",
+    "mean_pairwise_cosine",
     "measure_path",
     "nearest",
     "nearest_of_both_signs",
@@ -42,8 +54,10 @@ __all__ = [
     "rank_of",
     "reduced",
     "shuffled_steps",
+    "signed_by_rule",
     "steps_kept",
     "tangential_shares",
     "umap",
     "unit",
+    "upper_p_values",
 ]

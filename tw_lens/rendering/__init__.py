@@ -2,6 +2,7 @@
 
 from tw_lens.rendering import (  # noqa: F401 - they register themselves
     figures_atlas,
+    figures_controls,
     figures_distance,
     figures_heads,
     figures_movers,

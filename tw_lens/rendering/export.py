@@ -49,6 +49,7 @@ def save_figure(
         FileNotFoundError, PermissionError: the file cannot be written there.
 
     Example:
+        >>> from tw_lens import token_norms
         >>> save_figure(token_norms(weights), "norms.jpeg")
         Traceback (most recent call last):
         ValueError: 'norms.jpeg' is none of svg, png, pdf: change its suffix.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tw_lens.errors import Caveat
 
@@ -39,12 +39,23 @@ class Table:
 
 @dataclass(frozen=True)
 class HeadWords:
-    """The words of one head: a row per direction (number, value, left words, right words)."""
+    """The words of one head: a row per direction (number, value, left words, right words).
+
+    `alike` says for every row how alike the words of the two sides are, as `Alike`.
+    """
 
     anchor: str
     name: str
     sides: tuple[str, str]
     rows: tuple[tuple[int, float, tuple[str, ...], tuple[str, ...]], ...]
+    alike: tuple[tuple[Alike, Alike], ...]
+
+
+class Alike(NamedTuple):
+    """How alike the words of a list are: the number, a quiet mark, and what the mark says."""
+
+    text: str
+    said: str
 
 
 @dataclass(frozen=True)

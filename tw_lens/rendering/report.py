@@ -18,7 +18,12 @@ from tw_lens.canonical import Weights
 from tw_lens.files import require_writable, written_whole
 from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
 from tw_lens.rendering.panels import Section
-from tw_lens.rendering.sections import atlas_section, layer_section, words_section
+from tw_lens.rendering.sections import (
+    atlas_section,
+    layer_section,
+    listed_words,
+    words_section,
+)
 from tw_lens.rendering.sections_walk import sentences_section, walk_section
 from tw_lens.rendering.widgets import circuitsvis_script
 
@@ -97,10 +102,12 @@ def report(
     sections = [words_section(weights)]
     say("Reading every head of the model")
     sections.append(atlas_section(weights, chosen))
+    say("Comparing words with those of random directions")
+    compared = listed_words(weights, chosen)
     folded = len(chosen) > LAYERS_OPEN
     for layer in chosen:
         say(f"Reading the heads of layer {layer}")
-        sections.append(layer_section(weights, states, layer, probed, folded=folded))
+        sections.append(layer_section(weights, states, layer, probed, compared, folded=folded))
     say("Following the prompt")
     sections.append(walk_section(weights, states, method))
     if sentences is not None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from tw_lens.analyses import (
+    Coherence,
     HeadSpectrum,
     attention_pattern,
     bias_directions,
+    coherence,
     embedding_distances,
-    head_atlas,
     head_ellipsoid,
     head_probe,
     head_spectrum,
     token_norms,
 )
+from tw_lens.analyses.controls import SIDES
 from tw_lens.canonical import States, Weights
 from tw_lens.rendering.deferred import deferred_figure, deferred_widget
+from tw_lens.rendering.marks import LEGEND, Marks, marks, said_above
 from tw_lens.rendering.panels import HeadWords, Panel, Section, Table, instead
 from tw_lens.rendering.widgets import attention_widget
 
 DIRECTIONS_LISTED = 10
+SHARED_CONTROLS = ("isotropic", "vocabulary")  # drawn once for all heads
 
 
 def words_section(weights: Weights) -> Section:
@@ -61,15 +65,27 @@ def words_section(weights: Weights) -> Section:
     return Section("words", "The words on the sphere", tuple(panels))
 
 
+def listed_words(weights: Weights, layers: tuple[int, ...]) -> Coherence:
+    """How alike the words are that the page lists for these layers' heads."""
+    return coherence(weights, layers=layers, n=DIRECTIONS_LISTED, controls=SHARED_CONTROLS)
+
+
 def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
     """Every head of the model in one table, which leads to the heads of the layers read here."""
-    atlas = head_atlas(weights, n=1)
+    compared = coherence(weights, n=1, controls=SHARED_CONTROLS)
+    atlas, marked = compared.atlas, marks(compared)
     rows, anchors = [], []
     for row in atlas.to_dataframe().itertuples():
         shares = (round(100 * row.share, 1), float(f"{row.singular_value:.3g}"))
-        rows.append((row.component, row.circuit, *shares, row.left_words, row.right_words))
+        left, right = (
+            marked[row.layer, row.head, row.circuit, row.direction, side].text for side in SIDES
+        )
+        rows.append(
+            (row.component, row.circuit, *shares, row.left_words, left, row.right_words, right)
+        )
         anchors.append(_anchor(row.component, row.circuit) if row.layer in layers else None)
-    columns = ("head", "map", "share (%)", "strength", "query, or read", "key, or written")
+    columns = ("head", "map", "share (%)", "strength", "query, or read", "alike", "key, or written",
+               "alike")  # fmt: skip
     panels = (
         Panel(
             "Which heads have one strong direction?",
@@ -81,7 +97,8 @@ def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
             "What does each head connect?",
             "The words at both ends of every head's leading direction: W_QK brings queries to "
             "keys, W_OV turns what is read into what is written. Type a layer (L3), a head (L3H2), "
-            "a map (QK) or a word to search; click a column to sort.",
+            "a map (QK) or a word to search; click a column to sort. "
+            f"{LEGEND} {said_above(compared)}",
             table=Table("every head of the model", columns, tuple(rows), tuple(anchors)),
             caveats=atlas.caveats,
         ),
@@ -90,14 +107,20 @@ def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
 
 
 def layer_section(
-    weights: Weights, states: States, layer: int, words: list[int], *, folded: bool = False
+    weights: Weights,
+    states: States,
+    layer: int,
+    words: list[int],
+    compared: Coherence,
+    *,
+    folded: bool = False,
 ) -> Section:
-    """A layer's heads as maps of the sphere."""
+    """A layer's heads as maps of the sphere; `compared` marks their words (`listed_words`)."""
     spectra = {c: head_spectrum(weights, layer=layer, circuit=c, n=20) for c in ("QK", "OV")}
     pattern = attention_pattern(weights, states, layer=layer)
     panels = (
         *_probe_panels(weights, layer, words),
-        *(_spectrum_panel(circuit, spectrum) for circuit, spectrum in spectra.items()),
+        *(_spectrum_panel(circuit, spectrum, compared) for circuit, spectrum in spectra.items()),
         *_ellipsoid_panels(weights, spectra["QK"], words),
         _bias_panel(weights, layer),
         Panel(
@@ -132,7 +155,8 @@ def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel
     )
 
 
-def _spectrum_panel(circuit: str, spectrum: HeadSpectrum) -> Panel:
+def _spectrum_panel(circuit: str, spectrum: HeadSpectrum, compared: Coherence) -> Panel:
+    marked = marks(compared)
     what = {
         "QK": "Left words are queries, right words the keys they find.",
         "OV": "Left words are read, right words are written.",
@@ -141,23 +165,27 @@ def _spectrum_panel(circuit: str, spectrum: HeadSpectrum) -> Panel:
         f"Which words does W_{circuit} connect?",
         f"Each head's matrix, taken apart into singular directions. {what} Bars are the strengths "
         "of the directions, the line their share of the whole. Open a head for its words; where "
-        "neighbouring strengths are nearly equal, their words may mix.",
+        f"neighbouring strengths are nearly equal, their words may mix. {LEGEND} "
+        f"{said_above(compared, spectrum.layer)}",
         deferred_figure(spectrum),
-        heads=tuple(_head_words(spectrum, h) for h in range(len(spectrum.heads))),
+        heads=tuple(_head_words(spectrum, h, marked) for h in range(len(spectrum.heads))),
         caveats=spectrum.caveats,
     )
 
 
-def _head_words(spectrum: HeadSpectrum, h: int) -> HeadWords:
-    rows = []
+def _head_words(spectrum: HeadSpectrum, h: int, marked: Marks) -> HeadWords:
+    rows, alike = [], []
     for direction in range(min(spectrum.n, DIRECTIONS_LISTED)):
         which = h * spectrum.n + direction
         value = float(spectrum.singular_values[h, direction])
         left, right = spectrum.left.token_string[which], spectrum.right.token_string[which]
         rows.append((direction, value, left, right))
+        entry = (spectrum.layer, spectrum.heads[h], spectrum.circuit, direction)
+        alike.append((marked[(*entry, "left")], marked[(*entry, "right")]))
     sides = ("query", "key") if spectrum.circuit == "QK" else ("read", "written")
     component, circuit = spectrum.components[h], spectrum.circuit
-    return HeadWords(_anchor(component, circuit), f"{component} {circuit}", sides, tuple(rows))
+    name = f"{component} {circuit}"
+    return HeadWords(_anchor(component, circuit), name, sides, tuple(rows), tuple(alike))
 
 
 def _anchor(component: str, circuit: str) -> str:

@@ -1,0 +1,57 @@
+"""Weights made by hand: words in known sets, and heads that map one known set to another."""
+
+from __future__ import annotations
+
+import torch
+
+from tw_lens.canonical import Block, Norm, Readout, Scoring, Vocabulary, Weights, Writing
+from tw_lens.tokens import TokenStrings
+
+D, D_HEAD, V, K = 48, 16, 2000, 5
+
+
+def planted(
+    seed: int, *, strengths: tuple[float, ...] = (8.0, 6.0, 4.5), repaired: bool = False
+) -> Weights:
+    """One layer of two heads: head 0's W_QK maps word sets to related ones, head 1 is random.
+
+    Direction i of head 0 reads the words `10 i ... 10 i + 4` and attends to the next five; the two
+    sets share half of what they have in common. `repaired`: to those of the direction before.
+    """
+    g = torch.Generator().manual_seed(seed)
+    n = len(strengths)
+    W_E = torch.randn(V, D, generator=g)
+    shared, own = _orthogonal(3 * n, g).split([n, 2 * n])
+    left, right = shared + own[:n], shared + own[n:]
+    for i in range(n):
+        for start, centre in ((10 * i, left[i]), (10 * i + 5, right[i])):
+            W_E[start : start + K] = 0.35 * W_E[start : start + K] + 5 * centre
+    W_E = W_E - W_E.mean(0)
+    kernel = right.roll(1, 0) if repaired else right
+    W_Q, W_K, W_V = (0.1 * torch.randn(2, D, D_HEAD, generator=g) for _ in range(3))
+    W_Q[0, :, :n], W_K[0, :, :n] = left.T * torch.tensor(strengths), kernel.T
+    return by_hand(W_E, W_Q, W_K, W_V, 0.1 * torch.randn(2, D_HEAD, D, generator=g))
+
+
+def by_hand(W_E, W_Q, W_K, W_V, W_O) -> Weights:
+    """Weights of one layer with these matrices, an RMSNorm without gain, and tied words."""
+    d, heads, d_head = W_E.shape[1], W_Q.shape[0], W_Q.shape[2]
+    norm = Norm(gain=torch.ones(d), bias=torch.zeros(d), eps=1e-6, centred=False)
+    zeros = torch.zeros(heads, d_head)
+    block = Block(
+        layer=0, norm=norm, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O, b_Q=zeros, b_K=zeros, b_V=zeros,
+        b_O=torch.zeros(d), scoring=Scoring(scale=d_head**-0.5), writing=Writing(),
+        centred_stream=False,
+    )  # fmt: skip
+    return Weights(
+        model_name="planted", architecture="by hand", n_layers=1, attention_layers=(0,),
+        n_heads=heads, n_kv_heads=heads, d_model=d, d_head=d_head,
+        vocabulary=Vocabulary(W_E=W_E, scale=1.0),
+        readout=Readout(norm=norm, W_U=W_E.T, b_U=torch.zeros(len(W_E))),
+        tokens=TokenStrings(None, len(W_E)), processed=(), caveats=(),
+        read_block=lambda layer: block,
+    )  # fmt: skip
+
+
+def _orthogonal(n: int, g: torch.Generator) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(D, n, generator=g))[0].T

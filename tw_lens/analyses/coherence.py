@@ -1,0 +1,242 @@
+"""Does a list of words mean anything? How alike its words are, beside three named controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.analyses.controls import PLACES, SIDES, Controls, Place, factor_of
+from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
+from tw_lens.analyses.likeness import MEASURES, Measure, likeness
+from tw_lens.analyses.result import Circuit, Result, require_choice, require_positive
+from tw_lens.analyses.word_filter import WordFilter, listed
+from tw_lens.canonical import Weights
+from tw_lens.errors import Caveat
+from tw_lens.geometry import upper_p_values
+
+Control = Literal["isotropic", "vocabulary", "within head"]
+CONTROLS = ("isotropic", "vocabulary", "within head")
+Family = Literal["head", "layer", "model"]
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Coherence(Result):
+    """How alike the words of every direction's side are, and how rare that is among controls.
+
+    `entries` are those of the `atlas` (layer, head, circuit, direction); the tensors' axes are
+    measures, controls, sides (left, right), entries.
+    """
+
+    model_name: str
+    atlas: HeadAtlas
+    measures: tuple[Measure, ...]
+    controls: tuple[Control, ...]
+    n_controls: tuple[int, ...]
+    value: Float[Tensor, "measures 2 entries"]
+    control_mean: Float[Tensor, "measures controls 2 entries"]
+    p: Float[Tensor, "measures controls 2 entries"]
+    caveats: tuple[Caveat, ...] = ()
+
+    @property
+    def entries(self) -> tuple[tuple[int, int, Circuit, int], ...]:
+        """What is aligned with the last axis: (layer, head, circuit, direction)."""
+        return self.atlas.entries
+
+    def q(self, family: Family = "head") -> Float[Tensor, "measures controls 2 entries"]:
+        """The p-values corrected by Benjamini-Hochberg over a head, a layer or the whole model.
+
+        A family holds both circuits, both sides and all directions, of one measure and control.
+        """
+        require_choice("family", family, ("head", "layer", "model"))
+        depth = {"head": 2, "layer": 1, "model": 0}[family]
+        members: dict[tuple, list[int]] = {}
+        for at, entry in enumerate(self.entries):
+            members.setdefault(entry[:depth], []).append(at)
+        q = torch.empty_like(self.p)
+        for at in members.values():
+            for m in range(len(self.measures)):
+                for c in range(len(self.controls)):
+                    q[m, c][:, at] = corrected(self.p[m, c][:, at])
+        return q
+
+    def share_above(self) -> Float[Tensor, "measures controls"]:
+        """The share of word lists above 95 % of each control's (p at most 5 %); 5 % by chance."""
+        return (self.p <= LEVEL).float().mean((-1, -2))
+
+    def headline(self) -> str:
+        """How many of the lists stand above 95 % of each control's."""
+        said = ", ".join(
+            f"{100 * float(share):.1f} % beside {name!r}"
+            for share, name in zip(self.share_above()[0], self.controls, strict=True)
+        )
+        return (
+            f"{self.model_name}: {2 * len(self.entries):,} word lists, alike by "
+            f"{self.measures[0]}; more than 95 % of random directions' are: {said} (5 % by chance)"
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per direction, side, measure and control.
+
+        Columns: layer, head, component, circuit, direction, side, measure, coherence, control,
+        control_mean, p, q_head, q_layer, q_model.
+        """
+        q = {family: self.q(family) for family in ("head", "layer", "model")}
+        rows = [
+            (
+                layer,
+                head,
+                f"L{layer}H{head}",
+                circuit,
+                direction,
+                side,
+                measure,
+                float(self.value[m, s, at]),
+                control,
+                float(self.control_mean[m, c, s, at]),
+                float(self.p[m, c, s, at]),
+                *(float(q[family][m, c, s, at]) for family in q),
+            )
+            for at, (layer, head, circuit, direction) in enumerate(self.entries)
+            for s, side in enumerate(SIDES)
+            for m, measure in enumerate(self.measures)
+            for c, control in enumerate(self.controls)
+        ]
+        names = ["layer", "head", "component", "circuit", "direction", "side", "measure",
+                 "coherence", "control", "control_mean", "p", "q_head", "q_layer",
+                 "q_model"]  # fmt: skip
+        return pd.DataFrame(rows, columns=names)
+
+
+def corrected(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The p-values of one family, corrected for the false discovery rate (Benjamini-Hochberg)."""
+    from scipy.stats import false_discovery_control
+
+    flat = p.flatten()
+    return torch.from_numpy(false_discovery_control(flat.double().numpy())).to(p).view_as(p)
+
+
+def coherence(
+    weights: Weights,
+    *,
+    layers: Iterable[int] | None = None,
+    n: int = 20,
+    k: int = 5,
+    measures: Sequence[Measure] = ("embedding",),
+    controls: Sequence[Control] = CONTROLS,
+    n_controls: int = 999,
+    n_within: int = 79,
+    among: WordFilter | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Coherence:
+    """Are the words of a direction more alike than those of random directions?
+
+    The k best words of each side of each leading direction (those of `head_atlas`), how alike they
+    are (`likeness`), and the same for random directions read in the same way against the same
+    words: "isotropic" (uniform on the sphere of states), "vocabulary" (normal, with the covariance
+    of the words that the side is read against), "within head" (uniform in the subspace that the
+    head's own factor of that side spans: `A_Q`, `A_K`, `A_V` or `A_O`). The first two do not depend
+    on the head, nor on a norm's gain (words stand at `N(W_E)`), and are drawn once for all heads.
+    Left sides get their sign from the right, so their controls keep the sign they were drawn with;
+    right sides and their controls are signed by the same rule. The p-value of a list is
+    `(1 + #{controls >= list}) / (1 + n)`: its smallest value is `1 / (1 + n)`, so that among N
+    lists a corrected value of 5 % needs `20 N / (1 + n)` lists that no control reaches: over a
+    whole model read `share_above`, or draw more controls.
+
+    "vocabulary" is the strict one: its directions lean to where the words spread, so that a head
+    that knows nothing of the words is below it more often than above.
+
+    Args:
+        weights: from `read_weights`.
+        layers: which blocks; all that attend by default.
+        n: leading directions per head and circuit.
+        k: words per side, 2 at least.
+        measures: how words are compared: "embedding", "unembedding" (untied models), "word class"
+            (English, needs lemminflect).
+        controls: which of the three; "within head" is the dear one.
+        n_controls: directions of the first two controls, for each table of words.
+        n_within: directions inside each head's subspace.
+        among: which words may be listed, from `word_filter`.
+        seed: of the controls.
+        progress: called with a sentence at each step.
+
+    Raises:
+        IndexError: a layer does not exist.
+        UnsupportedModel: a layer does not attend.
+        ValueError: counts below one, k below 2, an unknown measure, or "unembedding" on a tied
+            model.
+        ImportError: "word class" without lemminflect.
+
+    Example:
+        >>> made = coherence(weights, layers=[1], n=2, n_controls=99, n_within=49)
+        >>> made.p.shape  # measures, controls, sides, entries
+        torch.Size([1, 3, 2, 16])
+
+    Source: directions of heads read as words, arXiv 2309.07315, section 4.5; p-values by rank,
+    Phipson and Smyth 2010.
+    """
+    if k < 2:
+        raise ValueError(f"k={k} words cannot be alike: give at least 2.")
+    require_positive("n_controls", n_controls)
+    require_positive("n_within", n_within)
+    for measure in measures:
+        require_choice("measure", measure, MEASURES)
+    for control in controls:
+        require_choice("control", control, CONTROLS)
+    if not controls:
+        raise ValueError(f"controls is empty: {', '.join(map(repr, CONTROLS))} fit.")
+    controls = tuple(name for name in CONTROLS if name in controls)
+    alike = {measure: likeness(weights, measure) for measure in dict.fromkeys(measures)}
+    if not alike:
+        raise ValueError(f"measures is empty: {', '.join(map(repr, MEASURES))} fit.")
+    say = progress or (lambda step: None)
+    atlas = head_atlas(weights, layers=layers, n=n, k=k, among=among, progress=progress)
+    lists = (atlas.left.token_index, atlas.right.token_index)
+    value = torch.stack(
+        [torch.stack([measure(side) for side in lists]) for measure in alike.values()]
+    )
+    draw = Controls(weights, k, listed(weights, among), list(alike.values()), seed)
+    mean = torch.empty(len(alike), len(controls), *value.shape[1:])
+    p = torch.empty_like(mean)
+    for layer in dict.fromkeys(entry[0] for entry in atlas.entries):
+        say(f"Drawing controls for layer {layer}")
+        block = weights.block(layer)
+        everywhere = {place: draw.shared(block, place, n_controls) for place in PLACES}
+        inside = draw.within(block, n_within) if CONTROLS[2] in controls else {}
+        for (head, place), at in _groups(atlas, layer).items():
+            side = SIDES.index(place[1])
+            drawn = dict(zip(CONTROLS, everywhere[place], strict=False))
+            if inside:
+                drawn[CONTROLS[2]] = inside[place][factor_of(block, place, head)]
+            for c, control in enumerate(drawn[name] for name in controls):
+                for m in range(len(alike)):
+                    mean[m, c, side, at] = control[m].mean()
+                    p[m, c, side, at] = upper_p_values(value[m, side, at], control[m])
+    return Coherence(
+        model_name=weights.model_name,
+        atlas=atlas,
+        measures=tuple(alike),
+        controls=controls,
+        n_controls=tuple(n_within if c == CONTROLS[2] else n_controls for c in controls),
+        value=value,
+        control_mean=mean,
+        p=p,
+        caveats=atlas.caveats,
+    )
+
+
+def _groups(atlas: HeadAtlas, layer: int) -> dict[tuple[int, Place], list[int]]:
+    """The entries of each head and place of one layer."""
+    groups: dict[tuple[int, Place], list[int]] = {}
+    for at, (of, head, circuit, _) in enumerate(atlas.entries):
+        if of == layer:
+            for side in SIDES:
+                groups.setdefault((head, (circuit, side)), []).append(at)
+    return groups

@@ -42,7 +42,7 @@ def kernel() -> Iterator[Any]:
 
     empty = nbformat.v4.new_notebook()
     where = {"metadata": {"path": str(FOLDER)}}
-    client = NotebookClient(empty, kernel_name="python3", timeout=300, resources=where)
+    client = NotebookClient(empty, kernel_name="python3", timeout=900, resources=where)
     try:
         yield client
     finally:

@@ -2,8 +2,10 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
+import torch
 from plotly.offline import get_plotlyjs
 
 import tw_lens as tw
@@ -68,10 +70,11 @@ def test_widgets_keep_tokens_inside_their_script():
     weights = tw.read_weights(golden_bridge())
     states = tw.read_states(golden_bridge(), "w5 w6")
     pattern = tw.attention_pattern(weights, states, layer=1)
-    widget = coloured_tokens([HOSTILE, "\u2028 \n"], pattern.pattern[0, 0, :2])
+    path = tw.trajectory(weights, states)
+    widget = coloured_tokens(replace(path, token_strings=(HOSTILE, "\u2028 \n")))
     for fragment in (attention_widget(pattern).fragment(), widget.fragment()):
         assert fragment.count("</script>") == 1 and "<img" not in fragment
-    inside = re.search(r"ColoredTokens, (.*)\);</script>", widget.fragment()).group(1)
+    inside = re.search(r"ColoredTokensMulti, (.*)\);</script>", widget.fragment()).group(1)
     assert json.loads(inside)["tokens"][0] == HOSTILE
 
 
@@ -81,9 +84,11 @@ def test_a_place_that_only_looks_writable_is_refused_first():
 
 
 def test_a_widget_in_a_notebook_has_a_frame_and_a_height():
-    widget = coloured_tokens([HOSTILE], tw.token_norms(tw.read_weights(golden_bridge())).score[:1])
+    model = golden_bridge()
+    path = tw.trajectory(tw.read_weights(model), tw.read_states(model, [5, 6]))
+    widget = coloured_tokens(replace(path, token_strings=(HOSTILE, "b")))
     shown = widget._repr_html_()
-    assert shown.startswith("<iframe srcdoc=") and 'height="120"' in shown
+    assert shown.startswith("<iframe srcdoc=") and 'height="200"' in shown
     assert shown.count("<") == 2 and "google" not in shown.split("CircuitsVis.render(")[-1]
 
 
@@ -99,3 +104,20 @@ def test_sentences_get_a_section_that_claims_what_the_intervals_say(tmp_path):
             _, low, high = found.fall_of(target, place)
             assert f"{low:.3f} to {high:.3f}" in text
             assert found.verdict(target, place) in text
+
+
+def test_tokens_are_coloured_by_the_step_or_by_who_moved_them():
+    model = golden_bridge()
+    weights, states = tw.read_weights(model), tw.read_states(model, [5, 6, 7])
+    path, movers = tw.trajectory(weights, states), tw.movers(weights, states)
+    drawn = coloured_tokens(path).properties
+    assert drawn["labels"] == ["layer 0", "layer 1", "layer 2"] and len(drawn["tokens"]) == 3
+    steps = path.values["step_angle"][:-1].T
+    assert torch.allclose(torch.tensor(drawn["values"]), steps, rtol=1e-3)
+    heads = torch.tensor(coloured_tokens(movers, "heads").properties["values"])
+    which = [name.startswith("H") for name in movers.components]
+    assert torch.allclose(heads, movers.share[:, which].nansum(1).T, rtol=1e-3, atol=1e-4)
+    mlp = torch.tensor(coloured_tokens(movers).properties["values"])
+    assert not torch.allclose(mlp, heads)
+    with pytest.raises(ValueError, match="component='H99' is none of H0"):
+        coloured_tokens(movers, "H99")

@@ -20,7 +20,6 @@ def walk_section(weights: Weights, states: States, method: Method) -> Section:
     """The prompt's words travelling."""
     path = trajectory(weights, states)
     chart = fit_map(weights, states, method=method)
-    steps = path.measures.step_angle[:-1].mean(0)
     panels = (
         Panel(
             "How far does each word travel?",
@@ -32,17 +31,17 @@ def walk_section(weights: Weights, states: States, method: Method) -> Section:
         ),
         _movers_panel(weights, states),
         Panel(
-            "Tokens coloured by their mean step angle",
-            "The darker a token, the further it moves per layer. Hover for the angle in radians.",
-            deferred_widget(
-                coloured_tokens(states.token_strings, steps), "tokens by their mean step angle"
-            ),
+            "Which words move, layer by layer?",
+            "The darker a token, the further it moves from the layer chosen. Choose a layer by its "
+            "name; hover for the angle in radians.",
+            deferred_widget(coloured_tokens(path), "tokens by their step angle, layer by layer"),
         ),
         Panel(
             "The paths among the words",
             "Every state under the final norm, drawn flat among the words it passes; hover to see "
             "what the model would read at each layer. Trust the drawing as far as the figure above "
-            "it says, and the numbers before the drawing.",
+            "it says, and the numbers before the drawing. Drag the slider or press Play to follow "
+            "the words (diamonds) through the layers.",
             deferred_figure(path, chart),
             caveats=chart.caveats,
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,7 +11,7 @@ from uuid import uuid4
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses import AttentionPattern
+from tw_lens.analyses import AttentionPattern, Movers, Trajectory
 from tw_lens.rendering.style import COLOURS, json_in_script, rounded
 from tw_lens.tokens import visible
 
@@ -73,15 +72,44 @@ def attention_widget(result: AttentionPattern) -> Widget:
     )
 
 
-def coloured_tokens(tokens: Sequence[str], values: Float[Tensor, " tokens"]) -> Widget:
-    """Tokens coloured by a measure (negative values in the second colour)."""
+def coloured_tokens(result: Trajectory | Movers, component: str = "MLP") -> Widget:
+    """A prompt's tokens coloured layer by layer, the layer chosen by the reader.
+
+    Of a `Trajectory`: by the angle of the step from that layer on, in radians. Of `Movers`: by the
+    signed share of the step that a component moved (`MLP`, `H3`, or `heads` for their sum);
+    negative shares, which held the word back, have the second colour.
+
+    Args:
+        result: from `trajectory` or `movers`.
+        component: whose share, of movers.
+
+    Raises:
+        ValueError: movers have no such component.
+    """
+    values = _steps(result) if isinstance(result, Trajectory) else _shares(result, component)
     return Widget(
-        "ColoredTokens",
+        "ColoredTokensMulti",
         {
-            "tokens": [visible(token) for token in tokens],
-            "values": rounded(values, 4),
+            "tokens": [visible(token) for token in result.token_strings],
+            "values": rounded(values.nan_to_num(0.0).T, 4),
+            "labels": [f"layer {layer}" for layer in range(len(values))],
             "positiveColor": COLOURS[5],
             "negativeColor": COLOURS[4],
         },
-        height=120,
+        height=200,
     )
+
+
+def _steps(path: Trajectory) -> Float[Tensor, "n_layers position"]:
+    return path.values["step_angle"][:-1]
+
+
+def _shares(movers: Movers, component: str) -> Float[Tensor, "n_layers position"]:
+    heads = [name.startswith("H") for name in movers.components]
+    if component == "heads" and any(heads):
+        return movers.share[:, heads].nansum(1)
+    if component not in movers.components:
+        raise ValueError(
+            f"component={component!r} is none of {', '.join(movers.components)}, nor 'heads'."
+        )
+    return movers.share[:, movers.components.index(component)]

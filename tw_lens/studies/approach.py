@@ -199,11 +199,13 @@ def approach(
         weights: Weights,
         stream: Float[Tensor, "layers_and_end position d_model"],
         tokens: Int[Tensor, " position"],
-        chance: torch.Generator,
+        chance: torch.Generator | None,
     ) -> Float[Tensor, "columns layers_and_end position"]:
-        others = _others(tokens, first_position, chance)
         own = _angles(weights, stream, tokens, None)
-        columns = torch.stack([own, _angles(weights, stream, tokens, others)])
+        other = torch.full_like(own, math.nan)  # of the model only, not of its controls
+        if chance is not None:
+            other = _angles(weights, stream, tokens, _others(tokens, first_position, chance))
+        columns = torch.stack([own, other])
         end = torch.zeros(len(tokens), dtype=torch.bool)
         end[-2:-1] = True
         by_place = [columns.where(place, torch.nan) for place in (~end, end)]

@@ -174,7 +174,7 @@ def _measure(
     weights: Weights,
     stream: Float[Tensor, "layers_and_end position d_model"],
     tokens: Int[Tensor, " position"],
-    _chance: torch.Generator,
+    _chance: torch.Generator | None,
 ) -> Float[Tensor, "columns layers_and_end position"]:
     values = travel(weights, stream, tokens)
     return torch.stack([values[name] for name in MEASURES])

@@ -51,7 +51,7 @@ SECONDS_BETWEEN_SAVES = 10.0
 Report = bool | Callable[[str], None]
 Stream = Float[Tensor, "layers_and_end position d_model"]
 Measure = Callable[
-    [Weights, Stream, Int[Tensor, " position"], torch.Generator],
+    [Weights, Stream, Int[Tensor, " position"], torch.Generator | None],
     Float[Tensor, "columns layers_and_end position"],
 ]
 
@@ -128,7 +128,8 @@ def walk(
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
         prompts: texts, ids, or padded batches with their `attention_mask`.
-        measure: the values of one prompt's stream, NaN where one has no meaning.
+        measure: the values of one prompt's stream, NaN where one has no meaning; it is given
+            chance for the model's own walk, and none for controls.
         columns: a name for each value.
         settings: what is asked for.
         kept: the file the study is kept in; named again, the study goes on from there.
@@ -170,7 +171,8 @@ def walk(
                     walker = source if source in walkers else MODEL
                     generator = _chance(source, settings.seed, number)
                     stream = ALTERED.get(source, _as_it_is)(streams[walker][i], generator)
-                    measured.append(measure(walkers[walker][1], stream, tokens, generator))
+                    chance = generator if source == MODEL else None
+                    measured.append(measure(walkers[walker][1], stream, tokens, chance))
                 values = torch.stack(measured)[..., settings.first_position :]
                 tally.add(values.flatten(0, 2), seed=settings.seed, number=number)
             if path is not None and monotonic() - saved > SECONDS_BETWEEN_SAVES:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tw_lens.analyses import Coherence
+from tw_lens.analyses import Coherence, coherence
 from tw_lens.analyses.coherence import LEVEL
 from tw_lens.analyses.controls import SIDES
 from tw_lens.analyses.result import Circuit
+from tw_lens.canonical import Weights
 from tw_lens.rendering.panels import Alike
 
 ABOVE_ISOTROPIC, ABOVE_VOCABULARY = "\u25cb", "\u25cf"  # a ring, a disc
@@ -15,8 +16,14 @@ LEGEND = (
     "than for 95 % of random directions with the vocabulary's own covariance: by chance 1 list in "
     "20 has a mark. Words without a mark may mean nothing."
 )
-
+SHARED_CONTROLS = ("isotropic", "vocabulary")  # drawn once for all heads
+DRAWN = 399  # of each: enough for a mark at 5 %
 Marks = dict[tuple[int, int, Circuit, int, str], Alike]
+
+
+def listed_words(weights: Weights, layers: tuple[int, ...] | None, n: int) -> Coherence:
+    """How alike the words are that the page lists for the heads of some layers (all of them)."""
+    return coherence(weights, layers=layers, n=n, controls=SHARED_CONTROLS, n_controls=DRAWN)
 
 
 def marks(result: Coherence) -> Marks:
@@ -29,7 +36,7 @@ def marks(result: Coherence) -> Marks:
             mark = ""
             if p[0] <= LEVEL:
                 mark = ABOVE_VOCABULARY if p[1] <= LEVEL else ABOVE_ISOTROPIC
-            text = f"{float(result.value[0, s, at]):.2f}\u2009{mark}".rstrip()
+            text = f"{float(result.value[0, s, at]):.2f}\u202f{mark}".rstrip()
             said = f"p = {p[0]:.2g} beside isotropic directions, {p[1]:.2g} beside the vocabulary's"
             found[(*entry, side)] = Alike(text, said)
     return found

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from tw_lens.canonical import Weights
 from tw_lens.files import require_writable, written_whole
 from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
+from tw_lens.rendering.marks import listed_words
 from tw_lens.rendering.panels import Section
 from tw_lens.rendering.sections import (
+    DIRECTIONS_LISTED,
     atlas_section,
     layer_section,
-    listed_words,
     words_section,
 )
 from tw_lens.rendering.sections_walk import sentences_section, walk_section
@@ -103,7 +104,7 @@ def report(
     say("Reading every head of the model")
     sections.append(atlas_section(weights, chosen))
     say("Comparing words with those of random directions")
-    compared = listed_words(weights, chosen)
+    compared = listed_words(weights, chosen, DIRECTIONS_LISTED)
     folded = len(chosen) > LAYERS_OPEN
     for layer in chosen:
         say(f"Reading the heads of layer {layer}")

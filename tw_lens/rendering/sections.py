@@ -7,7 +7,6 @@ from tw_lens.analyses import (
     HeadSpectrum,
     attention_pattern,
     bias_directions,
-    coherence,
     embedding_distances,
     head_ellipsoid,
     head_probe,
@@ -17,12 +16,11 @@ from tw_lens.analyses import (
 from tw_lens.analyses.controls import SIDES
 from tw_lens.canonical import States, Weights
 from tw_lens.rendering.deferred import deferred_figure, deferred_widget
-from tw_lens.rendering.marks import LEGEND, Marks, marks, said_above
+from tw_lens.rendering.marks import LEGEND, Marks, listed_words, marks, said_above
 from tw_lens.rendering.panels import HeadWords, Panel, Section, Table, instead
 from tw_lens.rendering.widgets import attention_widget
 
 DIRECTIONS_LISTED = 10
-SHARED_CONTROLS = ("isotropic", "vocabulary")  # drawn once for all heads
 
 
 def words_section(weights: Weights) -> Section:
@@ -65,14 +63,9 @@ def words_section(weights: Weights) -> Section:
     return Section("words", "The words on the sphere", tuple(panels))
 
 
-def listed_words(weights: Weights, layers: tuple[int, ...]) -> Coherence:
-    """How alike the words are that the page lists for these layers' heads."""
-    return coherence(weights, layers=layers, n=DIRECTIONS_LISTED, controls=SHARED_CONTROLS)
-
-
 def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
     """Every head of the model in one table, which leads to the heads of the layers read here."""
-    compared = coherence(weights, n=1, controls=SHARED_CONTROLS)
+    compared = listed_words(weights, None, 1)
     atlas, marked = compared.atlas, marks(compared)
     rows, anchors = [], []
     for row in atlas.to_dataframe().itertuples():
@@ -165,7 +158,8 @@ def _spectrum_panel(circuit: str, spectrum: HeadSpectrum, compared: Coherence) -
         f"Which words does W_{circuit} connect?",
         f"Each head's matrix, taken apart into singular directions. {what} Bars are the strengths "
         "of the directions, the line their share of the whole. Open a head for its words; where "
-        f"neighbouring strengths are nearly equal, their words may mix. {LEGEND} "
+        f"neighbouring strengths are nearly equal, their words may mix. "
+        f"{LEGEND if circuit == 'QK' else 'Marks beside the words as above.'} "
         f"{said_above(compared, spectrum.layer)}",
         deferred_figure(spectrum),
         heads=tuple(_head_words(spectrum, h, marked) for h in range(len(spectrum.heads))),

@@ -121,3 +121,24 @@ def test_tokens_are_coloured_by_the_step_or_by_who_moved_them():
     assert not torch.allclose(mlp, heads)
     with pytest.raises(ValueError, match="component='H99' is none of H0"):
         coloured_tokens(movers, "H99")
+
+
+def test_an_encoder_shows_what_it_sees_behind_a_word():
+    from tests.zoo import zoo_bridge
+
+    for model, causal in ((zoo_bridge("BertForMaskedLM"), False), (golden_bridge(), True)):
+        weights, states = tw.read_weights(model), tw.read_states(model, [5, 6, 7])
+        pattern = tw.attention_pattern(weights, states, layer=1)
+        with torch.no_grad():
+            _, cache = model.run_with_cache(torch.tensor([[5, 6, 7]]))
+        expected = cache["blocks.1.attn.hook_pattern"][0]
+        table = pattern.to_dataframe()
+        assert len(table) == len(expected) * (6 if causal else 9)
+        for row in table.itertuples():
+            head = int(row.component.removeprefix("L1H"))
+            assert row.attention == pytest.approx(
+                float(expected[head, row.query, row.key]), abs=1e-5
+            )
+        sums = table.groupby(["component", "query"]).attention.sum()
+        assert ((sums - 1).abs() < 1e-5).all()
+        assert attention_widget(pattern).properties["maskUpperTri"] is causal

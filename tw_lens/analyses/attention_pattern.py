@@ -15,12 +15,16 @@ from tw_lens.errors import Caveat
 
 @dataclass(frozen=True, repr=False, eq=False)
 class AttentionPattern(Result):
-    """The softmax of a layer's scores on a prompt: `pattern[head, query, key]`."""
+    """The softmax of a layer's scores on a prompt: `pattern[head, query, key]`.
+
+    `causal`: queries see themselves and earlier keys only; else (encoders) every key.
+    """
 
     model_name: str
     layer: int
     token_strings: tuple[str, ...]
     pattern: Float[Tensor, "heads position position"]
+    causal: bool
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -37,14 +41,16 @@ class AttentionPattern(Result):
         tokens = self.token_strings
         for head, pattern in enumerate(self.pattern.tolist()):
             for i, row in enumerate(pattern):
-                for j in range(i + 1):
+                for j in range(i + 1 if self.causal else len(row)):
                     rows.append((f"L{self.layer}H{head}", i, j, tokens[i], tokens[j], row[j]))
         columns = ["component", "query", "key", "query_token", "key_token", "attention"]
         return pd.DataFrame(rows, columns=columns)
 
 
 def attention_pattern(weights: Weights, states: States, *, layer: int) -> AttentionPattern:
-    """The attention pattern of a layer on a prompt, `softmax(s q_i R(i-j) k_j^T)` over j <= i.
+    """The attention pattern of a layer on a prompt, `softmax(s q_i R(i-j) k_j^T)`.
+
+    The softmax is over j <= i in causal models, over every j in encoders.
 
     Raises:
         IndexError: the layer does not exist.
@@ -60,4 +66,5 @@ def attention_pattern(weights: Weights, states: States, *, layer: int) -> Attent
     block = weights.block(layer)
     x = states.stream[layer]
     pattern = block.pattern_on(x)
-    return AttentionPattern(states.model_name, layer, states.token_strings, pattern)
+    causal = block.scoring.causal
+    return AttentionPattern(states.model_name, layer, states.token_strings, pattern, causal)

@@ -66,7 +66,7 @@ def attention_widget(result: AttentionPattern) -> Widget:
             "attention": rounded(result.pattern, 3),
             "attentionHeadNames": names,
             "tokens": tokens,
-            "maskUpperTri": True,
+            "maskUpperTri": result.causal,
         },
         height=900,
     )

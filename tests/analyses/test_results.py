@@ -81,11 +81,17 @@ COLUMNS = {
         "beyond_low", "beyond_high", "model_stands",
     ],
     "Approach": ["layer", "label", "target", "place", "source", "angle", "low", "high"],
+    "DirectionEffect": [
+        "component", "circuit", "action", "directions", "energy", "share", "measure", "value",
+        "low", "high", "random", "random_low", "random_high", "beyond", "beyond_low",
+        "beyond_high", "stands", "left_words", "right_words",
+    ],
 }  # fmt: skip
 WITHOUT_WORDS = {
     "Approach",
     "Coherence",
     "DirectionBlocks",
+    "DirectionEffect",
     "EmbeddingDistances",
     "ScoreByDistance",
     "TrajectoryStatistics",
@@ -122,6 +128,7 @@ def results() -> dict[str, Result]:
         tw.score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
         tw.trajectory_statistics(model, [[5, 6, 7], [8, 9]], controls=["random steps"]),
         tw.approach(model, [[5, 6, 7, 8], [8, 9, 10, 11]], controls=[]),
+        tw.direction_effect(model, [[5, 6, 7]], layer=1, head=0, directions=[0, 1]),
     ]
     return {type(result).__name__: result for result in made}
 

@@ -3,6 +3,7 @@
 from tw_lens.canonical.block import Block
 from tw_lens.canonical.latent import Latent
 from tw_lens.canonical.norm import HeadNorm, Norm
+from tw_lens.canonical.pieces import Pieces, WithoutPieces, without_pieces
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.scoring import Scoring
 from tw_lens.canonical.states import States
@@ -17,6 +18,7 @@ __all__ = [
     "HeadNorm",
     "Latent",
     "Norm",
+    "Pieces",
     "Readout",
     "Rotary",
     "Rows",
@@ -24,5 +26,7 @@ __all__ = [
     "States",
     "Vocabulary",
     "Weights",
+    "WithoutPieces",
     "Writing",
+    "without_pieces",
 ]

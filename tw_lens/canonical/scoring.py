@@ -64,18 +64,49 @@ class Scoring:
             q = q * self.temperature(len(q))[:, None, None]
         return q, k
 
+    def met(
+        self,
+        part: Float[Tensor, "position parts d_head"],
+        of: Float[Tensor, "position heads d_head"],
+        head: int,
+        *,
+        key: bool = False,
+    ) -> Float[Tensor, "position parts d_head"]:
+        """Parts of one head's queries (or keys), as `placed` would have them in their sum.
+
+        Linear in the part: a query-key norm divides it by what it divides the whole, `of`, by.
+        """
+        norm = self.k_norm if key else self.q_norm
+        if self.rotary is not None and (norm is None or self.norm_after_rotary):
+            part, of = self.rotary.rotate(part), self.rotary.rotate(of)
+        if norm is not None:
+            part = norm.linear_at(of, head)(part)
+            if self.rotary is not None and not self.norm_after_rotary:
+                part = self.rotary.rotate(part)
+        if self.temperature is not None and not key:
+            part = part * self.temperature(len(part))[:, None, None]
+        return part
+
+    def uncapped(
+        self,
+        q: Float[Tensor, "position n_heads d_head"],
+        k: Float[Tensor, "position n_heads d_head"],
+    ) -> Float[Tensor, "n_heads position position"]:
+        """Scores before the cap and the mask of `placed` queries and keys."""
+        n = len(q)
+        scores = self.scale * torch.einsum("ihe,jhe->hij", q, k)
+        if self.slopes is not None:
+            position = torch.arange(n).float()
+            scores = scores + self.slopes[:, None, None] * (position[None, :] - position[:, None])
+        return scores
+
     def scores(
         self,
         q: Float[Tensor, "position n_heads d_head"],
         k: Float[Tensor, "position n_heads d_head"],
     ) -> Float[Tensor, "n_heads position position"]:
         """Scores before the mask of `placed` queries and keys, one key head per query head."""
-        n = len(q)
-        scores = self.scale * torch.einsum("ihe,jhe->hij", q, k)
-        if self.slopes is not None:
-            position = torch.arange(n).float()
-            scores = scores + self.slopes[:, None, None] * (position[None, :] - position[:, None])
-        return self.capped(scores)
+        return self.capped(self.uncapped(q, k))
 
     def capped(self, scores: Tensor) -> Tensor:
         """`softcap * tanh(scores / softcap)` where the model caps its scores."""

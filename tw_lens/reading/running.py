@@ -94,3 +94,10 @@ def read_streams(model: Any, tokens: Tensor) -> Tensor:
     names = stream_hooks(len(model.blocks))
     _, held = run_batch(model, tokens, names)
     return torch.stack([held[name] for name in names], dim=1)
+
+
+def run_stream(model: Any, tokens: Tensor, layer: int) -> Tensor:
+    """The stream `[position, d_model]` that enters a block on one prompt."""
+    name = stream_hooks(len(model.blocks))[layer]
+    _, held = run(model, tokens, [name])
+    return held[name]

@@ -1,19 +1,25 @@
 """Studies: one question over many prompts through the running model, with controls."""
 
 from tw_lens.studies.approach import PLACES, TARGETS, Approach, approach
+from tw_lens.studies.direction_effect import SOURCES, DirectionEffect, direction_effect
 from tw_lens.studies.kept import StudyNotResumed
+from tw_lens.studies.taken_out import MEASURES
 from tw_lens.studies.tally import Estimate
 from tw_lens.studies.trajectory_statistics import TrajectoryStatistics, trajectory_statistics
 from tw_lens.studies.walks import CONTROLS
 
 __all__ = [
     "CONTROLS",
+    "MEASURES",
     "PLACES",
+    "SOURCES",
     "TARGETS",
     "Approach",
+    "DirectionEffect",
     "Estimate",
     "StudyNotResumed",
     "TrajectoryStatistics",
     "approach",
+    "direction_effect",
     "trajectory_statistics",
 ]

@@ -33,12 +33,13 @@ class HostileTokenizer:
 
 
 WORDS = ["rank", "token_index", "token_string", "score"]
+CONTROL = ["coherence", "above"]
 COLUMNS = {
     "EmbeddingDistances": ["setting", "l2_mean", "l2_std", "cosine_mean", "cosine_std"],
     "TokenNorms": WORDS,
-    "HeadProbe": ["component", "word", "word_index", *WORDS, "norm"],
-    "HeadSpectrum": ["component", "direction", "side", "singular_value", *WORDS],
-    "BiasDirections": ["component", "side", "sign", *WORDS],
+    "HeadProbe": ["component", "word", "word_index", *WORDS, "norm", *CONTROL],
+    "HeadSpectrum": ["component", "direction", "side", "singular_value", *WORDS, *CONTROL],
+    "BiasDirections": ["component", "side", "sign", *WORDS, *CONTROL],
     "Trajectory": [
         "layer", "label", "position", "token_index", "token_string", "norm", "step_angle",
         "arc_length", "turning_angle", "chord", "tortuosity", "radial_share", "tangential_share",
@@ -59,7 +60,8 @@ COLUMNS = {
     "NounList": ["token_index", "token_string"],
     "HeadAtlas": [
         "layer", "head", "component", "circuit", "direction", "singular_value", "share",
-        "left_words", "right_words",
+        "left_words", "right_words", "left_coherence", "left_above", "right_coherence",
+        "right_above",
     ],
     "Coherence": [
         "layer", "head", "component", "circuit", "direction", "side", "measure", "coherence",
@@ -73,7 +75,7 @@ COLUMNS = {
         "component", "direction", "singular_value", "gap", "noise", "block", "kept_rotated_left",
         "kept_rotated_right", "kept_rounded_left", "kept_rounded_right", "sign_margin",
     ],
-    "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS],
+    "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS, *CONTROL],
     "WordFilter": ["condition", "tokens", "examples"],
     "ScoreByDistance": ["component", "offset", "mean", "std"],
     "TrajectoryStatistics": [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import DistanceProbe, ScoreByDistance, figure
-from tw_lens.rendering.style import COLOURS, laid_out, rounded, short, shown
+from tw_lens.rendering.style import COLOURS, INK, LIGHT_RED_TO_BLUE, laid_out, rounded, short, shown
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -36,9 +36,9 @@ def draw_distance_probe(result: DistanceProbe) -> go.Figure:
         text=[[shown(short(words[0])) for words in row] for row in lists],
         customdata=[["<br>".join(map(shown, words)) for words in row] for row in lists],
         texttemplate="%{text}",
-        textfont={"size": 11},
+        textfont={"size": 11, "color": INK},
         hovertemplate="%{y}, %{x} back<br>%{customdata}<br>first score %{z}<extra></extra>",
-        colorscale="RdBu",
+        colorscale=LIGHT_RED_TO_BLUE,
         zmid=0,
         colorbar={"title": "score"},
     )

@@ -20,6 +20,8 @@ from tw_lens.analyses import (
 from tw_lens.rendering.style import (
     COLOURS,
     EYE,
+    INK,
+    LIGHT_RED_TO_BLUE,
     MUTED,
     apart,
     laid_out,
@@ -57,9 +59,9 @@ def draw_head_probe(result: HeadProbe) -> go.Figure:
         text=[[shown(short(words[0])) for words in row] for row in lists],
         customdata=[["<br>".join(map(shown, words)) for words in row] for row in lists],
         texttemplate="%{text}",
-        textfont={"size": 11},
+        textfont={"size": 11, "color": INK},
         hovertemplate="%{y} through %{x}<br>%{customdata}<br>first score %{z}<extra></extra>",
-        colorscale="RdBu",
+        colorscale=LIGHT_RED_TO_BLUE,
         zmid=0,
         colorbar={"title": "score"},
     )
@@ -188,7 +190,7 @@ def _scene(side: str, axes: list[float]) -> dict[str, Any]:
         "camera": {"eye": EYE},
     }
     for i, (a, length) in enumerate(zip("xyz", axes, strict=True)):
-        ticks = [-length, 0, length] if length > longest / 3 else []
+        ticks = [0, length] if length > longest / 3 else []  # those at the far ends would meet
         scene[f"{a}axis"] = {
             "title": f"{side} {i}", "range": [-1.05 * length, 1.05 * length], "tickvals": ticks,
             "tickformat": ".2~f",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tw_lens.analyses import (
     Coherence,
     HeadSpectrum,
@@ -19,6 +21,9 @@ from tw_lens.rendering.deferred import deferred_figure, deferred_widget
 from tw_lens.rendering.marks import LEGEND, Marks, listed_words, marks, said_above
 from tw_lens.rendering.panels import HeadWords, Panel, Section, Table, instead
 from tw_lens.rendering.widgets import attention_widget
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIRECTIONS_LISTED = 10
 
@@ -68,7 +73,8 @@ def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
     compared = listed_words(weights, None, 1)
     atlas, marked = compared.atlas, marks(compared)
     rows, anchors = [], []
-    for row in atlas.to_dataframe().itertuples():
+    table = atlas.to_dataframe()
+    for row in table.itertuples():
         shares = (round(100 * row.share, 1), float(f"{row.singular_value:.3g}"))
         left, right = (
             marked[row.layer, row.head, row.circuit, row.direction, side].text for side in SIDES
@@ -89,14 +95,23 @@ def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
         Panel(
             "What does each head connect?",
             "The words at both ends of every head's leading direction: W_QK brings queries to "
-            "keys, W_OV turns what is read into what is written. Type a layer (L3), a head (L3H2), "
-            "a map (QK) or a word to search; click a column to sort. "
-            f"{LEGEND} {said_above(compared)}",
-            table=Table("every head of the model", columns, tuple(rows), tuple(anchors)),
+            "keys, W_OV turns what is read into what is written. Search for a word or a head, "
+            "choose a layer or a map, sort by a column; heads that are links lead to their words.",
+            note=f"{LEGEND} {said_above(compared)}",
+            table=Table(
+                "every head of the model", columns, tuple(rows), tuple(anchors), _kinds(table)
+            ),
             caveats=atlas.caveats,
         ),
     )
     return Section("atlas", "The atlas of heads", panels)
+
+
+def _kinds(atlas: pd.DataFrame) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """By what the heads can be chosen."""
+    return tuple(
+        (said, tuple(map(str, atlas[of]))) for said, of in (("Layer", "layer"), ("Map", "circuit"))
+    )
 
 
 def layer_section(
@@ -156,12 +171,12 @@ def _spectrum_panel(circuit: str, spectrum: HeadSpectrum, compared: Coherence) -
     }[circuit]
     return Panel(
         f"Which words does W_{circuit} connect?",
-        f"Each head's matrix, taken apart into singular directions. {what} Bars are the strengths "
-        "of the directions, the line their share of the whole. Open a head for its words; where "
-        f"neighbouring strengths are nearly equal, their words may mix. "
+        "Each head's matrix, taken apart into singular directions: bars are their strengths, the "
+        f"line their share of the whole. {what} Open a head for its words.",
+        deferred_figure(spectrum),
+        note="Where neighbouring strengths are nearly equal, their words may mix. "
         f"{LEGEND if circuit == 'QK' else 'Marks beside the words as above.'} "
         f"{said_above(compared, spectrum.layer)}",
-        deferred_figure(spectrum),
         heads=tuple(_head_words(spectrum, h, marked) for h in range(len(spectrum.heads))),
         caveats=spectrum.caveats,
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from tw_lens.analyses import HeadAtlas, figure
 from tw_lens.analyses.result import CIRCUITS
-from tw_lens.rendering.style import laid_out, shown
+from tw_lens.rendering.marks import hovered
+from tw_lens.rendering.style import laid_out
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -74,5 +75,4 @@ def _log_percent(result: HeadAtlas, at: int | None) -> float | None:
 def _sides(result: HeadAtlas, at: int | None) -> str:
     if at is None:
         return ""
-    left, right = result.left.token_string[at], result.right.token_string[at]
-    return f"{' '.join(map(shown, left))}<br>\u2192 {' '.join(map(shown, right))}"
+    return f"{hovered(result.left, at, ' ')}<br>\u2192 {hovered(result.right, at, ' ')}"

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 from tw_lens.canonical import Weights
 from tw_lens.files import require_writable, written_whole
 from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
-from tw_lens.rendering.marks import listed_words
 from tw_lens.rendering.panels import Section, Table
 from tw_lens.rendering.sections import (
-    DIRECTIONS_LISTED,
     atlas_section,
     layer_section,
     words_section,
@@ -103,12 +101,10 @@ def report(
     sections = [words_section(weights)]
     say("Reading every head of the model")
     sections.append(atlas_section(weights, chosen))
-    say("Comparing words with those of random directions")
-    compared = listed_words(weights, chosen, DIRECTIONS_LISTED)
     folded = len(chosen) > LAYERS_OPEN
     for layer in chosen:
         say(f"Reading the heads of layer {layer}")
-        sections.append(layer_section(weights, states, layer, probed, compared, folded=folded))
+        sections.append(layer_section(weights, states, layer, probed, folded=folded))
     say("Following the prompt")
     sections.append(walk_section(weights, states, method))
     if sentences is not None:

@@ -11,7 +11,7 @@ from tests.models import as_bridge, shared_bridge, tiny_bridge, tiny_hf
 from tests.oracles import raw_model
 from tw_lens.analyses import head_svd
 from tw_lens.studies.rows import chance
-from tw_lens.studies.taken_out import pieces_of
+from tw_lens.studies.taken_out import divergence, pieces_of
 
 PROMPTS = [[5, 6, 7, 8, 900], [9, 10, 11], [700, 3, 3, 41]]
 LAYER, HEAD = 1, 2
@@ -136,6 +136,16 @@ def test_a_direction_of_a_rotating_head_with_biases_by_hand():
     )
     assert float(found.effect.value[0, 0, 0]) == pytest.approx(sum(moved) / len(moved), abs=1e-5)
     assert "energy at distance 0" in {caveat.name for caveat in found.caveats}
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-1, 1.0, 10.0])
+def test_divergence_is_exact_for_small_and_large_changes(size: float):
+    g = torch.Generator().manual_seed(0)
+    logits = 8 * torch.randn(1, 5, 3000, generator=g) + 3
+    rows = torch.cat([logits, logits + size * torch.randn(2, 5, 3000, generator=g)])
+    p = rows.double().log_softmax(-1)
+    expected = (p[0].exp() * (p[0] - p[1:])).sum(-1)
+    assert torch.allclose(divergence(rows).double(), expected, rtol=1e-3, atol=1e-12)
 
 
 @pytest.mark.parametrize("circuit", ["QK", "OV"])

@@ -125,7 +125,14 @@ def measured(
 
 
 def divergence(logits: Float[Tensor, "rows position d_vocab"]) -> Float[Tensor, "more position"]:
-    """`KL(p_0 || p_i)` in nats of every row after the first, position by position."""
-    first = logits[0].double().log_softmax(-1)
-    rows = [(first.exp() * (first - row.double().log_softmax(-1))).sum(-1) for row in logits[1:]]
-    return torch.stack(rows).clamp_min(0).float()
+    """`KL(p_0 || p_i)` in nats of every row after the first, position by position.
+
+    With `d` the change of the logits less its mean under p_0: `log(1 + sum p_0 (e^d - 1 - d))`,
+    which stays exact in float32 where the change is small.
+    """
+    p, found = logits[0].softmax(-1), []
+    for row in logits[1:]:
+        d = row - logits[0]
+        d = d - (p * d).sum(-1, keepdim=True)
+        found.append((p * (d.expm1() - d)).sum(-1).log1p())
+    return torch.stack(found).clamp_min(0)

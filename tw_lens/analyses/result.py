@@ -64,6 +64,11 @@ class WordLists:
     token_index: Int[Tensor, "lists k"]
     token_string: tuple[tuple[str, ...], ...]
 
+    def some(self, which: Sequence[int]) -> WordLists:
+        """Some of the lists, in this order."""
+        strings = tuple(self.token_string[at] for at in which)
+        return WordLists(self.score[list(which)], self.token_index[list(which)], strings)
+
     def rows(self, which: int) -> Iterator[dict[str, Any]]:
         """One list as table rows: rank (from 0), token_index, token_string, score."""
         for rank, string in enumerate(self.token_string[which]):

@@ -192,6 +192,8 @@ def atlas(
     say: Say,
     model: Model = None,
     layers: Annotated[str, typer.Option(help="Blocks, as 0,5,11 (default: all).")] = "",
+    circuit: Annotated[Literal["QK", "OV"] | None, typer.Option(help="Only one map.")] = None,
+    word: Annotated[str, typer.Option(help="Only heads with a word that holds this.")] = "",
     n: Annotated[int, typer.Option("-n", help="Leading directions per head.")] = 1,
     k: K = 5,
     readable: Readable = False,
@@ -201,7 +203,8 @@ def atlas(
 
     weights = _weights(model, say)
     among = _readable(weights, readable)
-    result = head_atlas(weights, layers=numbers(layers), n=n, k=k, among=among, progress=say)
+    found = head_atlas(weights, layers=numbers(layers), n=n, k=k, among=among, progress=say)
+    result = found.only(circuit=circuit, word=word or None)
     return result, result.to_dataframe()
 
 

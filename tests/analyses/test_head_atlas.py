@@ -1,5 +1,6 @@
 """The atlas says of every head what its spectrum says, and passes over the vocabulary only once."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -49,6 +50,24 @@ def test_words_are_chosen_from_a_filter():
     ov = [i for i, (_, _, circuit, _) in enumerate(atlas.entries) if circuit == "OV"]
     assert torch.equal(atlas.right.token_index[ov], spectrum.right.token_index)
     assert among.keep[atlas.left.token_index].all() and "words among" in atlas.headline()
+
+
+def test_heads_are_chosen_by_layer_by_map_and_by_word():
+    atlas = tw.head_atlas(tw.read_weights(shared_bridge("gpt2")), n=2)
+    whole = atlas.to_dataframe()
+    token = atlas.right.token_string[3][0]
+    lists = whole.left_words + " " + whole.right_words
+    for given, expected in (
+        ({"layers": [2]}, whole[whole.layer == 2]),
+        ({"circuit": "OV", "layers": (0, 1)}, whole[(whole.circuit == "OV") & (whole.layer < 2)]),
+        ({"word": token.upper()}, whole[lists.str.contains(token)]),
+        ({}, whole),
+    ):
+        found = atlas.only(**given)
+        pd.testing.assert_frame_equal(found.to_dataframe(), expected.reset_index(drop=True))
+        assert len(found.plot().data) == 2 and "HeadAtlas" in repr(found)
+    with pytest.raises(ValueError, match="a word with 'unheard'"):
+        atlas.only(word="unheard")
 
 
 def test_one_pass_over_the_vocabulary_per_side(monkeypatch):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -18,6 +19,7 @@ from tw_lens.analyses.result import (
     Circuit,
     Result,
     WordLists,
+    require_choice,
     require_positive,
     said_above,
     word_lists,
@@ -89,6 +91,54 @@ class HeadAtlas(Result):
                  "right_above"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
+    def only(
+        self,
+        *,
+        layers: Iterable[int] | None = None,
+        circuit: Circuit | None = None,
+        word: str | None = None,
+    ) -> HeadAtlas:
+        """The heads of some layers, of one map, or with a word in a list of either side.
+
+        Args:
+            layers: blocks; all by default.
+            circuit: "QK" or "OV"; both by default.
+            word: what a listed word holds, in any case; give `" dog"` for words that begin so.
+
+        Raises:
+            ValueError: an unknown circuit, or nothing is left.
+
+        Example:
+            >>> atlas = head_atlas(weights, n=1)
+            >>> len(atlas.only(layers=[2], circuit="OV").entries)
+            4
+        """
+        if circuit is not None:
+            require_choice("circuit", circuit, CIRCUITS)
+        chosen = None if layers is None else set(layers)
+        words = map(operator.add, self.left.token_string, self.right.token_string)
+        kept = [
+            at
+            for at, ((layer, _, of, _), listed) in enumerate(zip(self.entries, words, strict=True))
+            if (chosen is None or layer in chosen)
+            and circuit in (None, of)
+            and (word is None or any(word.lower() in w.lower() for w in listed))
+        ]
+        if not kept:
+            raise ValueError(
+                f"no row of the atlas has layers={sorted(chosen) if chosen else 'all'}, "
+                f"circuit={circuit or 'QK or OV'} and a word with {word!r}: choose less narrowly, "
+                "or ask head_atlas for more directions (n) or words (k)."
+            )
+        return replace(
+            self,
+            entries=tuple(self.entries[at] for at in kept),
+            singular_value=self.singular_value[kept],
+            share=self.share[kept],
+            left=self.left.some(kept),
+            right=self.right.some(kept),
+        )
+
 
 def head_atlas(
     weights: Weights,
@@ -151,8 +201,8 @@ def head_atlas(
         entries=tuple(entries[at] for at in order),
         singular_value=torch.cat([directions.S for directions in found])[order],
         share=torch.cat([directions.share for directions in found])[order],
-        left=word_lists(left.of(order), weights.tokens, _in_order(beside_left, order)),
-        right=word_lists(right.of(order), weights.tokens, _in_order(beside_right, order)),
+        left=word_lists(left, weights.tokens, beside_left).some(order),
+        right=word_lists(right, weights.tokens, beside_right).some(order),
         among=among,
         caveats=weights.caveats + chosen_words(among),
     )
@@ -218,10 +268,6 @@ def _together(sides: tuple[_Side, ...]) -> _Side:
     if any(control is None for control in controls):
         return joined(found), None
     return joined(found), Beside(*map(torch.cat, zip(*controls, strict=True)))
-
-
-def _in_order(control: Beside | None, order: list[int]) -> Beside | None:
-    return None if control is None else Beside(*(part[order] for part in control))
 
 
 def _place(entry: tuple[int, int, Circuit, int], layers: tuple[int, ...]) -> tuple:

@@ -70,6 +70,10 @@ class Beside(NamedTuple):
     coherence: Float[Tensor, " lists"]
     p: Float[Tensor, "lists 2"]
 
+    def some(self, which: list[int]) -> Beside:
+        """Those of some lists, in this order."""
+        return Beside(self.coherence[which], self.p[which])
+
     def above(self, which: int) -> str:
         """The strictest control whose lists are less alike in 95 % of cases, or nothing.
 
@@ -90,6 +94,13 @@ class WordLists:
     token_index: Int[Tensor, "lists k"]
     token_string: tuple[tuple[str, ...], ...]
     beside: Beside | None = None
+
+    def some(self, which: Sequence[int]) -> WordLists:
+        """Some of the lists, in this order."""
+        at = list(which)
+        strings = tuple(self.token_string[i] for i in at)
+        beside = None if self.beside is None else self.beside.some(at)
+        return WordLists(self.score[at], self.token_index[at], strings, beside)
 
     def rows(self, which: int, **then: Any) -> Iterator[dict[str, Any]]:
         """One list as table rows: rank (from 0), token_index, token_string, score, what follows.

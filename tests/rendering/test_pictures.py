@@ -1,0 +1,105 @@
+"""The page looks as it did: parts of it beside their reference pictures (see `pictures.py`)."""
+
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+import tw_lens as tw
+from tests.models import golden_bridge
+from tests.rendering.pictures import FOLDER, PARTS, SCHEMES, TALLER, compared, opened
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--enable-unsafe-swiftshader"]
+SPOILT = {  # what a mistake may do to a part, and in which part it must be seen
+    "no labels": ("text { display: none !important }", ["atlas", "probe", "walk", "loudest"]),
+    "no figure": (".main-svg { visibility: hidden !important }", ["certificate", "movers"]),
+    "no bars": (".bars, .heatmaplayer { display: none !important }", ["distances", "probe"]),
+    "no words": ("td.words, td.tokens-cell { color: transparent }", ["heads", "words"]),
+    "overlapping": (".tokens { margin-top: -60px }", ["title"]),
+    "dark letters on dark": ("td { color: #14181e !important }", ["heads"]),
+}
+ANOTHER_FONT = "body, text, td, td.words span { font-family: 'Liberation Serif', serif !important }"
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed and could not be"
+)
+
+
+def page_of_the_tiny_model(folder):
+    path = folder / "page.html"
+    return tw.report(golden_bridge(), path, prompt="w5 w6 w7 w8", layers=[0, 2])
+
+
+@contextmanager
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return page_of_the_tiny_model(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened_browser:
+        yield opened_browser
+
+
+def looks_alike(tab, scheme, part):
+    share, taller = compared(tab, scheme, part)
+    return share <= PARTS[part][1] and taller <= TALLER
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_page_looks_as_it_did(scheme, page, browser):
+    tab = opened(browser, page, scheme)
+    assert [part for part in PARTS if not looks_alike(tab, scheme, part)] == []
+
+
+def test_another_font_is_no_difference(page, browser):
+    tab = opened(browser, page, "light")
+    tab.add_style_tag(content=ANOTHER_FONT)
+    assert [part for part in PARTS if not looks_alike(tab, "light", part)] == []
+
+
+@pytest.mark.parametrize("mistake", SPOILT)
+def test_a_mistake_is_seen(mistake, page, browser):
+    style, parts = SPOILT[mistake]
+    scheme = "dark" if "dark" in mistake else "light"
+    tab = opened(browser, page, scheme)
+    tab.add_style_tag(content=style)
+    assert [part for part in parts if looks_alike(tab, scheme, part)] == []
+
+
+@pytest.mark.parametrize("width", [900, 1280])
+def test_nothing_on_the_page_lies_over_anything(width, page, browser):
+    tab = opened(browser, page, "light")
+    tab.set_viewport_size({"width": width, "height": 900})
+    over = tab.evaluate(
+        """() => [...document.querySelectorAll("main, section, header, .panel, .tools")]
+          .flatMap((whole) => {
+            const boxes = [...whole.children]
+              .filter((part) => part.checkVisibility()
+                && getComputedStyle(part).display !== "inline")
+              .map((part) => [part, part.getBoundingClientRect()]);
+            return boxes.flatMap(([part, box], at) => boxes.slice(at + 1)
+              .filter(([, other]) => box.left < other.right - 1 && other.left < box.right - 1
+                && box.top < other.bottom - 1 && other.top < box.bottom - 1)
+              .map(([other]) => part.className + " " + part.tagName + " " + other.tagName));
+          })"""
+    )
+    assert over == []
+    assert tab.evaluate("[...document.querySelectorAll('.panel')].every(p => p.offsetHeight > 60)")
+
+
+def test_the_reference_pictures_are_small_and_all_there():
+    kept = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
+    assert set(kept) == {f"{scheme}-{part}.png" for scheme in SCHEMES for part in PARTS}
+    assert sum(kept.values()) < 500_000

@@ -35,12 +35,24 @@ def pca(points: Float[Tensor, "points d"], n_components: int) -> Projection:
 
 
 def umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> Projection:
-    """UMAP of all points together: cosine metric, PCA start, seeded, kept on disk.
+    """UMAP of all points together: cosine metric, PCA start, seeded."""
+    import warnings
 
-    A second call with the same points and parameters reads the first one's result.
-    """
-    flat, faith = _cached_umap()(points.numpy(), n_components, seed)
-    return Projection(torch.from_numpy(flat), faith, (float("nan"),) * n_components)
+    with warnings.catch_warnings():  # its import warns of an optional part that is not used here
+        warnings.simplefilter("ignore")
+        from umap import UMAP
+
+    model = UMAP(
+        n_components=n_components,
+        metric="cosine",
+        init="pca",
+        random_state=seed,
+        n_jobs=1,
+        n_neighbors=min(15, len(points) - 1),
+    )
+    flat = model.fit_transform(points.numpy())
+    nan = (float("nan"),) * n_components
+    return Projection(torch.from_numpy(flat), _trustworthiness(points.numpy(), flat), nan)
 
 
 def reduced(points: Float[Tensor, "points d"], reducer: Any) -> Projection:
@@ -80,35 +92,6 @@ def steps_kept(
     if len(lengths) < 3 or len(lengths.unique()) < 2 or len(angles.unique()) < 2:
         return float("nan")
     return float(spearmanr(lengths.numpy(), angles.numpy()).statistic)
-
-
-def _cached_umap():
-    import os
-    from pathlib import Path
-
-    from joblib import Memory
-
-    default = Path.home() / ".cache" / "tw_lens"
-    return Memory(os.environ.get("TW_LENS_CACHE", default), verbose=0).cache(_fit_umap)
-
-
-def _fit_umap(points, n_components: int, seed: int):
-    import warnings
-
-    with warnings.catch_warnings():  # its import warns of an optional part that is not used here
-        warnings.simplefilter("ignore")
-        from umap import UMAP
-
-    model = UMAP(
-        n_components=n_components,
-        metric="cosine",
-        init="pca",
-        random_state=seed,
-        n_jobs=1,
-        n_neighbors=min(15, len(points) - 1),
-    )
-    flat = model.fit_transform(points)
-    return flat, _trustworthiness(points, flat)
 
 
 def _trustworthiness(points, flat) -> float:

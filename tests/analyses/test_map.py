@@ -45,6 +45,23 @@ def test_umap_is_seeded_and_kept_on_disk(tmp_path, monkeypatch):
     assert 0 < first.trustworthiness <= 1 and all(math.isnan(x) for x in first.explained)
 
 
+def test_umaps_neighbours_are_the_nearest_by_cosine():
+    from sklearn.neighbors import NearestNeighbors
+
+    from tw_lens.geometry.projections import _neighbours
+
+    points = torch.randn(1500, 12, generator=torch.Generator().manual_seed(0))
+    points[7] = 3 * points[900]  # the same word twice
+    index, distance = _neighbours(points, 9)
+    exact = NearestNeighbors(n_neighbors=9, metric="cosine", algorithm="brute")
+    theirs, places = exact.fit(points.double().numpy()).kneighbors()
+    assert index.shape == distance.shape == (1500, 9)
+    assert all(i in row for i, row in enumerate(index.tolist()))
+    assert abs(distance[:, 1:] - theirs[:, :8]).max() < 1e-6
+    assert {7, 900} <= set(index[7]) and {7, 900} <= set(index[900])
+    assert (index[:, 1:] == places[:, :8]).mean() > 0.99
+
+
 def test_any_reducer_draws_a_map_and_others_are_refused():
     from sklearn.manifold import MDS
 

@@ -1,6 +1,6 @@
 """UMAP's maps on disk: fitted once, then read, however many processes ask.
 
-1. A map's name is a digest of the points, of what it is asked for, and of UMAP's version.
+1. A map's name is a digest of the points, of what is asked for, and of UMAP's version.
 2. One safetensors file per map in `$TW_LENS_CACHE` (by default `~/.cache/tw_lens`), written beside
    its place and moved there whole: of two processes the later one puts the same map again.
 3. A file that is cut or changed does not match the digest of its points: it is fitted again.
@@ -21,6 +21,8 @@ from torch import Tensor
 from tw_lens.files import written_whole
 from tw_lens.geometry import Projection, umap
 
+RECIPE = 1  # one more whenever `umap` makes something else of the same points
+
 
 def kept_umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> Projection:
     """The map that `umap` fits, from the disk where it was fitted before.
@@ -39,7 +41,7 @@ def kept_umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int
 
 
 def _place(points: Tensor, n_components: int, seed: int) -> Path:
-    asked = f"umap {version('umap-learn')} {tuple(points.shape)} {n_components} {seed} "
+    asked = f"{RECIPE} {version('umap-learn')} {tuple(points.shape)} {n_components} {seed} "
     name = hashlib.sha256(asked.encode() + _bytes(points)).hexdigest()[:32]
     folder = os.environ.get("TW_LENS_CACHE") or Path.home() / ".cache" / "tw_lens"
     return Path(folder) / f"umap-{name}.safetensors"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.geometry.sphere import unit
+
+if TYPE_CHECKING:
+    import numpy as np
+
 JUDGED = 2000
+AT_ONCE = 1024
 
 
 class Projection(NamedTuple):
@@ -35,24 +41,37 @@ def pca(points: Float[Tensor, "points d"], n_components: int) -> Projection:
 
 
 def umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> Projection:
-    """UMAP of all points together: cosine metric, PCA start, seeded."""
+    """UMAP of all points together: cosine metric, exact neighbours, PCA start, seeded."""
     import warnings
 
-    with warnings.catch_warnings():  # its import warns of an optional part that is not used here
+    n_neighbors = min(15, len(points) - 1)
+    with warnings.catch_warnings():  # of an optional part, and of a search index, neither needed
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-    model = UMAP(
-        n_components=n_components,
-        metric="cosine",
-        init="pca",
-        random_state=seed,
-        n_jobs=1,
-        n_neighbors=min(15, len(points) - 1),
-    )
-    flat = model.fit_transform(points.numpy())
+        model = UMAP(
+            n_components=n_components,
+            metric="cosine",
+            init="pca",
+            random_state=seed,
+            n_jobs=1,
+            n_neighbors=n_neighbors,
+            precomputed_knn=_neighbours(points, n_neighbors),
+        )
+        flat = model.fit_transform(points.numpy())
     nan = (float("nan"),) * n_components
     return Projection(torch.from_numpy(flat), _trustworthiness(points.numpy(), flat), nan)
+
+
+def _neighbours(points: Float[Tensor, "points d"], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every point's nearest ones by cosine, itself among them: their places and distances.
+
+    All products of 10,000 points take a second; UMAP's own search takes twenty and guesses.
+    """
+    u = unit(points)
+    near = [(chunk @ u.T).topk(n) for chunk in u.split(AT_ONCE)]
+    distance = (1 - torch.cat([found.values for found in near])).clamp_min(0)
+    return torch.cat([found.indices for found in near]).numpy(), distance.numpy()
 
 
 def reduced(points: Float[Tensor, "points d"], reducer: Any) -> Projection:
@@ -84,7 +103,7 @@ def steps_kept(
 
     Args:
         drawn: the paths' points in the picture.
-        true: the step angle from each point to the next (`measure_path`; its last row is ignored).
+        true: the angle from each point to the next; the last row is ignored.
     """
     from scipy.stats import spearmanr
 

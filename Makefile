@@ -40,6 +40,7 @@ reference: $(VENV)/tested
 bench: $(VENV)/tested
 	$(VENV)/bin/python tests/benchmarks/bench_spectra.py
 	$(VENV)/bin/python tests/benchmarks/bench_controls.py
+	$(VENV)/bin/python tests/benchmarks/bench_maps.py
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -10,7 +10,8 @@ import torch
 
 import tw_lens as tw
 from tests.models import golden_bridge
-from tw_lens.geometry import measure_path, steps_kept
+from tw_lens.analyses.kept_maps import kept_umap
+from tw_lens.geometry import Projection, measure_path, steps_kept
 
 
 def inputs():
@@ -35,13 +36,30 @@ def test_umap_is_seeded_and_kept_on_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("TW_LENS_CACHE", str(tmp_path))
     weights, states = inputs()
     first = tw.fit_map(weights, states, method="umap", n_words=40, seed=3)
-    assert any(tmp_path.rglob("output.pkl"))
+    assert len(list(tmp_path.glob("umap-*.safetensors"))) == 1
     again = tw.fit_map(weights, states, method="umap", n_words=40, seed=3)
     monkeypatch.setenv("TW_LENS_CACHE", str(tmp_path / "other"))
     fresh = tw.fit_map(weights, states, method="umap", n_words=40, seed=3)
     assert torch.equal(first.state_points, again.state_points)
     assert torch.equal(first.state_points, fresh.state_points)
     assert 0 < first.trustworthiness <= 1 and all(math.isnan(x) for x in first.explained)
+
+
+def test_umaps_neighbours_are_the_nearest_by_cosine():
+    from sklearn.neighbors import NearestNeighbors
+
+    from tw_lens.geometry.projections import _neighbours
+
+    points = torch.randn(1500, 12, generator=torch.Generator().manual_seed(0))
+    points[7] = 3 * points[900]  # the same word twice
+    index, distance = _neighbours(points, 9)
+    exact = NearestNeighbors(n_neighbors=9, metric="cosine", algorithm="brute")
+    theirs, places = exact.fit(points.double().numpy()).kneighbors()
+    assert index.shape == distance.shape == (1500, 9)
+    assert all(i in row for i, row in enumerate(index.tolist()))
+    assert abs(distance[:, 1:] - theirs[:, :8]).max() < 1e-6
+    assert {7, 900} <= set(index[7]) and {7, 900} <= set(index[900])
+    assert (index[:, 1:] == places[:, :8]).mean() > 0.99
 
 
 def test_any_reducer_draws_a_map_and_others_are_refused():
@@ -88,33 +106,84 @@ def test_a_picture_of_the_truth_keeps_the_true_steps():
     assert steps_kept(y[..., :2], measure_path(y).step_angle) == pytest.approx(1.0)
 
 
-def test_a_cut_cache_is_fitted_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("TW_LENS_CACHE", str(tmp_path))
+def cut(kept: bytes) -> bytes:
+    return kept[: len(kept) // 2]
+
+
+def changed(kept: bytes) -> bytes:
+    """One bit of one coordinate."""
+    return kept[:-9] + bytes([kept[-9] ^ 1]) + kept[-8:]
+
+
+@pytest.mark.parametrize("spoil", [cut, changed, lambda kept: b"", lambda kept: b"nonsense"])
+def test_a_cut_or_changed_file_is_fitted_again(tmp_path, monkeypatch, capfd, spoil):
+    monkeypatch.setenv("TW_LENS_CACHE", str(tmp_path / "made" / "here"))
     weights, states = inputs()
     first = tw.fit_map(weights, states, method="umap", n_words=20)
-    (kept,) = tmp_path.rglob("output.pkl")
-    kept.write_bytes(kept.read_bytes()[:100])
+    (kept,) = tmp_path.rglob("umap-*")
+    whole = kept.read_bytes()
+    kept.write_bytes(spoil(whole))
+    capfd.readouterr()
     again = tw.fit_map(weights, states, method="umap", n_words=20)
     assert torch.equal(first.state_points, again.state_points)
     assert first.trustworthiness == again.trustworthiness
+    assert kept.read_bytes() == whole and capfd.readouterr() == ("", "")
+
+
+def test_a_map_is_read_only_for_the_points_and_settings_it_was_fitted_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("TW_LENS_CACHE", str(tmp_path))
+    made = []
+
+    def fitted(points, n_components, *, seed):
+        made.append(seed)
+        return Projection(torch.full((len(points), n_components), len(made)), 0.5, (0.0,) * 2)
+
+    monkeypatch.setattr(sys.modules["tw_lens.analyses.kept_maps"], "umap", fitted)
+    points = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    near = points.clone()
+    near[7, 2] += 1e-6
+    calls = [(points, 2, 1), (near, 2, 1), (points, 3, 1), (points, 2, 2), (points[:29], 2, 1),
+             (points.reshape(60, 2), 2, 1)]  # fmt: skip
+    for n, (given, axes, seed) in enumerate(calls, start=1):
+        for _ in range(2):
+            found = kept_umap(given, axes, seed=seed)
+            assert found.points.unique().tolist() == [n] and len(made) == n
+            assert found.trustworthiness == 0.5
+
+
+@pytest.mark.parametrize("folder", ["", "within"])
+def test_where_nothing_can_be_kept_the_map_is_fitted_and_it_is_said(tmp_path, monkeypatch, folder):
+    taken = tmp_path / "file"
+    taken.write_text("no folder")
+    monkeypatch.setenv("TW_LENS_CACHE", str(taken / folder))
+    weights, states = inputs()
+    with pytest.warns(UserWarning, match="could not be kept in .* TW_LENS_CACHE"):
+        chart = tw.fit_map(weights, states, method="umap", n_words=20)
+    assert chart.state_points.isfinite().all() and taken.read_text() == "no folder"
 
 
 TOGETHER = """
 import sys
 import torch
-from tw_lens.geometry import umap
+from tw_lens.analyses.kept_maps import kept_umap
 points = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
-print(umap(points, 2, seed=1).points.double().sum().item())
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(3):
+    print(kept_umap(points, 2, seed=1).points.double().sum().item())
 """
 
 
-def test_two_processes_at_once_give_one_chart(tmp_path):
+def test_two_processes_at_once_give_one_map(tmp_path):
     around = {**os.environ, "TW_LENS_CACHE": str(tmp_path)}
-    run = [sys.executable, "-W", "ignore", "-c", TOGETHER]
-    both = [subprocess.Popen(run, env=around, stdout=subprocess.PIPE) for _ in range(2)]
-    sums = [process.communicate(timeout=240)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0] and sums[0] == sums[1] != b""
-    assert len(list(tmp_path.rglob("output.pkl"))) == 1
-    assert not [
-        name for name in tmp_path.rglob("*") if "thread" in name.name
-    ]  # nothing half-written
+    run = [sys.executable, "-W", "error::UserWarning", "-c", TOGETHER]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(run, env=around, **pipes) for _ in range(2)]
+    assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+    for process in both:  # both look, find nothing, and fit
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    sums = [process.communicate(timeout=240)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(set(sums[0] + sums[1])) == 1 and len(sums[0]) == len(sums[1]) == 3
+    assert [name.suffix for name in tmp_path.iterdir()] == [".safetensors"]  # nothing half-written

@@ -9,7 +9,7 @@ import pytest
 import tw_lens as tw
 from tests.models import golden_bridge
 from tw_lens.rendering import FigureNotExported
-from tw_lens.rendering.export import BODY, for_paper
+from tw_lens.rendering.paper import BODY, for_paper
 
 needs_chromium = pytest.mark.skipif(
     not (shutil.which("chromium") or shutil.which("chromium-browser")),

@@ -84,13 +84,16 @@ def test_markup_in_a_token_is_text():
     assert shown("<b>bold</b> ") == "&lt;b&gt;bold&lt;/b&gt;\u2423"
 
 
-def test_text_in_a_3d_scene_has_neither_tags_nor_entities():
-    # plotly draws it with WebGL, which reads <b> and <br> but no entities.
+def test_names_in_a_scene_are_notes_over_the_paths_and_no_markup():
+    """Text inside a scene is cut into by the paths before it; notes lie over everything."""
     chart = tw.fit_map(WEIGHTS, STATES)
     hostile = replace(chart, words=("<b>&", *chart.words[1:]))
     for drawn in (hostile.plot(), tw.trajectory(WEIGHTS, STATES).plot(hostile)):
         words = next(trace for trace in drawn.data if trace.name == "words on the way")
-        assert words.text[0] == "<\u200bb>&" and words.hovertext[0] == "&lt;b&gt;&amp;"
+        assert words.mode == "markers" and words.hovertext[0] == "&lt;b&gt;&amp;"
+        note = drawn.layout.scene.annotations[0]
+        assert note.text == "&lt;b&gt;&amp;" and not note.showarrow
+        assert (note.x, note.y, note.z) == (words.x[0], words.y[0], words.z[0])
     flat = tw.fit_map(WEIGHTS, STATES, n_components=2)
     flat = replace(flat, words=("<b>&", *flat.words[1:])).plot()
     assert any(trace.text and trace.text[0] == "&lt;b&gt;&amp;" for trace in flat.data)
@@ -193,7 +196,12 @@ def test_paths_are_coloured_by_what_the_reader_asks():
     movers = tw.movers(WEIGHTS, STATES)
     by_layer = path.plot(chart, colour="layer")
     assert any(trace.marker.color == (0, 1, 2, 3) for trace in by_layer.data)
+    (key,) = [trace for trace in by_layer.data if trace.marker.showscale]
+    assert key.visible is not False and key.marker.cmax == 3  # whatever position is hidden
+    assert key.name not in {trace.name for trace in path.plot(chart).data}
     drawn = path.plot(chart, colour=movers)
+    named = {trace.name for trace in drawn.data if trace.name.startswith("moved by")}
+    assert named and not named & {"moved by attention", "moved by rest"}  # it has neither
     most = movers.share[:, :, 1].nan_to_num(-9).argmax(1)
     texts = next(trace for trace in drawn.data if trace.name.startswith("1 ")).text
     for layer, which in enumerate(most.tolist()):

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.analyses.kept_maps import kept_umap
 from tw_lens.analyses.result import Result, figure, require_choice, require_positive
 from tw_lens.analyses.trajectory import Trajectory
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import measure_path, nearest, pca, reduced, steps_kept, umap
+from tw_lens.geometry import angle, nearest, pca, reduced, steps_kept
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -159,7 +160,7 @@ def fit_map(
     if method == "pca":
         flat = pca(points, n_components)
     elif method == "umap":
-        flat = umap(points, n_components, seed=seed)
+        flat = kept_umap(points, n_components, seed=seed)
     else:
         flat = reduced(points, method)
     state_points = flat.points[: y[..., 0].numel()].unflatten(0, y.shape[:2])
@@ -176,7 +177,7 @@ def fit_map(
         words=tuple(weights.tokens.strings(index)),
         landmarks=len(landmarks),
         trustworthiness=flat.trustworthiness,
-        steps_kept=steps_kept(state_points, measure_path(y).step_angle),
+        steps_kept=steps_kept(state_points, angle(y, y.roll(-1, 0))),
         explained=flat.explained,
         caveats=(Caveat("drawing", "distances in a flat map are not those on the sphere."),),
     )

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from tw_lens.analyses import Result
 from tw_lens.files import require_writable, written_whole
+from tw_lens.rendering.paper import INCHES, for_paper
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FORMATS = ("svg", "png", "pdf")
-INCHES = {1: 3.3, 2: 6.9}  # one and two columns of a paper
-PIXELS_PER_INCH = 96
-POINT = PIXELS_PER_INCH / 72
-BODY, SMALL = 8 * POINT, 7 * POINT
 SHARPNESS = 4  # 384 dots per inch in a PNG
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -38,7 +35,7 @@ def save_figure(
         figure: a plotly figure, or a result, whose `plot()` is taken.
         path: where to; its suffix is the format.
         columns: 1 (3.3 inches wide) or 2 (6.9 inches).
-        height: in inches; by default in proportion to the width.
+        height: in inches; by default what panels, titles and legend need.
 
     Returns:
         The path.
@@ -66,49 +63,6 @@ def save_figure(
     drawn = for_paper(figure.plot() if isinstance(figure, Result) else figure, columns, height)
     image = _drawn(drawn, kind)
     return written_whole(path, lambda to: to.write_bytes(image))
-
-
-def for_paper(figure: go.Figure, columns: int, height: float | None) -> go.Figure:
-    """A copy of a figure in a paper's size: small type, no controls, the legend underneath."""
-    import plotly.graph_objects as go
-
-    width = INCHES[columns] * PIXELS_PER_INCH
-    tall = (0.72 * width if columns == 1 else 0.6 * width) if height is None else None
-    moving = {trace for frame in figure.frames for trace in frame.traces or ()}
-    kept = [
-        trace
-        for number, trace in enumerate(figure.data)
-        if trace.visible != "legendonly" and number not in moving
-    ]
-    drawn = go.Figure(data=kept, layout=figure.layout)  # without its frames
-    drawn.layout.sliders, drawn.layout.updatemenus = None, None
-    title = (figure.layout.title.text or "").replace(
-        "is hidden: click it in the legend", "left out"
-    )
-    drawn.update_layout(
-        width=width,
-        height=tall or height * PIXELS_PER_INCH,
-        font={"size": BODY},
-        title={"font": {"size": BODY}, "x": 0, "y": 1, "yref": "container", "yanchor": "top",
-               "pad": {"t": 6, "l": 6}, "text": _broken(title, 52 * columns)},
-        legend={"orientation": "h", "yref": "paper", "x": 0, "y": -0.16, "yanchor": "top",
-                "font": {"size": SMALL}, "tracegroupgap": 0},
-        margin={"l": 44, "r": 8, "t": 52, "b": 40},
-    )  # fmt: skip
-    drawn.update_annotations(font={"size": BODY})
-    for axes in (drawn.update_xaxes, drawn.update_yaxes):
-        axes(tickfont={"size": SMALL}, title={"font": {"size": SMALL}, "standoff": 4}, nticks=5)
-    small = {"tickfont": {"size": SMALL}, "title": {"font": {"size": SMALL}}}
-    drawn.update_scenes(xaxis=small, yaxis=small, zaxis=small)
-    drawn.update_traces(textfont={"size": SMALL}, selector={"mode": "markers+text"})
-    return drawn
-
-
-def _broken(title: str, letters: int) -> str:
-    """A title in lines of at most so many letters."""
-    import textwrap
-
-    return "<br>".join(textwrap.wrap(title.replace("<br>", " "), letters))
 
 
 def _drawn(figure: go.Figure, kind: str) -> bytes:

@@ -26,7 +26,6 @@ from tw_lens.rendering.style import (
     seen_from,
     short,
     shown,
-    shown_in_3d,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
 NAMED_LANDMARKS = 25
 KINDS = ("a head", "attention", "bias", "MLP", "rest")
+CENTRE = {"x": 0, "y": 0, "z": -0.14}  # what the camera looks at: the cube fills the picture
 
 
 @figure.register(Trajectory)
@@ -112,10 +112,7 @@ def _drawn(
         _add_path(drawn, points[:, position], f"{position} {shown(name)}", hover[position],
                   _markers(position, len(points), colour, kinds),
                   "legendonly" if position in firsts else True)  # fmt: skip
-    for at, kind in enumerate(KINDS if kinds else ()):
-        nothing = {"x": [None], "y": [None]} | ({"z": [None]} if points.shape[-1] == 3 else {})
-        add = drawn.add_scatter3d if points.shape[-1] == 3 else drawn.add_scatter
-        add(**nothing, mode="markers", marker={"color": COLOURS[at]}, name=f"moved by {kind}")
+    _add_key(drawn, points, colour, kinds)
     moving = [p for p in range(len(names)) if p not in firsts]
     colours = [COLOURS[p % len(COLOURS)] for p in moving]
     drawn = with_player(drawn, points[:, moving], [shown(names[p]) for p in moving], colours)
@@ -158,10 +155,27 @@ def _markers(
         shades = [table.get(_kind(name), MUTED) for name in kinds[position]]
         return {"line": MUTED, "marker": {"size": 4, "color": shades}}
     if colour == "layer":
-        scale = {"colorscale": "Viridis", "cmin": 0, "cmax": layers - 1}
-        bar = {"showscale": position == 0, "colorbar": {"title": "layer", "thickness": 12}}
-        return {"line": MUTED, "marker": {"size": 4, "color": list(range(layers)), **scale, **bar}}
+        shades = list(range(layers))
+        return {"line": MUTED, "marker": {"size": 4, "color": shades, **_scale(layers)}}
     return {"line": own, "marker": {"size": 3, "color": own}}
+
+
+def _scale(layers: int) -> dict[str, Any]:
+    return {"colorscale": "Viridis", "cmin": 0, "cmax": layers - 1}
+
+
+def _add_key(drawn: go.Figure, points: Tensor, colour: str, kinds: list[list[str]] | None) -> None:
+    """What the colours mean, where it is not said by the paths' own names."""
+    nothing = {axis: [None] for axis in "xyz"[: points.shape[-1]]} | {"mode": "markers"}
+    add = drawn.add_scatter3d if points.shape[-1] == 3 else drawn.add_scatter
+    found = {_kind(name) for of_position in kinds or () for name in of_position}
+    for at, kind in enumerate(KINDS):
+        if kind in found:
+            add(**nothing, marker={"color": COLOURS[at]}, name=f"moved by {kind}")
+    if colour == "layer":
+        bar = {"title": "layer", "thickness": 12, "len": 0.6, "x": 0, "xanchor": "right"}
+        marks = {"color": [0], "showscale": True, "colorbar": bar | {"xpad": 40}}
+        add(**nothing, marker=marks | _scale(len(points)), name="layer", showlegend=False)
 
 
 def _add_words(drawn: go.Figure, chart: Chart) -> None:
@@ -170,16 +184,22 @@ def _add_words(drawn: go.Figure, chart: Chart) -> None:
     quiet = {"mode": "markers", "marker": {"size": 2, "color": MUTED, "opacity": 0.35}}
     _add_points(drawn, chart.word_points[named:], chart.words[named:], "other words", quiet)
     scene = chart.word_points.shape[1] == 3
-    write, near = shown_in_3d if scene else shown, chart.word_points[:named]
+    near = chart.word_points[:named]
     everything = torch.cat([chart.word_points, chart.state_points.flatten(0, 1)])
     low, high = everything.amin(0), everything.amax(0)
     seen = seen_from(near, low, high) if scene else (near - low) / (high - low).clamp_min(1e-12)
     free = apart(seen, **(NAME_IN_SCENE if scene else NAME_ON_PLANE))
-    names = [write(short(word)) if f else "" for word, f in zip(chart.words, free, strict=False)]
-    loud = {
-        "mode": "markers+text", "marker": {"size": 4, "color": "#333333"}, "text": names,
-        "textfont": {"size": 11}, "textposition": "top center",
-    }  # fmt: skip
+    names = [shown(short(word)) if f else "" for word, f in zip(chart.words, free, strict=False)]
+    loud: dict[str, Any] = {"mode": "markers", "marker": {"size": 4, "color": "#333333"}}
+    if scene:  # as notes: they lie over the paths, which cut pieces out of text in the scene
+        drawn.update_layout(scene={"annotations": [
+            dict(zip("xyz", point, strict=True), text=name, showarrow=False, yshift=10,
+                 font={"size": 11})
+            for name, point in zip(names, rounded(near), strict=True) if name
+        ]})  # fmt: skip
+    else:
+        loud |= {"mode": "markers+text", "text": names, "textfont": {"size": 11},
+                 "textposition": "top center"}  # fmt: skip
     _add_points(drawn, near, chart.words[:named], "words on the way", loud)
 
 
@@ -228,5 +248,5 @@ def _placed(drawn: go.Figure, chart: Chart, *, hidden: bool) -> go.Figure:
     note = " (position 0 is hidden: click it in the legend)" if hidden else ""
     drawn = laid_out(drawn, f"{chart.faithfulness}{note}", height=720)
     axes = {f"{axis}axis": {"title": f"{chart.method} {i}"} for i, axis in enumerate("xyz")}
-    axes |= {"aspectmode": "cube", "camera": {"eye": EYE}}
+    axes |= {"aspectmode": "cube", "camera": {"eye": EYE, "center": CENTRE}}
     return drawn.update_layout(scene=axes) if chart.state_points.shape[-1] == 3 else drawn

@@ -3,6 +3,7 @@
 from tw_lens.canonical.block import Block
 from tw_lens.canonical.latent import Latent
 from tw_lens.canonical.norm import HeadNorm, Norm
+from tw_lens.canonical.parts import part_of_scores
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.scoring import Scoring
 from tw_lens.canonical.states import States
@@ -25,4 +26,5 @@ __all__ = [
     "Vocabulary",
     "Weights",
     "Writing",
+    "part_of_scores",
 ]

@@ -101,6 +101,18 @@ class HeadNorm:
         seen = seen * (seen.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         return (seen * self.gain + self.bias).reshape(x.shape)
 
+    def linear_at(
+        self, x: Float[Tensor, "*batch heads d_head"]
+    ) -> Callable[[Tensor], Float[Tensor, "*batch heads d_head"]]:
+        """This norm without its bias as a linear map of parts, dividing by what it divides x by."""
+
+        def seen(given: Tensor) -> Tensor:
+            flat = given.flatten(-2) if self.across else given
+            return flat - flat.mean(-1, keepdim=True) if self.centred else flat
+
+        divisor = (seen(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
+        return lambda part: (seen(part) / divisor * self.gain).reshape(part.shape)
+
     def gains(self, heads: int, d_head: int) -> Float[Tensor, "heads d_head"]:
         """The gain of every head and dimension."""
         gain = self.gain.reshape(heads, d_head) if self.across else self.gain

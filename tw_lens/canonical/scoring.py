@@ -64,6 +64,26 @@ class Scoring:
             q = q * self.temperature(len(q))[:, None, None]
         return q, k
 
+    def placed_parts(
+        self, q: Tensor, k: Tensor, q_part: Tensor, k_part: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Parts of queries and keys as they meet, divided by what the whole ones are divided by.
+
+        Parts that add up to `q` and `k` add up to what `placed` makes of them (but for the biases
+        of query-key norms). All are `[position, heads, d_head]`.
+        """
+        given = (q, k, q_part, k_part)
+        if self.rotary is not None and self.norm_after_rotary:
+            given = tuple(map(self.rotary.rotate, given))
+        q, k, q_part, k_part = given
+        q_part = q_part if self.q_norm is None else self.q_norm.linear_at(q)(q_part)
+        k_part = k_part if self.k_norm is None else self.k_norm.linear_at(k)(k_part)
+        if self.rotary is not None and not self.norm_after_rotary:
+            q_part, k_part = self.rotary.rotate(q_part), self.rotary.rotate(k_part)
+        if self.temperature is not None:
+            q_part = q_part * self.temperature(len(q))[:, None, None]
+        return q_part, k_part
+
     def scores(
         self,
         q: Float[Tensor, "position n_heads d_head"],

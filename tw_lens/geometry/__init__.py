@@ -18,6 +18,7 @@ from tw_lens.geometry.nearest import (
     nearest,
     nearest_of_both_signs,
     rank_of,
+    ranks_of,
 )
 from tw_lens.geometry.paths import (
     PathMeasures,
@@ -52,6 +53,7 @@ __all__ = [
     "radial_share",
     "random_steps",
     "rank_of",
+    "ranks_of",
     "reduced",
     "shuffled_steps",
     "signed_by_rule",

@@ -90,10 +90,11 @@ def test_widgets_show_hostile_tokens_as_text_without_a_network(hostile, tmp_path
             tab.on("dialog", lambda d, to=happened: (to.append(d.message), d.dismiss()))
             tab.on("request", lambda request, to=happened: to.append(request.url))
             tab.goto(page.as_uri())
-            tab.wait_for_selector(".widget span")
+            tab.wait_for_selector(".widget canvas, .widget span")
             tab.wait_for_timeout(300)
             shown = tab.inner_text("body").replace("\u200b", "")
             assert happened == [page.as_uri()]
-            assert HOSTILE in shown and "&lt;" in shown
+            drawn = widget.component == "AttentionHeads"  # on a canvas, without text to look for
+            assert drawn or (HOSTILE in shown and "&lt;" in shown)
             assert tab.evaluate("document.querySelectorAll('img').length") == 0
         browser.close()

@@ -163,3 +163,15 @@ def test_a_study_over_a_file_of_sentences(command, tmp_path):
     text.unlink()
     done = run(*asked)
     assert done.exit_code == 2 and "there is no file" in done.output
+
+
+def test_the_effect_of_directions(tmp_path):
+    text, table = tmp_path / "sentences.txt", tmp_path / "table.csv"
+    text.write_text("w5 w6 w7 w8 w9\nw10 w11 w12 w13\n")
+    asked = ["effect", FOLDER, "--sentences", str(text), "--layer", "1", "--head", "2", "-n"]
+    done = run(*asked, "3", "--csv", str(table))
+    assert done.exit_code == 0, done.output
+    found = pd.read_csv(table)
+    assert set(found.directions) == {0, 1, 2} and {"kl", "write"} <= set(found.measure)
+    done = run(*asked, "99")
+    assert done.exit_code == 2 and "direction 16 does not exist" in done.output

@@ -43,8 +43,6 @@ Readable = Annotated[
         help="List whole words only: no fragments, no special or never-trained tokens.",
     ),
 ]
-
-
 Sentences = Annotated[Path, typer.Option(help="A text file, one prompt a line.")]
 Kept = Annotated[
     Path | None, typer.Option(help="A file to keep the study in: named again, it goes on.")
@@ -240,6 +238,26 @@ def approach(say: Say, sentences: Sentences, model: Model = None, kept: Kept = N
     prompts = lines(sentences)
     result = study(_load(model, say), prompts, kept=kept, progress=say)
     return result, result.summary()
+
+
+@app.command()
+@tabled
+def effect(
+    say: Say,
+    sentences: Sentences,
+    layer: Layer,
+    head: Annotated[int, typer.Option("--head", help="Which head.")],
+    model: Model = None,
+    circuit: Circuit = "QK",
+    n: Annotated[int, typer.Option("-n", help="Leading directions, taken out one by one.")] = 20,
+) -> Tabled:
+    """What changes when directions of a head are taken out of the running model, with controls."""
+    from tw_lens.studies import direction_effect as study
+
+    prompts, tried = lines(sentences), range(n)
+    asked = {"layer": layer, "head": head, "circuit": circuit, "directions": tried}
+    result = study(_load(model, say), prompts, **asked, progress=say)
+    return result, result.to_dataframe()
 
 
 def _weights(model: str | None, say: Say) -> Any:

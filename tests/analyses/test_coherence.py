@@ -14,7 +14,7 @@ import tw_lens as tw
 from tests.models import shared_bridge, tiny_bridge
 from tests.planted import planted
 from tw_lens.analyses.coherence import CONTROLS
-from tw_lens.analyses.controls import PLACES, Controls
+from tw_lens.analyses.controls import PLACES, Controls, table_of
 from tw_lens.analyses.likeness import likeness, word_classes
 from tw_lens.geometry import (
     covariance_directions,
@@ -64,10 +64,11 @@ def test_p_values_are_uniform_for_directions_with_the_vocabularys_covariance():
             weights = tw.read_weights(tiny_bridge("gpt2", seed))
             block = weights.block(0)
             controls = Controls(weights, 5, None, [likeness(weights, "embedding")], seed)
-            rows = controls.rows(block, place == PLACES[3])
+            table = table_of(place)
+            rows = controls.rows(table, block.norm)
             fresh = torch.Generator().manual_seed(100 + seed)
-            own = controls.alike(covariance_directions(rows, 100, fresh), block, place)[0]
-            found.append(upper_p_values(own, controls.shared(block, place, 999)[1][0]))
+            own = controls.alike(covariance_directions(rows, 100, fresh), table, block.norm)[0]
+            found.append(upper_p_values(own, controls.shared(table, block.norm, 999)[1][0]))
         assert kstest(torch.cat(found).numpy(), "uniform").pvalue > 0.01
 
 

@@ -53,6 +53,7 @@ def test_words_are_chosen_from_a_filter():
 
 def test_one_pass_over_the_vocabulary_per_side(monkeypatch):
     weights = tw.read_weights(shared_bridge("gpt2"))
+    tw.head_atlas(weights, n=1)  # the controls are drawn once for a model
     passes = []
     cls = type(weights.vocabulary)
     rows = cls.rows

@@ -34,12 +34,13 @@ class HostileTokenizer:
 
 
 WORDS = ["rank", "token_index", "token_string", "score"]
+CONTROL = ["coherence", "above"]
 COLUMNS = {
     "EmbeddingDistances": ["setting", "l2_mean", "l2_std", "cosine_mean", "cosine_std"],
     "TokenNorms": WORDS,
-    "HeadProbe": ["component", "word", "word_index", *WORDS, "norm"],
-    "HeadSpectrum": ["component", "direction", "side", "singular_value", *WORDS],
-    "BiasDirections": ["component", "side", "sign", *WORDS],
+    "HeadProbe": ["component", "word", "word_index", *WORDS, "norm", *CONTROL],
+    "HeadSpectrum": ["component", "direction", "side", "singular_value", *WORDS, *CONTROL],
+    "BiasDirections": ["component", "side", "sign", *WORDS, *CONTROL],
     "Trajectory": [
         "layer", "label", "position", "token_index", "token_string", "norm", "step_angle",
         "arc_length", "turning_angle", "chord", "tortuosity", "radial_share", "tangential_share",
@@ -60,7 +61,8 @@ COLUMNS = {
     "NounList": ["token_index", "token_string"],
     "HeadAtlas": [
         "layer", "head", "component", "circuit", "direction", "singular_value", "share",
-        "left_words", "right_words",
+        "left_words", "right_words", "left_coherence", "left_above", "right_coherence",
+        "right_above",
     ],
     "Coherence": [
         "layer", "head", "component", "circuit", "direction", "side", "measure", "coherence",
@@ -74,7 +76,7 @@ COLUMNS = {
         "component", "direction", "singular_value", "gap", "noise", "block", "kept_rotated_left",
         "kept_rotated_right", "kept_rounded_left", "kept_rounded_right", "sign_margin",
     ],
-    "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS],
+    "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS, *CONTROL],
     "WordFilter": ["condition", "tokens", "examples"],
     "ScoreByDistance": ["component", "offset", "mean", "std"],
     "TrajectoryStatistics": [
@@ -87,11 +89,17 @@ COLUMNS = {
         "partner_position", "partner_token", "partner_along", "contribution", "attention",
     ],
     "Approach": ["layer", "label", "target", "place", "source", "angle", "low", "high"],
+    "DirectionEffect": [
+        "component", "circuit", "action", "directions", "energy", "share", "measure", "value",
+        "low", "high", "random", "random_low", "random_high", "beyond", "beyond_low",
+        "beyond_high", "stands", "left_words", "right_words",
+    ],
 }  # fmt: skip
 WITHOUT_WORDS = {
     "Approach",
     "Coherence",
     "DirectionBlocks",
+    "DirectionEffect",
     "EmbeddingDistances",
     "ScoreByDistance",
     "TrajectoryStatistics",
@@ -129,6 +137,7 @@ def results() -> dict[str, Result]:
         tw.trajectory_statistics(model, [[5, 6, 7], [8, 9]], controls=["random steps"]),
         tw.approach(model, [[5, 6, 7, 8], [8, 9, 10, 11]], controls=[]),
         _said(tw.direction_uses(model, [[*range(5, 30)]], layer=1, head=3, context=1), tokens),
+        tw.direction_effect(model, [[5, 6, 7]], layer=1, head=0, directions=[0, 1]),
     ]
     return {type(result).__name__: result for result in made}
 

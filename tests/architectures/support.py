@@ -41,6 +41,8 @@ class Row:
     error: float = 0.0
     movers_gap: float = 0.0
     heads_apart: bool = True
+    taken_out_gap: float = 0.0
+    taken_out_change: float = 1.0
 
     @property
     def kind(self) -> str:
@@ -68,6 +70,7 @@ def row(architecture: str) -> Row:
         weights = tw.read_weights(model)
         certificate = _checked(model)
         moved = _moved(model, weights)
+        gap, change = _taken_out(model, weights)
     except tw.UnsupportedModel as refusal:
         return Row(architecture, "refused", remarks=refusal.part)
     block = weights.block(weights.attention_layers[0])
@@ -86,6 +89,8 @@ def row(architecture: str) -> Row:
         error=certificate.max_rel_error,
         movers_gap=moved.gap,
         heads_apart="heads" not in {caveat.name for caveat in moved.caveats},
+        taken_out_gap=gap,
+        taken_out_change=change,
     )
 
 
@@ -102,6 +107,24 @@ def _moved(model: Any, weights: Weights) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tw.movers(weights, tw.read_states(model, PROMPT))
+
+
+def _taken_out(model: Any, weights: Weights) -> tuple[float, float]:
+    """With a head's maps taken out: the stream's gap at most, the change of what it writes."""
+    layer = weights.attention_layers[len(weights.attention_layers) // 2]
+    found = []
+    for circuit in ("QK", "OV"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            block = weights.block(layer)
+            rank = (block.W_Q if circuit == "QK" else block.W_V).shape[-1]
+            found.append(
+                tw.direction_effect(
+                    model, [PROMPT], layer=layer, head=1, circuit=circuit,
+                    directions=[range(rank)],
+                )
+            )  # fmt: skip
+    return max(one.gap for one in found), min(float(one.effect.value[0, 0, 1]) for one in found)
 
 
 def _processed(model: Any) -> str:

@@ -20,6 +20,13 @@ def test_every_step_is_the_sum_of_what_heads_and_mlp_added(architecture: str):
     assert found.movers_gap < 1e-5 and found.heads_apart
 
 
+@pytest.mark.parametrize("architecture", architectures())
+def test_pieces_of_a_head_are_taken_out_of_the_running_model(architecture: str):
+    """The stream is the canonical form's, to rounding, and what the head writes has changed."""
+    found = row(architecture)
+    assert found.taken_out_gap < EXACT and found.taken_out_change > 0.01
+
+
 def test_enough_architectures_are_exact():
     attending = [found for found in rows() if found.kind == "attention"]
     exact = [found for found in attending if found.outcome == "exact"]

@@ -35,6 +35,13 @@ def assert_same_words(ours, theirs, *, up_to_constant: bool = False, tolerance: 
     assert float(swapped.float().mean()) < 0.02
 
 
+def known_to(spectrum: tw.analyses.HeadSpectrum) -> float:
+    """How well float32 knows the directions listed: a rounding turns one by `eps S_0 / gap`."""
+    S = spectrum.singular_values
+    gap = (S[:, : spectrum.n] - S[:, 1 : spectrum.n + 1]).amin()
+    return max(1e-5, 2 * torch.finfo(S.dtype).eps * float(S.max() / gap))
+
+
 def test_processing_did_something():
     for architecture in BRIDGES:
         raw, folded = pair(architecture)
@@ -51,8 +58,9 @@ def test_spectra_of_raw_and_processed(architecture: str, circuit: str):
         a = tw.head_spectrum(raw, layer=layer, circuit=circuit, n=3)
         b = tw.head_spectrum(folded, layer=layer, circuit=circuit, n=3)
         assert_close(b.singular_values, a.singular_values)
-        assert_same_words(b.left, a.left)
-        assert_same_words(b.right, a.right)
+        known = known_to(a)
+        assert_same_words(b.left, a.left, tolerance=known)
+        assert_same_words(b.right, a.right, tolerance=known)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "neox", "qwen2"])

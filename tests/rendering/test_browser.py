@@ -142,16 +142,69 @@ def test_hovering_a_head_shows_its_words(page, browser):
     assert "w" in reader.tab.locator("#atlas .hovertext").first.text_content()
 
 
+def test_the_atlas_is_narrowed_by_layer_and_by_map(page, browser):
+    reader = Reader(browser, page)
+    tab, rows = reader.tab, "#atlas tbody tr:not([hidden])"
+    layer, kind = tab.locator("#atlas select").all()
+    layer.select_option("2")
+    kind.select_option("OV")
+    heads = reader.all_of(rows, "e.cells[0].textContent + e.cells[1].textContent")
+    assert heads == [f"L2H{head}OV" for head in range(4)]
+    assert tab.inner_text("#atlas .count") == "4 of 24 rows"
+    layer.select_option("all")
+    assert len(reader.all_of(rows, "1")) == 12
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tables_are_copied_by_keyboard(allowed, page, browser):
+    """To the clipboard, or, where a browser refuses that, selected for the reader to copy."""
+    reader = Reader(browser, page, permissions=["clipboard-read", "clipboard-write"] * allowed)
+    tab = reader.tab
+    if not allowed:
+        tab.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(new Error('no')))")
+    tab.fill("#atlas input", "l2h3 OV")
+    tab.focus("#atlas .copy")
+    tab.keyboard.press("Enter")
+    if allowed:
+        tab.wait_for_function("document.querySelector('#atlas .copy').textContent === 'Copied'")
+        lines = tab.evaluate("navigator.clipboard.readText()").split("\n")
+        assert lines[0].startswith("head\tmap\t") and lines[1].startswith("L2H3\tOV\t")
+        assert len(lines) == 2
+    else:
+        tab.wait_for_function("document.querySelector('#atlas .copy').textContent.includes('Ctrl')")
+        assert "L2H3" in tab.evaluate("getSelection().toString()")
+    tab.locator("#L2H3-OV summary").focus()
+    tab.keyboard.press("Enter")
+    tab.locator("#L2H3-OV .copy").press("Enter")
+    tab.wait_for_function("!document.querySelector('#L2H3-OV .copy').textContent.includes('rows')")
+    assert reader.complaints == []
+
+
+def test_on_paper_pictures_fit_the_width_in_dark_letters(page, browser):
+    reader = Reader(browser, page, color_scheme="dark", viewport={"width": 1500, "height": 900})
+    tab = reader.tab
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    tab.wait_for_selector("#walk .main-svg")
+    tab.emulate_media(media="print", color_scheme="dark")
+    tab.set_viewport_size({"width": 703, "height": 1000})  # A4 between its margins
+    wide = reader.all_of(".deferred", "e.getBoundingClientRect().right")
+    assert len(wide) > 10 and max(wide) <= 703
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not tab.is_visible("nav") and not tab.is_visible("#atlas .tools")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessible_in_light_and_dark(scheme, page, browser):
     from axe_playwright_python.sync_playwright import Axe
 
     reader = Reader(browser, page, color_scheme=scheme)
     reader.tab.evaluate(THROUGH)
+    reader.tab.wait_for_selector("#walk .circuitsvis .colored-tokens")
     reader.tab.wait_for_timeout(500)
     found = Axe().run(reader.tab).response["violations"]
     serious = [v["id"] for v in found if v["impact"] in ("serious", "critical")]
     assert serious == []
+    assert reader.all_of("#walk .circuitsvis [role=button]", "e.tabIndex") == [0] * 3
     back = reader.tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (back == "rgb(255, 255, 255)") == (scheme == "light")
 

@@ -1,4 +1,4 @@
-"""The quiet mark beside words says what the table of the controls says."""
+"""The quiet mark beside words says what the results say."""
 
 from dataclasses import replace
 
@@ -7,29 +7,41 @@ import torch
 import tw_lens as tw
 from tests.models import golden_bridge
 from tests.planted import planted
-from tw_lens.rendering.marks import listed_words, marks, said_above
+from tw_lens.analyses.result import Beside
+from tw_lens.rendering.marks import hovered, mark, said_above
+
+RING, DISC = "\u25cb", "\u25cf"
 
 
 def test_marks_are_those_of_the_table():
-    made = tw.coherence(planted(0), n=4, controls=["isotropic", "vocabulary"])
-    marked = marks(made)
+    made = tw.head_spectrum(planted(0), layer=0, n=4)
     seen = set()
-    for keys, rows in made.to_dataframe().groupby(
-        ["layer", "head", "circuit", "direction", "side"]
+    for (component, direction, side), rows in made.to_dataframe().groupby(
+        ["component", "direction", "side"]
     ):
-        p = rows.set_index("control").p
-        mark = "" if p.isotropic > 0.05 else "\u25cf" if p.vocabulary <= 0.05 else "\u25cb"
-        text = f"{rows.coherence.iloc[0]:.2f}" + (f"\u202f{mark}" if mark else "")
-        assert marked[keys].text == text and f"{p.isotropic:.2g}" in marked[keys].said
-        seen.add(mark)
-    assert seen >= {"", "\u25cf"} and len(marked) == 2 * len(made.entries)
+        which = int(component[-1]) * 4 + direction
+        shown = mark(made.left if side == "left" else made.right, which)
+        sign = {"": "", "isotropic": RING, "vocabulary": DISC}[rows.above.iloc[0]]
+        text = f"{rows.coherence.iloc[0]:.2f}" + (f"\u202f{sign}" if sign else "")
+        assert shown.text == text and shown.said.startswith("p = ")
+        seen.add(sign)
+    assert seen >= {"", DISC}
 
 
-def test_the_sentence_counts_a_layers_lists():
-    made = listed_words(tw.read_weights(golden_bridge()), None, 2)
-    of_layer = torch.tensor([entry[0] == 1 for entry in made.entries])
-    p = torch.where(of_layer, torch.tensor([[[0.01]], [[0.9]]]), 0.5).expand(2, 2, -1)[None]
-    made = replace(made, p=p)
-    assert "32 word lists of layer 1" in said_above(made, 1)
-    assert "100 % beside 'isotropic' and 0 % beside 'vocabulary'" in said_above(made, 1)
-    assert "0 % beside 'isotropic'" in said_above(made, 0)
+def test_a_ring_and_a_disc_by_hand():
+    lists = tw.head_spectrum(planted(0), layer=0, n=4).left
+    p = torch.tensor([[0.04, 0.2], [0.01, 0.05], [0.2, 0.01], [0.06, 0.06]] * 2)
+    lists = replace(lists, beside=Beside(torch.full((8,), 0.5), p))
+    texts = [mark(lists, which).text for which in range(4)]
+    assert texts == [f"0.50\u202f{RING}", f"0.50\u202f{DISC}", "0.50", "0.50"]
+    assert "0.04 beside isotropic directions, 0.2 beside the vocabulary's" in mark(lists, 0).said
+    assert hovered(lists, 3).endswith("<br>alike 0.50")
+    said = said_above("here", lists, lists)
+    assert "Of the 16 word lists here" in said
+    assert "50 % beside isotropic directions and 50 % beside the vocabulary's" in said
+
+
+def test_lists_without_a_control_have_no_mark():
+    lists = tw.head_spectrum(tw.read_weights(golden_bridge()), layer=1, convention="published").left
+    assert mark(lists, 0).text == "" and said_above("here", lists) == ""
+    assert "alike" not in hovered(lists, 0)

@@ -16,11 +16,16 @@ from tw_lens.rendering.tables import rich_table, save_table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 PDFLATEX = shutil.which("pdflatex")
+needs_tex = pytest.mark.skipif(PDFLATEX is None, reason="no TeX is installed and none could be")
 TOKENS = [
     '\\{}$&#_%~^<>|"', "'`", "?`!`", "--", "---", ",,", "[red]", "*", "(1-2)", " dog ", "a  b",
     "  ", "", "a\nb", "\x00", "\u200b", "\\xe2\\x82", "%", "\\", "^^M", "\\end{tabular}", "=",
     "\u4f60\u597d", "\u05d0", "\U0001f426", "e\u0301", "\u00e9\u00df\u0152", "\u00f0\u00fe",
-    "\ufffd", *(chr(code) for code in range(0x20, 0x250)),
+    "\ufffd", "\ud800", "\u202eabc\u202c", "a\u0300\u0301\u0302", "\U0001f468\u200d\U0001f469",
+    "\U0010ffff", "\ufeff", "\r", "\t", "\x1b[31m", "^^@", "^^^^0041", "\\end{document}",
+    "\\\\[1em]", "$$", "fi ffl", "``''", "<<>>", "##1", "\\input{x}", 
+    "{" * 20, "W" * 5000, "\u4f60" * 400,
+    *(chr(code) for code in range(0x20, 0x250)),
 ]  # fmt: skip
 
 
@@ -100,33 +105,58 @@ def test_latex_is_different_for_different_tokens():
     )
 
 
-@pytest.mark.skipif(PDFLATEX is None, reason="no TeX is installed and none could be")
-def test_latex_compiles_whatever_the_tokens_are(tmp_path):
-    tables = [
-        latex_table(
-            pd.DataFrame({"token_string": TOKENS[at : at + 40], "score": -1e-9}),
-            caption="".join(TOKENS[at : at + 40]),
-            comment="\n".join(TOKENS[at : at + 40]),
-        )
-        for at in range(0, len(TOKENS), 40)
-    ]
-    (tmp_path / "t.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\\tracinglostchars=3\n\\begin{document}\n"
+def compiled(tables, folder):
+    """Two runs of a real TeX: the second reads the captions back from the list of tables."""
+    (folder / "t.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs,longtable}\\tracinglostchars=3\n"
+        "\\begin{document}\n"
         + "\\clearpage\n".join(["\\listoftables", *tables])
         + "\\end{document}\n",
         encoding="utf-8",
     )
-    for _ in range(2):  # the second run reads the captions back from the list of tables
+    for _ in range(2):
         done = subprocess.run(
             [str(PDFLATEX), "-halt-on-error", "-interaction=nonstopmode", "t.tex"],
-            cwd=tmp_path, capture_output=True, text=True, errors="replace",
+            cwd=folder, capture_output=True, text=True, errors="replace",
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:]
-    assert (tmp_path / "t.pdf").stat().st_size > 10_000
+    return (folder / "t.pdf").stat().st_size
+
+
+@needs_tex
+def test_latex_compiles_whatever_the_tokens_are(tmp_path):
+    tables = [
+        latex_table(
+            pd.DataFrame({"token_string": pd.Series(some, dtype=object), "score": -1e-9}),
+            caption="".join(token[:40] for token in some),
+            comment="\n".join(some),
+        )
+        for some in (TOKENS[at : at + 40] for at in range(0, len(TOKENS), 40))
+    ]
+    assert compiled(tables, tmp_path) > 10_000
+
+
+@needs_tex
+def test_latex_of_every_result_compiles_however_long(tmp_path):
+    from tests.analyses.test_results import results
+
+    tables = [
+        save_table(result, tmp_path / f"{name}.tex").read_text(encoding="utf-8")
+        for name, result in results().items()
+    ]
+    assert {len(re.findall(r"longtable}", table)) for table in tables} == {0, 3}
+    assert compiled(tables, tmp_path) > 10_000
+
+
+def test_latex_breaks_over_pages_and_repeats_its_head(tmp_path):
+    long = latex_table(pd.DataFrame({"a_b": range(41)}), caption="50 %")
+    assert long.count(r"a\_b \\") == 2 and r"\caption{50 \%} \\" in long
+    assert r"% Needs \usepackage{booktabs,longtable}." in long and r"\begin{table}" not in long
+    assert "longtable" not in latex_table(pd.DataFrame({"a_b": range(40)}))
 
 
 def test_markdown_keeps_its_columns_and_its_tokens(tmp_path):
-    table = pd.DataFrame({"token_string": TOKENS, "score": 1.5})
+    table = pd.DataFrame({"token_string": pd.Series(TOKENS, dtype=object), "score": 1.5})
     text = save_table(table, tmp_path / "t.md").read_text(encoding="utf-8")
     lines = text.rstrip("\n").split("\n")
     assert len(lines) == len(TOKENS) + 2

@@ -293,7 +293,7 @@ def test_bad_input_is_refused_in_one_sentence(options, error, sentence):
 def test_prompts_and_circuits_that_do_not_fit_are_refused():
     model = shared_bridge("gpt2")
     for prompts in ([], ["", " "], [[5], [6]]):
-        with pytest.raises(ValueError, match="no prompt has a position to look at"):
+        with pytest.raises(ValueError, match="no prompt has a position to measure"):
             tw.direction_uses(model, prompts, layer=0, head=0)
     with pytest.raises(TypeError, match="one text"):
         tw.direction_uses(model, "w5 w6", layer=0, head=0)

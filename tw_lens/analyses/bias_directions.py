@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
+from tw_lens.analyses.controls import beside
 from tw_lens.analyses.result import (
     CONVENTIONS,
     Convention,
@@ -14,6 +15,7 @@ from tw_lens.analyses.result import (
     WordLists,
     require_choice,
     require_positive,
+    said_above,
     word_lists,
 )
 from tw_lens.canonical import Weights
@@ -40,10 +42,15 @@ class BiasDirections(Result):
 
     def headline(self) -> str:
         """What was read."""
-        return f"{self.model_name} layer {self.layer}, {self.convention}: {self.n_heads} heads"
+        read = f"{self.model_name} layer {self.layer}, {self.convention}: {self.n_heads} heads"
+        return read + said_above(self.lists)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: component, side, sign, rank, token_index, token_string, score."""
+        """One row per word.
+
+        Columns: component, side, sign, rank, token_index, token_string, score and, in the exact
+        convention, coherence, above (the control beside the list, see `Beside`).
+        """
         rows = []
         for which in range(self.lists.score.shape[0]):
             side, sign = CELLS[which % len(CELLS)]
@@ -101,6 +108,6 @@ def bias_directions(
         )
     directions = torch.stack([query, key, -query, -key], dim=1).flatten(0, 1)
     found = nearest(directions, rows, k)
-    return BiasDirections(
-        weights.model_name, layer, convention, word_lists(found, weights.tokens), weights.caveats
-    )
+    control = None if convention == "published" else beside(weights, found, "points", block.norm)
+    lists = word_lists(found, weights.tokens, control)
+    return BiasDirections(weights.model_name, layer, convention, lists, weights.caveats)

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.controls import PLACES, SIDES, Controls, Place, factor_of
+from tw_lens.analyses.controls import PLACES, SIDES, Controls, Place, factor_of, table_of
 from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
 from tw_lens.analyses.likeness import MEASURES, Measure, likeness
-from tw_lens.analyses.result import Circuit, Result, require_choice, require_positive
+from tw_lens.analyses.result import LEVEL, Circuit, Result, require_choice, require_positive
 from tw_lens.analyses.word_filter import WordFilter, listed
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
@@ -23,7 +23,6 @@ from tw_lens.geometry import upper_p_values
 Control = Literal["isotropic", "vocabulary", "within head"]
 CONTROLS = ("isotropic", "vocabulary", "within head")
 Family = Literal["head", "layer", "model"]
-LEVEL = 0.05
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -208,7 +207,9 @@ def coherence(
     for layer in dict.fromkeys(entry[0] for entry in atlas.entries):
         say(f"Drawing controls for layer {layer}")
         block = weights.block(layer)
-        everywhere = {place: draw.shared(block, place, n_controls) for place in PLACES}
+        everywhere = {
+            place: draw.shared(table_of(place), block.norm, n_controls) for place in PLACES
+        }
         inside = draw.within(block, n_within) if CONTROLS[2] in controls else {}
         for (head, place), at in _groups(atlas, layer).items():
             side = SIDES.index(place[1])

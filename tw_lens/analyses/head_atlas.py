@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.analyses.head_spectrum import head_svd, signed_words
+from tw_lens.analyses.head_spectrum import beside_sides, head_svd, signed_words
 from tw_lens.analyses.result import (
     CIRCUITS,
+    Beside,
     Circuit,
     Result,
     WordLists,
     require_positive,
+    said_above,
     word_lists,
 )
 from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
@@ -55,13 +57,16 @@ class HeadAtlas(Result):
             f"{self.model_name}: {len(heads)} heads; the most concentrated spectrum is that of "
             f"L{layer}H{head} {circuit} ({100 * float(self.share[strongest]):.0f} % in direction "
             f"{direction}){'' if self.among is None else f', words among {self.among.said}'}"
+            f"{said_above(self.left, self.right)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per head, circuit and direction.
 
         Columns: layer, head, component, circuit, direction, singular_value, share, left_words,
-        right_words (the words best first, a space between two, spaces of their own marked).
+        right_words (the words best first, a space between two, spaces of their own marked), and the
+        control beside each side: left_coherence, left_above, right_coherence, right_above (see
+        `Beside`).
         """
         rows = [
             (
@@ -74,11 +79,14 @@ class HeadAtlas(Result):
                 float(self.share[at]),
                 " ".join(map(visible, self.left.token_string[at])),
                 " ".join(map(visible, self.right.token_string[at])),
+                *self.left.control(at).values(),
+                *self.right.control(at).values(),
             )
             for at, (layer, head, circuit, direction) in enumerate(self.entries)
         ]
         names = ["layer", "head", "component", "circuit", "direction", "singular_value", "share",
-                 "left_words", "right_words"]  # fmt: skip
+                 "left_words", "right_words", "left_coherence", "left_above", "right_coherence",
+                 "right_above"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
 
@@ -115,7 +123,7 @@ def head_atlas(
 
     Example:
         >>> head_atlas(weights, n=1).to_dataframe().shape
-        (24, 9)
+        (24, 13)
 
     Source: arXiv 2309.07315, section 4.5, for all heads at once.
     """
@@ -134,10 +142,8 @@ def head_atlas(
         for sphere in dict.fromkeys(directions.sphere for directions in found)
     ]
     found = [directions for group in groups for directions in group]
-    left, right = (
-        joined(side)
-        for side in zip(*(_read(weights, group, k, keep) for group in groups), strict=True)
-    )
+    sides = zip(*(_read(weights, group, k, keep) for group in groups), strict=True)
+    (left, beside_left), (right, beside_right) = map(_together, sides)
     entries = [entry for directions in found for entry in directions.entries]
     order = sorted(range(len(entries)), key=lambda at: _place(entries[at], chosen))
     return HeadAtlas(
@@ -145,8 +151,8 @@ def head_atlas(
         entries=tuple(entries[at] for at in order),
         singular_value=torch.cat([directions.S for directions in found])[order],
         share=torch.cat([directions.share for directions in found])[order],
-        left=word_lists(left.of(order), weights.tokens),
-        right=word_lists(right.of(order), weights.tokens),
+        left=word_lists(left.of(order), weights.tokens, _in_order(beside_left, order)),
+        right=word_lists(right.of(order), weights.tokens, _in_order(beside_right, order)),
         among=among,
         caveats=weights.caveats + chosen_words(among),
     )
@@ -188,10 +194,13 @@ def _directions(weights: Weights, layer: int, n: int) -> list[_Directions]:
     return found
 
 
+_Side = tuple[Neighbours, Beside | None]
+
+
 def _read(
     weights: Weights, group: list[_Directions], k: int, keep: Bool[Tensor, " d_vocab"] | None
-) -> tuple[Neighbours, Neighbours]:
-    """Both sides of directions that share their sphere, as words."""
+) -> tuple[_Side, _Side]:
+    """Both sides of directions that share their sphere, as words, and the control beside them."""
     left = torch.cat([directions.left for directions in group])
     right = torch.cat([directions.right for directions in group])
     (circuit, *_), norm = group[0].sphere, group[0].norm
@@ -199,8 +208,20 @@ def _read(
         signed_words(weights, norm, circuit, "exact", some_left, some_right, k, keep)
         for some_left, some_right in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
     ]
-    left_words, right_words = zip(*words, strict=True)
-    return joined(left_words), joined(right_words)
+    found = tuple(map(joined, zip(*words, strict=True)))
+    return tuple(zip(found, beside_sides(weights, norm, circuit, *found, keep), strict=True))
+
+
+def _together(sides: tuple[_Side, ...]) -> _Side:
+    """One side of all groups, one after another."""
+    found, controls = zip(*sides, strict=True)
+    if any(control is None for control in controls):
+        return joined(found), None
+    return joined(found), Beside(*map(torch.cat, zip(*controls, strict=True)))
+
+
+def _in_order(control: Beside | None, order: list[int]) -> Beside | None:
+    return None if control is None else Beside(*(part[order] for part in control))
 
 
 def _place(entry: tuple[int, int, Circuit, int], layers: tuple[int, ...]) -> tuple:

@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tw_lens.analyses.controls import beside
 from tw_lens.analyses.result import (
     CIRCUITS,
     CONVENTIONS,
+    Beside,
     Circuit,
     Convention,
     Result,
@@ -22,6 +24,7 @@ from tw_lens.analyses.result import (
     require_choice,
     require_offset,
     require_positive,
+    said_above,
     word_lists,
 )
 from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
@@ -63,17 +66,21 @@ class HeadProbe(Result):
             f"{f' at distance {self.offset}' if self.offset else ''}, {self.convention}: "
             f"{len(self.words)} words through {len(self.components)} components"
             f"{'' if self.among is None else f', among {self.among.said}'}{lost}"
+            f"{said_above(self.lists)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: component, word, word_index, rank, token_index, token_string, score, norm."""
+        """One row per word found.
+
+        Columns: component, word, word_index, rank, token_index, token_string, score, norm and,
+        where the list has a control, coherence, above (see `Beside`).
+        """
         rows = []
         for c, component in enumerate(self.components):
             for w, (word, index) in enumerate(zip(self.words, self.word_index, strict=True)):
                 head = {"component": component, "word": word, "word_index": index}
-                tail = {"norm": float(self.norm[c, w])}
-                which = c * len(self.words) + w
-                rows.extend(head | row | tail for row in self.lists.rows(which))
+                which, norm = c * len(self.words) + w, float(self.norm[c, w])
+                rows.extend(head | row for row in self.lists.rows(which, norm=norm))
         return pd.DataFrame(rows)
 
 
@@ -138,11 +145,13 @@ def head_probe(
     index, dropped = weights.tokens.look_up(words)
     ids = torch.tensor(index)
     components = tuple(f"L{layer}H{h}" for h in heads)
+    control = None
     if circuit == "QK":
         if convention == "published":
             found = _published_qk(weights, block, ids, heads, k)
         else:
             found = exact_keys(weights, block, ids, heads, k, offset=offset, keep=keep)
+            control = beside_keys(weights, block, found, keep)
         norm = torch.full((len(heads), len(ids)), float("nan"))
     else:
         if head is None:
@@ -155,6 +164,7 @@ def head_probe(
             found = _published_reading(weights, update, ids, k)
         else:
             found = _exact_reading(weights, update, ids, k, reading, keep)
+            control = beside(weights, found, "said", block.norm, keep)
     return HeadProbe(
         model_name=weights.model_name,
         layer=layer,
@@ -165,7 +175,7 @@ def head_probe(
         word_index=tuple(index),
         words=tuple(weights.tokens.strings(index)),
         dropped=tuple(dropped),
-        lists=word_lists(found, weights.tokens),
+        lists=word_lists(found, weights.tokens, control),
         norm=norm,
         among=among,
         caveats=at_distance(weights.caveats, offset, circuit) + chosen_words(among),
@@ -208,6 +218,13 @@ def exact_keys(
         rows = _whole_keys(weights, block)
     found = nearest(query, rows, k, keep=keep)
     return found._replace(score=block.scoring.capped(found.score))
+
+
+def beside_keys(
+    weights: Weights, block: Block, found: Neighbours, keep: Bool[Tensor, " d_vocab"] | None = None
+) -> Beside | None:
+    """The control beside lists of keys; None where keys are normalised: no direction finds them."""
+    return beside(weights, found, "points", block.norm, keep) if block.bilinear else None
 
 
 def _whole_keys(weights: Weights, block: Block) -> Rows:

@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tw_lens.analyses.controls import SIDES, beside, table_of
 from tw_lens.analyses.result import (
     CIRCUITS,
     CONVENTIONS,
+    Beside,
     Circuit,
     Convention,
     Result,
@@ -20,6 +22,7 @@ from tw_lens.analyses.result import (
     require_choice,
     require_offset,
     require_positive,
+    said_above,
     word_lists,
 )
 from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
@@ -81,10 +84,15 @@ class HeadSpectrum(Result):
             f"{len(self.heads)} heads, 99 % of the spectrum in "
             f"{float(self.directions_for_99.mean()):.0f} % of the directions"
             f"{'' if self.among is None else f', words among {self.among.said}'}"
+            f"{said_above(self.left, self.right)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: component, direction, side, singular_value, rank, token_index, ..., score."""
+        """One row per word.
+
+        Columns: component, direction, side, singular_value, rank, token_index, token_string, score
+        and, in the exact convention, coherence, above (the control beside the list, see `Beside`).
+        """
         rows = []
         for h, component in enumerate(self.components):
             for direction in range(self.n):
@@ -135,7 +143,8 @@ def head_spectrum(
             signs are those of the whole vocabulary.
 
     Returns:
-        All singular values `[heads, d_head]` and the words of the leading n directions. Words of
+        All singular values `[heads, d_head]` and the words of the leading n directions, beside what
+        random directions list (`exact`; see `Beside`, and `coherence` for more controls). Words of
         neighbouring directions with nearly equal singular values may mix.
 
     Raises:
@@ -167,6 +176,9 @@ def head_spectrum(
     left_words, right_words = signed_words(
         weights, block.norm, circuit, convention, left, right, k, keep
     )
+    controls = (None, None)
+    if convention == "exact":
+        controls = beside_sides(weights, block.norm, circuit, left_words, right_words, keep)
     return HeadSpectrum(
         model_name=weights.model_name,
         layer=layer,
@@ -176,8 +188,8 @@ def head_spectrum(
         heads=tuple(heads),
         n=n,
         singular_values=svd.S,
-        left=word_lists(left_words, weights.tokens),
-        right=word_lists(right_words, weights.tokens),
+        left=word_lists(left_words, weights.tokens, controls[0]),
+        right=word_lists(right_words, weights.tokens, controls[1]),
         among=among,
         caveats=at_distance(weights.caveats, offset, circuit) + chosen_words(among),
     )
@@ -201,6 +213,21 @@ def head_svd(
         return svd if exact else svd._replace(S=svd.S / block.W_Q.shape[-1] ** 0.5)
     V = block.A_V[kv] if exact else block.W_V[kv]
     return factored_svd(V, (block.A_O if exact else block.W_O)[heads].mT)
+
+
+def beside_sides(
+    weights: Weights,
+    norm: Norm,
+    circuit: Circuit,
+    left: Neighbours,
+    right: Neighbours,
+    keep: Bool[Tensor, " d_vocab"] | None,
+) -> tuple[Beside | None, Beside | None]:
+    """The control beside the words of both sides (see `signed_words`)."""
+    return tuple(
+        beside(weights, found, table_of((circuit, side)), norm, keep)
+        for side, found in zip(SIDES, (left, right), strict=True)
+    )
 
 
 def signed_words(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.head_probe import exact_keys
+from tw_lens.analyses.head_probe import beside_keys, exact_keys
 from tw_lens.analyses.result import Result, WordLists, at_distance, require_positive, word_lists
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
@@ -44,7 +44,11 @@ class DistanceProbe(Result):
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: component, word, word_index, offset, rank, token_index, token_string, score."""
+        """One row per word found.
+
+        Columns: component, word, word_index, offset, rank, token_index, token_string, score and,
+        where the list has a control, coherence, above (see `Beside`).
+        """
         rows, which = [], 0
         for offset in self.offsets:
             for component in self.components:
@@ -137,6 +141,7 @@ def distance_probe(
     index, dropped = weights.tokens.look_up(words)
     ids = torch.tensor(index)
     lists = [exact_keys(weights, block, ids, heads, k, offset=offset) for offset in distances]
+    found = joined(lists)
     return DistanceProbe(
         model_name=weights.model_name,
         layer=layer,
@@ -145,7 +150,7 @@ def distance_probe(
         word_index=tuple(index),
         words=tuple(weights.tokens.strings(index)),
         dropped=tuple(dropped),
-        lists=word_lists(joined(lists), weights.tokens),
+        lists=word_lists(found, weights.tokens, beside_keys(weights, block, found)),
         caveats=at_distance(weights.caveats, max(distances), "QK"),
     )
 

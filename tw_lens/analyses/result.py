@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 Convention = Literal["exact", "published"]
 Circuit = Literal["QK", "OV"]
+LEVEL = 0.05
 
 
 @singledispatch
@@ -56,30 +59,77 @@ class Result:
         return f"<p>{html.escape(self.headline())}{notes}</p>{table}"
 
 
+class Beside(NamedTuple):
+    """How alike the words of every list are, and how rare that is among random directions' lists.
+
+    `coherence`: the mean pairwise cosine of the words' embeddings, the vocabulary's mean taken off
+    (1: the same word again). `p`: the share of random directions, isotropic and with the
+    vocabulary's own covariance, whose words are as much alike (see `coherence`).
+    """
+
+    coherence: Float[Tensor, " lists"]
+    p: Float[Tensor, "lists 2"]
+
+    def above(self, which: int) -> str:
+        """The strictest control whose lists are less alike in 95 % of cases, or nothing.
+
+        "isotropic", or "vocabulary", which is then above both.
+        """
+        isotropic, vocabulary = (self.p[which] <= LEVEL).tolist()
+        return ("vocabulary" if vocabulary else "isotropic") if isotropic else ""
+
+
 @dataclass(frozen=True, eq=False)
 class WordLists:
-    """Ranked words for many queries: ids, printable strings and scores."""
+    """Ranked words for many queries: ids, printable strings, scores, and the control beside them.
+
+    `beside` is None where lists of the published convention, or single words, have no control.
+    """
 
     score: Float[Tensor, "lists k"]
     token_index: Int[Tensor, "lists k"]
     token_string: tuple[tuple[str, ...], ...]
+    beside: Beside | None = None
 
-    def rows(self, which: int) -> Iterator[dict[str, Any]]:
-        """One list as table rows: rank (from 0), token_index, token_string, score."""
+    def rows(self, which: int, **then: Any) -> Iterator[dict[str, Any]]:
+        """One list as table rows: rank (from 0), token_index, token_string, score, what follows.
+
+        Last, where there is a control: coherence, above (see `Beside`), of the list as a whole.
+        """
+        more = then if self.beside is None else then | self.control(which)
         for rank, string in enumerate(self.token_string[which]):
             yield {
                 "rank": rank,
                 "token_index": int(self.token_index[which, rank]),
                 "token_string": string,
                 "score": float(self.score[which, rank]),
-            }
+            } | more
+
+    def control(self, which: int) -> dict[str, Any]:
+        """What stands beside one list: coherence and above."""
+        if self.beside is None:
+            return {"coherence": math.nan, "above": ""}
+        coherence = float(self.beside.coherence[which])
+        return {"coherence": coherence, "above": self.beside.above(which)}
 
 
-def word_lists(found: Neighbours, tokens: TokenStrings) -> WordLists:
-    """Neighbours with their strings."""
+def said_above(*lists: WordLists) -> str:
+    """How many lists stand above isotropic random directions', in words; nothing without any."""
+    held = [found.beside.p[:, 0] for found in lists if found.beside is not None]
+    if not held:
+        return ""
+    p = torch.cat(held)
+    return (
+        f"; words of {int((p <= LEVEL).sum())} of {len(p)} lists more alike than 95 % of random "
+        "directions'"
+    )
+
+
+def word_lists(found: Neighbours, tokens: TokenStrings, beside: Beside | None = None) -> WordLists:
+    """Neighbours with their strings, and the control beside them."""
     strings = {int(i): tokens.string(int(i)) for i in found.token_index.unique()}
     named = tuple(tuple(strings[i] for i in row) for row in found.token_index.tolist())
-    return WordLists(found.score, found.token_index, named)
+    return WordLists(found.score, found.token_index, named, beside)
 
 
 def require_choice(name: str, given: str, choices: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from tw_lens.canonical.block import Block
 from tw_lens.canonical.latent import Latent
 from tw_lens.canonical.norm import HeadNorm, Norm
 from tw_lens.canonical.parts import part_of_scores
+from tw_lens.canonical.pieces import Pieces, WithoutPieces, without_pieces
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.scoring import Scoring
 from tw_lens.canonical.states import States
@@ -18,6 +19,7 @@ __all__ = [
     "HeadNorm",
     "Latent",
     "Norm",
+    "Pieces",
     "Readout",
     "Rotary",
     "Rows",
@@ -25,6 +27,8 @@ __all__ = [
     "States",
     "Vocabulary",
     "Weights",
+    "WithoutPieces",
     "Writing",
     "part_of_scores",
+    "without_pieces",
 ]

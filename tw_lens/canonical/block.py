@@ -101,8 +101,7 @@ class Block:
     @cached_property
     def A_O(self) -> Float[Tensor, "n_heads d_value d_model"]:
         """`m W_O diag(post gain)` without the direction that no norm sees (see the class)."""
-        z_norm = self.writing.z_norm
-        if z_norm is None:
+        if (z_norm := self.writing.z_norm) is None:
             return self._seen(self.W_O)
         return self._seen(self.W_O * z_norm.gains(*self.W_O.shape[:2])[..., None])
 
@@ -246,17 +245,28 @@ class Block:
         q, k = self.scoring.placed(q, k)
         return self.scoring.scores(q, k[:, self.kv_head])
 
-    def pattern(
-        self, scores: Float[Tensor, "n_heads position position"]
-    ) -> Float[Tensor, "n_heads position position"]:
-        """The attention pattern: the softmax over the keys each query may look at."""
-        return self.scoring.pattern(scores)
-
     def pattern_on(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "n_heads position position"]:
         """The attention pattern on a residual stream."""
-        return self.pattern(self.scores(self.queries(x), self.keys(x)))
+        return self.scoring.pattern(self.scores(self.queries(x), self.keys(x)))
+
+    def mixed(
+        self,
+        pattern: Float[Tensor, "n_heads position position"],
+        v: Float[Tensor, "position n_kv_heads d_value"],
+    ) -> Float[Tensor, "position n_heads d_value"]:
+        """`z = pattern n_v(v)` of every head."""
+        v = v if self.v_norm is None else self.v_norm(v)
+        return torch.einsum("hij,jhe->ihe", pattern, v[:, self.kv_head])
+
+    def opened(
+        self, z: Float[Tensor, "*batch position n_heads d_value"], x: Float[Tensor, "position d"]
+    ) -> Float[Tensor, "*batch position n_heads d_value"]:
+        """`gate * n_z(z)`: what the heads hand to `W_O`."""
+        if self.writing.gate is not None:
+            z = z * self.writing.gate(self.norm.affine(x))
+        return z if self.writing.z_norm is None else self.writing.z_norm(z)
 
     def head_outputs(
         self,
@@ -265,13 +275,7 @@ class Block:
         x: Float[Tensor, "position d_model"],
     ) -> Float[Tensor, "n_heads position d_model"]:
         """`gate * n_z(pattern v) W_O` of every head, before bias, post-norm and multiplier."""
-        v = v if self.v_norm is None else self.v_norm(v)
-        z = torch.einsum("hij,jhe->ihe", pattern, v[:, self.kv_head])
-        if self.writing.gate is not None:
-            z = z * self.writing.gate(self.norm.affine(x))
-        if self.writing.z_norm is not None:
-            z = self.writing.z_norm(z)
-        return torch.einsum("ihe,hed->hid", z, self.W_O)
+        return torch.einsum("ihe,hed->hid", self.opened(self.mixed(pattern, v), x), self.W_O)
 
     def attention_output(
         self,
@@ -281,3 +285,15 @@ class Block:
     ) -> Float[Tensor, "position d_model"]:
         """What the attention adds to the stream `x` (post-norm and multiplier included)."""
         return self.writing.written(self.head_outputs(pattern, v, x).sum(0) + self.b_O)
+
+    def behind(
+        self,
+        x: Float[Tensor, "*batch position d_model"],
+        attn_out: Float[Tensor, "*batch position d_model"],
+        mlp_out: Float[Tensor, "*batch position d_model"],
+    ) -> Float[Tensor, "*batch position d_model"]:
+        """The stream behind the block: `x` and what was added, and what becomes of their sum."""
+        if self.stream_norms is not None:
+            first, second = self.stream_norms
+            return second.affine(first.affine(x + attn_out) + mlp_out)
+        return (x + attn_out + mlp_out) * self.stream_scale

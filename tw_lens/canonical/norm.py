@@ -102,16 +102,26 @@ class HeadNorm:
         return (seen * self.gain + self.bias).reshape(x.shape)
 
     def linear_at(
-        self, x: Float[Tensor, "*batch heads d_head"]
-    ) -> Callable[[Tensor], Float[Tensor, "*batch heads d_head"]]:
-        """This norm without its bias as a linear map of parts, dividing by what it divides x by."""
+        self, x: Float[Tensor, "position heads d_head"], head: int
+    ) -> Callable[[Float[Tensor, "position parts d_head"]], Tensor]:
+        """One head's normalisation without its bias as a linear map, dividing as it divides `x`.
 
-        def seen(given: Tensor) -> Tensor:
-            flat = given.flatten(-2) if self.across else given
-            return flat - flat.mean(-1, keepdim=True) if self.centred else flat
-
-        divisor = (seen(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
-        return lambda part: (seen(part) / divisor * self.gain).reshape(part.shape)
+        Raises:
+            ValueError: all heads are centred at once, so that no head has a map of its own.
+        """
+        if self.across and self.centred:
+            raise ValueError(
+                "a norm that centres all heads together gives no head a map of its own: only the "
+                "whole layer can be taken apart."
+            )
+        seen = x.flatten(-2)[:, None] if self.across else x
+        seen = seen - seen.mean(-1, keepdim=True) if self.centred else seen
+        divisor = (seen.square().mean(-1, keepdim=True) + self.eps).sqrt()
+        divisor = divisor[:, 0 if self.across else head, None]
+        gain = self.gains(*x.shape[-2:])[head]
+        return lambda part: (
+            (part - part.mean(-1, keepdim=True) if self.centred else part) / divisor * gain
+        )
 
     def gains(self, heads: int, d_head: int) -> Float[Tensor, "heads d_head"]:
         """The gain of every head and dimension."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,13 +20,12 @@ def part_of_scores(
     Where the model divides queries or keys by their length (query-key norms, latent attention),
     the parts are divided by the length of the whole ones, so that parts add up to the score.
     """
-    kv, n_x = block.kv_head[head], block.norm.affine(x)
-    q, k = block.queries(x), block.keys(x)
-    q_all, k_all = torch.zeros_like(q), torch.zeros_like(k)
-    q_all[:, head], k_all[:, kv] = q_part, k_part
+    kv, scoring, n_x = block.kv_head[head], block.scoring, block.norm.affine(x)
+    q_part, k_part = q_part[:, None], k_part[:, None]
     if block.latent_Q is not None:
-        q_all = block.latent_Q.divided(q_all, n_x)
+        q_part = block.latent_Q.divided(q_part, n_x)
     if block.latent_KV is not None:
-        k_all = block.latent_KV.divided(k_all, n_x)
-    q_met, k_met = block.scoring.placed_parts(q, k, q_all, k_all)
-    return block.scoring.scale * (q_met[:, head] @ k_met[:, kv].T)
+        k_part = block.latent_KV.divided(k_part, n_x)
+    q = scoring.met(q_part, block.queries(x), head)[:, 0]
+    k = scoring.met(k_part, block.keys(x), kv, key=True)[:, 0]
+    return scoring.scale * (q @ k.T)

@@ -64,25 +64,41 @@ class Scoring:
             q = q * self.temperature(len(q))[:, None, None]
         return q, k
 
-    def placed_parts(
-        self, q: Tensor, k: Tensor, q_part: Tensor, k_part: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Parts of queries and keys as they meet, divided by what the whole ones are divided by.
+    def met(
+        self,
+        part: Float[Tensor, "position parts d_head"],
+        of: Float[Tensor, "position heads d_head"],
+        head: int,
+        *,
+        key: bool = False,
+    ) -> Float[Tensor, "position parts d_head"]:
+        """Parts of one head's queries (or keys), as `placed` would have them in their sum.
 
-        Parts that add up to `q` and `k` add up to what `placed` makes of them (but for the biases
-        of query-key norms). All are `[position, heads, d_head]`.
+        Linear in the part: a query-key norm divides it by what it divides the whole, `of`, by.
         """
-        given = (q, k, q_part, k_part)
-        if self.rotary is not None and self.norm_after_rotary:
-            given = tuple(map(self.rotary.rotate, given))
-        q, k, q_part, k_part = given
-        q_part = q_part if self.q_norm is None else self.q_norm.linear_at(q)(q_part)
-        k_part = k_part if self.k_norm is None else self.k_norm.linear_at(k)(k_part)
-        if self.rotary is not None and not self.norm_after_rotary:
-            q_part, k_part = self.rotary.rotate(q_part), self.rotary.rotate(k_part)
-        if self.temperature is not None:
-            q_part = q_part * self.temperature(len(q))[:, None, None]
-        return q_part, k_part
+        norm = self.k_norm if key else self.q_norm
+        if self.rotary is not None and (norm is None or self.norm_after_rotary):
+            part, of = self.rotary.rotate(part), self.rotary.rotate(of)
+        if norm is not None:
+            part = norm.linear_at(of, head)(part)
+            if self.rotary is not None and not self.norm_after_rotary:
+                part = self.rotary.rotate(part)
+        if self.temperature is not None and not key:
+            part = part * self.temperature(len(part))[:, None, None]
+        return part
+
+    def uncapped(
+        self,
+        q: Float[Tensor, "position n_heads d_head"],
+        k: Float[Tensor, "position n_heads d_head"],
+    ) -> Float[Tensor, "n_heads position position"]:
+        """Scores before the cap and the mask of `placed` queries and keys."""
+        n = len(q)
+        scores = self.scale * torch.einsum("ihe,jhe->hij", q, k)
+        if self.slopes is not None:
+            position = torch.arange(n).float()
+            scores = scores + self.slopes[:, None, None] * (position[None, :] - position[:, None])
+        return scores
 
     def scores(
         self,
@@ -90,12 +106,7 @@ class Scoring:
         k: Float[Tensor, "position n_heads d_head"],
     ) -> Float[Tensor, "n_heads position position"]:
         """Scores before the mask of `placed` queries and keys, one key head per query head."""
-        n = len(q)
-        scores = self.scale * torch.einsum("ihe,jhe->hij", q, k)
-        if self.slopes is not None:
-            position = torch.arange(n).float()
-            scores = scores + self.slopes[:, None, None] * (position[None, :] - position[:, None])
-        return self.capped(scores)
+        return self.capped(self.uncapped(q, k))
 
     def capped(self, scores: Tensor) -> Tensor:
         """`softcap * tanh(scores / softcap)` where the model caps its scores."""

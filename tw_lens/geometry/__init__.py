@@ -3,9 +3,11 @@
 from tw_lens.geometry.control_paths import random_steps, shuffled_steps
 from tw_lens.geometry.controls import (
     Rows,
+    as_strong,
     covariance_directions,
     directions_within,
     mean_pairwise_cosine,
+    random_frames,
     signed_by_rule,
     upper_p_values,
 )
@@ -38,6 +40,7 @@ __all__ = [
     "Projection",
     "Rows",
     "angle",
+    "as_strong",
     "chosen",
     "covariance_directions",
     "directions_within",
@@ -51,6 +54,7 @@ __all__ = [
     "pca",
     "radial_and_tangential",
     "radial_share",
+    "random_frames",
     "random_steps",
     "rank_of",
     "ranks_of",

@@ -78,3 +78,25 @@ def directions_within(
     bases = torch.linalg.qr(factors)[0]
     inside = torch.randn(len(bases), n, bases.shape[-1], generator=generator)
     return unit(inside @ bases.mT)
+
+
+def random_frames(
+    n: int, width: int, directions: int, generator: torch.Generator
+) -> Float[Tensor, "n width directions"]:
+    """Orthonormal directions, each frame uniform among all (Haar)."""
+    drawn = torch.randn(n, width, directions, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(drawn)[0]
+
+
+def as_strong(
+    frame: Float[Tensor, "r k"], S: Float[Tensor, " r"], strengths: Float[Tensor, " k"]
+) -> tuple[Float[Tensor, "r k"], Float[Tensor, " k"]]:
+    """Directions in a frame's span, and factors that give what `diag(S)` makes of them strengths.
+
+    `frame frame^T diag(S) = U diag(t) V^T`: returned are `U` and `strengths / t`. With its rows
+    multiplied so, the part of the matrix that the frame reads has the strengths as singular values,
+    and with them their rank and their energy (Frobenius norm).
+    """
+    left, t, _ = torch.linalg.svd(frame.mT * S, full_matrices=False)
+    least = torch.finfo(t.dtype).eps * S.max()
+    return frame @ left, torch.where(t > least, strengths / t, 0.0)

@@ -15,11 +15,11 @@ from tw_lens.geometry.sphere import angle, log_map, unit
 class PathMeasures(NamedTuple):
     """Angles in radians, one row per point of the path; NaN where a measure has no meaning."""
 
-    step_angle: Float[Tensor, points * batch]
-    arc_length: Float[Tensor, points * batch]
-    turning_angle: Float[Tensor, points * batch]
-    chord: Float[Tensor, points * batch]
-    tortuosity: Float[Tensor, points * batch]
+    step_angle: Float[Tensor, "points ..."]
+    arc_length: Float[Tensor, "points ..."]
+    turning_angle: Float[Tensor, "points ..."]
+    chord: Float[Tensor, "points ..."]
+    tortuosity: Float[Tensor, "points ..."]
 
 
 def measure_path(y: Float[Tensor, "points *batch d"]) -> PathMeasures:
@@ -46,7 +46,7 @@ def measure_path(y: Float[Tensor, "points *batch d"]) -> PathMeasures:
 
 def radial_share(
     x: Float[Tensor, "points *batch d"],
-) -> Float[Tensor, points * batch]:
+) -> Float[Tensor, "points ..."]:
     """The share of each step's squared length that points along the state (NaN at the end)."""
     step = x[1:] - x[:-1]
     along = (step * x[:-1]).sum(-1).square() / x[:-1].square().sum(-1)

@@ -152,7 +152,7 @@ def certify(
             rows += [_compare(layer, *quantity) for quantity in found]
             added, rest = parts_added(held, model, layer, before, after)
             rows.append(_compare(layer, "attn_out", attn_out, added))
-            stream = _behind(block, stream, attn_out, rest)
+            stream = block.behind(stream, attn_out, rest)
         else:
             stream = stream + (after - before)
         rows.append(_compare(layer, "resid", stream, after))
@@ -192,7 +192,7 @@ def _attention(
     else:
         scores = block.scores(_restarted(held["q"], q, in_half), _restarted(held["k"], k, in_half))
     found = [(n, t, held[n]) for n, t in zip("qkv", (q, k, v), strict=True) if held[n] is not None]
-    pattern, seen = block.pattern(scores), block.scoring.visible(len(x))
+    pattern, seen = block.scoring.pattern(scores), block.scoring.visible(len(x))
     model_scores, model_pattern = theirs["hook_attn_scores"], theirs["hook_pattern"]
     compared = scores
     if model_scores is None or (model_pattern is not None and model_scores.equal(model_pattern)):
@@ -200,7 +200,7 @@ def _attention(
         compared, model_scores = pattern, model_pattern
         given = model_pattern if in_half and model_pattern is not None else pattern
     else:
-        given = block.pattern(model_scores) if in_half else pattern
+        given = block.scoring.pattern(model_scores) if in_half else pattern
         if block.scoring.slopes is not None:
             # ALiBi may be counted from the query or from the first key: up to a constant.
             compared, model_scores = (
@@ -214,14 +214,6 @@ def _attention(
 def _restarted(held: Tensor | None, ours: Tensor, in_half: bool) -> Tensor:
     """What the next quantity is made of: in half precision the model's own, where it shows it."""
     return held if in_half and held is not None else ours
-
-
-def _behind(block: Block, stream: Tensor, attn_out: Tensor, rest: Tensor) -> Tensor:
-    """The rebuilt stream behind a block: our attention, the model's everything else."""
-    if block.stream_norms is not None:
-        first, second = block.stream_norms
-        return second.affine(first.affine(stream + attn_out) + rest)
-    return (stream + attn_out + rest) * block.stream_scale
 
 
 def _query_alone(held: Tensor | None, q: Tensor) -> Tensor | None:

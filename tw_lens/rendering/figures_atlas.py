@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from tw_lens.analyses import HeadAtlas, figure
 from tw_lens.analyses.result import CIRCUITS
-from tw_lens.rendering.style import laid_out, shown
+from tw_lens.rendering.marks import hovered
+from tw_lens.rendering.style import laid_out
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,6 +26,7 @@ def draw_head_atlas(result: HeadAtlas) -> go.Figure:
     heads = range(1 + max(head for _, head, *_ in result.entries))
     drawn = make_subplots(1, 2, subplot_titles=[f"W_{c}" for c in CIRCUITS], shared_yaxes=True)
     least, most = (math.log10(100 * float(end)) for end in result.share.aminmax())
+    ticks = _ticks(least, most)
     at = {(layer, head, circuit): i for i, (layer, head, circuit, d) in enumerate(result.entries)
           if d == 0}  # fmt: skip
     for column, circuit in enumerate(CIRCUITS, start=1):
@@ -42,8 +44,8 @@ def draw_head_atlas(result: HeadAtlas) -> go.Figure:
                 zmax=most,
                 colorbar={
                     "title": "% of the<br>spectrum",
-                    "tickvals": [math.log10(tick) for tick in TICKS],
-                    "ticktext": list(TICKS),
+                    "tickvals": list(ticks),
+                    "ticktext": list(ticks.values()),
                 },
                 showscale=column == 2,
             ),
@@ -53,6 +55,13 @@ def draw_head_atlas(result: HeadAtlas) -> go.Figure:
     laid_out(drawn, "Share of each head's leading direction", height=190 + 18 * len(layers))
     drawn.update_yaxes(autorange="reversed")
     return drawn
+
+
+def _ticks(least: float, most: float) -> dict[float, str]:
+    """Round numbers between two logarithms; the ends and their middle where these are too few."""
+    ticks = {math.log10(tick): str(tick) for tick in TICKS if least <= math.log10(tick) <= most}
+    ends = (least, (least + most) / 2, most)
+    return ticks if len(ticks) > 1 else {end: f"{10**end:.3g}" for end in ends}
 
 
 def _percent(result: HeadAtlas, at: int | None) -> str:
@@ -66,5 +75,4 @@ def _log_percent(result: HeadAtlas, at: int | None) -> float | None:
 def _sides(result: HeadAtlas, at: int | None) -> str:
     if at is None:
         return ""
-    left, right = result.left.token_string[at], result.right.token_string[at]
-    return f"{' '.join(map(shown, left))}<br>\u2192 {' '.join(map(shown, right))}"
+    return f"{hovered(result.left, at, ' ')}<br>\u2192 {hovered(result.right, at, ' ')}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import DistanceProbe, ScoreByDistance, figure
-from tw_lens.rendering.style import COLOURS, laid_out, rounded, short, shown
+from tw_lens.rendering.marks import hovered
+from tw_lens.rendering.style import COLOURS, INK, LIGHT_RED_TO_BLUE, laid_out, rounded, short, shown
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -24,21 +25,19 @@ def draw_distance_probe(result: DistanceProbe) -> go.Figure:
         for w, word in enumerate(result.words)
         for c, component in enumerate(result.components)
     ][:ROWS_DRAWN]
-    lists = [
-        [result.lists.token_string[o * n + at] for o in range(len(result.offsets))]
-        for _, at in rows
-    ]
+    lists = [[o * n + at for o in range(len(result.offsets))] for _, at in rows]
+    words = result.lists.token_string
     score = result.lists.score[:, 0].unflatten(0, (len(result.offsets), n)).T
     heat = go.Heatmap(
         z=rounded(score[[at for _, at in rows]]),
         x=[str(offset) for offset in result.offsets],
         y=[name for name, _ in rows],
-        text=[[shown(short(words[0])) for words in row] for row in lists],
-        customdata=[["<br>".join(map(shown, words)) for words in row] for row in lists],
+        text=[[shown(short(words[at][0])) for at in row] for row in lists],
+        customdata=[[hovered(result.lists, at) for at in row] for row in lists],
         texttemplate="%{text}",
-        textfont={"size": 11},
+        textfont={"size": 11, "color": INK},
         hovertemplate="%{y}, %{x} back<br>%{customdata}<br>first score %{z}<extra></extra>",
-        colorscale="RdBu",
+        colorscale=LIGHT_RED_TO_BLUE,
         zmid=0,
         colorbar={"title": "score"},
     )

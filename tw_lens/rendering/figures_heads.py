@@ -17,9 +17,13 @@ from tw_lens.analyses import (
     HeadSpectrum,
     figure,
 )
+from tw_lens.analyses.bias_directions import CELLS
+from tw_lens.rendering.marks import hovered, mark
 from tw_lens.rendering.style import (
     COLOURS,
     EYE,
+    INK,
+    LIGHT_RED_TO_BLUE,
     MUTED,
     apart,
     laid_out,
@@ -47,19 +51,19 @@ def draw_head_probe(result: HeadProbe) -> go.Figure:
     n = len(result.words)
     once = {index: w for w, index in reversed(list(enumerate(result.word_index)))}
     rows = sorted(once.values())[:WORDS_DRAWN]  # a word given twice is drawn once
-    lists = [[result.lists.token_string[c * n + w] for c in range(len(result.components))]
-             for w in rows]  # fmt: skip
+    lists = [[c * n + w for c in range(len(result.components))] for w in rows]
+    words = result.lists.token_string
     score = result.lists.score[:, 0].unflatten(0, (len(result.components), n))[:, rows].T
     heat = go.Heatmap(
         z=rounded(score),
         x=list(result.components),
         y=[f"{shown(result.words[w])} ({result.word_index[w]})" for w in rows],
-        text=[[shown(short(words[0])) for words in row] for row in lists],
-        customdata=[["<br>".join(map(shown, words)) for words in row] for row in lists],
+        text=[[shown(short(words[at][0])) for at in row] for row in lists],
+        customdata=[[hovered(result.lists, at) for at in row] for row in lists],
         texttemplate="%{text}",
-        textfont={"size": 11},
+        textfont={"size": 11, "color": INK},
         hovertemplate="%{y} through %{x}<br>%{customdata}<br>first score %{z}<extra></extra>",
-        colorscale="RdBu",
+        colorscale=LIGHT_RED_TO_BLUE,
         zmid=0,
         colorbar={"title": "score"},
     )
@@ -113,12 +117,13 @@ def draw_head_spectrum(result: HeadSpectrum) -> go.Figure:
 @figure.register(BiasDirections)
 def draw_bias_directions(result: BiasDirections) -> go.Figure:
     """For each head, the words along the four bias directions."""
-    table = result.to_dataframe()
-    words = table.groupby(["component", "side", "sign"], sort=False).token_string
-    joined = words.agg(lambda column: ", ".join(shown(short(t, LETTERS_IN_TABLE)) for t in column))
-    joined = joined.unstack([1, 2])
-    columns = {"head": joined.index.tolist()}
-    columns |= {f"{sign}{side}": joined[(side, sign)].tolist() for side, sign in joined.columns}
+    cells = []
+    for which, words in enumerate(result.lists.token_string):
+        text = ", ".join(shown(short(token, LETTERS_IN_TABLE)) for token in words)
+        cells.append(f"{text} ({alike})" if (alike := mark(result.lists, which).text) else text)
+    columns = {"head": [f"L{result.layer}H{head}" for head in range(result.n_heads)]}
+    for at, (side, sign) in enumerate(CELLS):
+        columns[f"{sign}{side}"] = cells[at :: len(CELLS)]
     return word_table(f"Layer {result.layer}: words along the bias directions", columns)
 
 
@@ -188,7 +193,7 @@ def _scene(side: str, axes: list[float]) -> dict[str, Any]:
         "camera": {"eye": EYE},
     }
     for i, (a, length) in enumerate(zip("xyz", axes, strict=True)):
-        ticks = [-length, 0, length] if length > longest / 3 else []
+        ticks = [0, length] if length > longest / 3 else []  # those at the far ends would meet
         scene[f"{a}axis"] = {
             "title": f"{side} {i}", "range": [-1.05 * length, 1.05 * length], "tickvals": ticks,
             "tickformat": ".2~f",

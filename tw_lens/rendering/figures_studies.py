@@ -9,13 +9,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses import figure
-from tw_lens.rendering.style import COLOURS, LOGARITHMIC, MEASURES, laid_out, rounded
-from tw_lens.studies import PLACES, TARGETS, Approach, Estimate, TrajectoryStatistics
+from tw_lens.rendering.style import COLOURS, LOGARITHMIC, MEASURES, laid_out, rounded, shown
+from tw_lens.studies import MEASURES as MEASURES_OF_EFFECT
+from tw_lens.studies import (
+    PLACES,
+    SOURCES,
+    TARGETS,
+    Approach,
+    DirectionEffect,
+    Estimate,
+    TrajectoryStatistics,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ACROSS = 3
+EFFECTS = {
+    "attention": "attention moved (total variation)",
+    "write": "what the head writes (relative change)",
+    "kl": "next token (KL, nats)",
+}
+NAMES = {"direction": "the direction", "random": "random pieces as strong"}
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 Curve = Callable[[Tensor, int], Float[Tensor, " layers_and_end"]]
@@ -62,6 +77,43 @@ def draw_approach(result: Approach) -> go.Figure:
     grid.update_yaxes(title="angle (rad)", col=1)
     title = f"Angle to what follows, {result.n_prompts} prompts, with 95 % intervals"
     return _with_layers(laid_out(grid, title, height=690), len(titles), len(TARGETS))
+
+
+@figure.register(DirectionEffect)
+def draw_direction_effect(result: DirectionEffect) -> go.Figure:
+    """A panel for each measure: every set of directions beside random pieces, with intervals."""
+    from plotly.subplots import make_subplots
+
+    shown_measures = [m for m in EFFECTS if result.circuit == "QK" or m != "attention"]
+    grid = make_subplots(
+        1, len(shown_measures), subplot_titles=[EFFECTS[m] for m in shown_measures],
+        horizontal_spacing=0.1,
+    )  # fmt: skip
+    words = [
+        f"{shown(left)}<br>{shown(right)}" if left else ""
+        for left, right in zip(result.left_words, result.right_words, strict=True)
+    ]
+    for column, measure in enumerate(shown_measures, start=1):
+        which = MEASURES_OF_EFFECT.index(measure)
+        for s, source in enumerate(SOURCES):
+            value, low, high = (part[s, :, which] for part in result.effect)
+            grid.add_scatter(
+                x=list(result.names), y=rounded(value), mode="markers", name=NAMES[source],
+                legendgroup=source, showlegend=column == 1, row=1, col=column, text=words,
+                marker={"color": COLOURS[s], "symbol": ("circle", "diamond-open")[s], "size": 8},
+                error_y={"array": rounded(high - value), "arrayminus": rounded(value - low),
+                         "thickness": 1.2, "width": 3},
+                hovertemplate=f"{NAMES[source]}, %{{x}}: %{{y}}<br>%{{text}}<extra></extra>",
+            )  # fmt: skip
+        grid.update_xaxes(title="direction", type="category", row=1, col=column)
+        grid.update_yaxes(rangemode="tozero", row=1, col=column)
+    done = "taken out" if result.action == "remove" else "kept alone"
+    title = (
+        f"{result.component} {result.circuit}: directions {done}, {result.n_prompts} prompts, with "
+        "95 % intervals"
+    )
+    legend = {"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right", "yanchor": "bottom"}
+    return laid_out(grid, title, height=430).update_layout(legend=legend)
 
 
 def _curves(

@@ -8,7 +8,7 @@ before the table and sees the characters themselves.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tw_lens.tokens import escaped_controls, outer_spaces
@@ -16,6 +16,7 @@ from tw_lens.tokens import escaped_controls, outer_spaces
 if TYPE_CHECKING:
     import pandas as pd
 
+ROWS_ON_A_PAGE = 40
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "_": r"\_", "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -29,7 +30,10 @@ ACCENTED = frozenset("ÀÁÂÃÄÅÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝàá
 
 
 def latex_table(table: pd.DataFrame, *, caption: str = "", comment: str = "") -> str:
-    r"""A booktabs table in a float; it needs `\usepackage{booktabs}` and nothing else.
+    r"""A booktabs table: a float, or a `longtable` where it is longer than a page.
+
+    A float needs `\usepackage{booktabs}` and nothing else; a longtable needs `longtable`, and one
+    column of text.
 
     Args:
         table: numbers are rounded to four digits, everything else is text and is escaped.
@@ -37,23 +41,35 @@ def latex_table(table: pd.DataFrame, *, caption: str = "", comment: str = "") ->
         comment: a line above the table that LaTeX does not print.
     """
     sides = "".join("r" if numeric(table[name]) else "l" for name in table.columns)
-    lines = [
+    head = [r"\toprule", _row(escaped(str(name)) for name in table.columns), r"\midrule"]
+    body = [_row(map(_cell, row)) for row in rows(table)]
+    captioned = [rf"\caption{{{escaped(caption)}}}"] if caption else []
+    if len(body) > ROWS_ON_A_PAGE:
+        packages = "booktabs,longtable"
+        lines = [
+            rf"\begin{{longtable}}{{{sides}}}",
+            *(line + r" \\" for line in captioned),
+            *head, r"\endfirsthead", *head, r"\endhead", r"\bottomrule", r"\endfoot",
+            *body,
+            r"\end{longtable}",
+        ]  # fmt: skip
+    else:
+        packages = "booktabs"
+        lines = [
+            r"\begin{table}", r"\centering", *captioned, rf"\begin{{tabular}}{{{sides}}}",
+            *head, *body,
+            r"\bottomrule", r"\end{tabular}", r"\end{table}",
+        ]  # fmt: skip
+    above = [
         *([f"% {escaped_controls(comment)}"] if comment else []),
-        r"% Needs \usepackage{booktabs}.",
+        rf"% Needs \usepackage{{{packages}}}.",
         r"\providecommand{\tokenchar}[2]{\texttt{#2}}",
-        r"\begin{table}",
-        r"\centering",
-        *([rf"\caption{{{escaped(caption)}}}"] if caption else []),
-        rf"\begin{{tabular}}{{{sides}}}",
-        r"\toprule",
-        " & ".join(escaped(str(name)) for name in table.columns) + r" \\",
-        r"\midrule",
-        *(" & ".join(map(_cell, row)) + r" \\" for row in rows(table)),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*above, *lines]) + "\n"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
 def escaped(text: str) -> str:

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 class Panel:
     """One thing to look at: what it shows, how to read it, and the thing itself.
 
-    `body` is HTML made by this package; `table` can be searched and sorted; `heads` are word
-    tables, folded until wanted.
+    `note` is what else there is to know; `body` is HTML made by this package; `table` can be
+    searched and sorted; `heads` are word tables, folded until wanted.
     """
 
     title: str
     text: str
     body: Markup | None = None
+    note: str = ""
     table: Table | None = None
     heads: tuple[HeadWords, ...] = ()
     caveats: tuple[Caveat, ...] = ()
@@ -29,12 +30,16 @@ class Panel:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows to search and sort; the first cell of a row leads to `anchors`, where there is one."""
+    """Rows to search and sort; the first cell of a row leads to `anchors`, where there is one.
+
+    `kinds` are what rows can be chosen by, each a name with one value for every row.
+    """
 
     label: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | float, ...], ...]
+    rows: tuple[tuple[str | int | float, ...], ...]
     anchors: tuple[str | None, ...]
+    kinds: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)

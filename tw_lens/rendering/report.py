@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 from tw_lens.canonical import Weights
 from tw_lens.files import require_writable, written_whole
 from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
-from tw_lens.rendering.marks import listed_words
-from tw_lens.rendering.panels import Section
+from tw_lens.rendering.panels import Section, Table
 from tw_lens.rendering.sections import (
-    DIRECTIONS_LISTED,
     atlas_section,
     layer_section,
     words_section,
@@ -103,12 +101,10 @@ def report(
     sections = [words_section(weights)]
     say("Reading every head of the model")
     sections.append(atlas_section(weights, chosen))
-    say("Comparing words with those of random directions")
-    compared = listed_words(weights, chosen, DIRECTIONS_LISTED)
     folded = len(chosen) > LAYERS_OPEN
     for layer in chosen:
         say(f"Reading the heads of layer {layer}")
-        sections.append(layer_section(weights, states, layer, probed, compared, folded=folded))
+        sections.append(layer_section(weights, states, layer, probed, folded=folded))
     say("Following the prompt")
     sections.append(walk_section(weights, states, method))
     if sentences is not None:
@@ -142,13 +138,47 @@ def rendered(page: Page) -> str:
     return environment.get_template("report.html.j2").render(
         page=page,
         certificate_figure=deferred_figure(page.certificate),
-        certificate_rows=page.certificate.to_dataframe().to_dict("records"),
+        comparisons=_comparisons(page.certificate),
+        layers=_runs(page.layers),
+        versions=_versions(),
         version=__version__,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         figure_template=shared_template(),
         plotly_script=get_plotlyjs(),
         circuitsvis_script=circuitsvis_script(),
     )
+
+
+def _comparisons(certificate: Certificate) -> Table:
+    rows = tuple(
+        (int(layer), quantity, f"{absolute:.2e}", f"{relative:.2e}")
+        for layer, quantity, absolute, relative in certificate.to_dataframe().itertuples(
+            index=False
+        )
+    )
+    columns = ("layer", "quantity", "largest absolute error", "relative error")
+    return Table("every comparison of the certificate", columns, rows, (None,) * len(rows))
+
+
+def _runs(layers: Sequence[int]) -> str:
+    """Numbers in order, with neighbours drawn together: `0, 15 to 18, 29`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    said = (", ".join(map(str, run)) if len(run) < 3 else f"{run[0]} to {run[-1]}" for run in runs)
+    return ", ".join(said)
+
+
+def _versions() -> str:
+    from importlib.metadata import version
+
+    from tw_lens import __version__
+
+    beside = (("TransformerLens", "transformer-lens"), ("torch", "torch"))
+    return ", ".join([f"tw_lens {__version__}", *(f"{name} {version(of)}" for name, of in beside)])
 
 
 def _some_layers(weights: Weights) -> tuple[int, ...]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tw_lens.analyses import (
-    Coherence,
     HeadSpectrum,
     attention_pattern,
     bias_directions,
     embedding_distances,
+    head_atlas,
     head_ellipsoid,
     head_probe,
     head_spectrum,
     token_norms,
 )
-from tw_lens.analyses.controls import SIDES
 from tw_lens.canonical import States, Weights
 from tw_lens.rendering.deferred import deferred_figure, deferred_widget
-from tw_lens.rendering.marks import LEGEND, Marks, listed_words, marks, said_above
+from tw_lens.rendering.marks import LEGEND, mark, said_above
 from tw_lens.rendering.panels import HeadWords, Panel, Section, Table, instead
 from tw_lens.rendering.widgets import attention_widget
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIRECTIONS_LISTED = 10
 
@@ -65,14 +69,12 @@ def words_section(weights: Weights) -> Section:
 
 def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
     """Every head of the model in one table, which leads to the heads of the layers read here."""
-    compared = listed_words(weights, None, 1)
-    atlas, marked = compared.atlas, marks(compared)
+    atlas = head_atlas(weights, n=1)
     rows, anchors = [], []
-    for row in atlas.to_dataframe().itertuples():
+    table = atlas.to_dataframe()
+    for at, row in enumerate(table.itertuples()):
         shares = (round(100 * row.share, 1), float(f"{row.singular_value:.3g}"))
-        left, right = (
-            marked[row.layer, row.head, row.circuit, row.direction, side].text for side in SIDES
-        )
+        left, right = mark(atlas.left, at).text, mark(atlas.right, at).text
         rows.append(
             (row.component, row.circuit, *shares, row.left_words, left, row.right_words, right)
         )
@@ -89,14 +91,23 @@ def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
         Panel(
             "What does each head connect?",
             "The words at both ends of every head's leading direction: W_QK brings queries to "
-            "keys, W_OV turns what is read into what is written. Type a layer (L3), a head (L3H2), "
-            "a map (QK) or a word to search; click a column to sort. "
-            f"{LEGEND} {said_above(compared)}",
-            table=Table("every head of the model", columns, tuple(rows), tuple(anchors)),
+            "keys, W_OV turns what is read into what is written. Search for a word or a head, "
+            "choose a layer or a map, sort by a column; heads that are links lead to their words.",
+            note=f"{LEGEND} {said_above('here', atlas.left, atlas.right)}",
+            table=Table(
+                "every head of the model", columns, tuple(rows), tuple(anchors), _kinds(table)
+            ),
             caveats=atlas.caveats,
         ),
     )
     return Section("atlas", "The atlas of heads", panels)
+
+
+def _kinds(atlas: pd.DataFrame) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """By what the heads can be chosen."""
+    return tuple(
+        (said, tuple(map(str, atlas[of]))) for said, of in (("Layer", "layer"), ("Map", "circuit"))
+    )
 
 
 def layer_section(
@@ -104,16 +115,15 @@ def layer_section(
     states: States,
     layer: int,
     words: list[int],
-    compared: Coherence,
     *,
     folded: bool = False,
 ) -> Section:
-    """A layer's heads as maps of the sphere; `compared` marks their words (`listed_words`)."""
+    """A layer's heads as maps of the sphere."""
     spectra = {c: head_spectrum(weights, layer=layer, circuit=c, n=20) for c in ("QK", "OV")}
     pattern = attention_pattern(weights, states, layer=layer)
     panels = (
         *_probe_panels(weights, layer, words),
-        *(_spectrum_panel(circuit, spectrum, compared) for circuit, spectrum in spectra.items()),
+        *(_spectrum_panel(circuit, spectrum) for circuit, spectrum in spectra.items()),
         *_ellipsoid_panels(weights, spectra["QK"], words),
         _bias_panel(weights, layer),
         Panel(
@@ -134,48 +144,48 @@ def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel
         Panel(
             "What does a head look for when it stands on a word?",
             "Each word's query is brought to the keys by W_QK; the cell shows the word whose key "
-            "scores highest, hover for the next ones. Colour is the score before the softmax.",
+            "scores highest, hover for the next ones and how alike they are. Colour is the score "
+            f"before the softmax. {said_above('here', looks.lists)}",
             deferred_figure(looks),
             caveats=looks.caveats,
         ),
         Panel(
             "What does a head write when it reads a word?",
             "The update each head writes for a word, and the sum over the heads (last column), "
-            "read by the model's own final norm and unembedding. Colour is the logit.",
+            "read by the model's own final norm and unembedding. Colour is the logit. "
+            f"{said_above('here', writes.lists)}",
             deferred_figure(writes),
             caveats=writes.caveats,
         ),
     )
 
 
-def _spectrum_panel(circuit: str, spectrum: HeadSpectrum, compared: Coherence) -> Panel:
-    marked = marks(compared)
+def _spectrum_panel(circuit: str, spectrum: HeadSpectrum) -> Panel:
     what = {
         "QK": "Left words are queries, right words the keys they find.",
         "OV": "Left words are read, right words are written.",
     }[circuit]
     return Panel(
         f"Which words does W_{circuit} connect?",
-        f"Each head's matrix, taken apart into singular directions. {what} Bars are the strengths "
-        "of the directions, the line their share of the whole. Open a head for its words; where "
-        f"neighbouring strengths are nearly equal, their words may mix. "
-        f"{LEGEND if circuit == 'QK' else 'Marks beside the words as above.'} "
-        f"{said_above(compared, spectrum.layer)}",
+        "Each head's matrix, taken apart into singular directions: bars are their strengths, the "
+        f"line their share of the whole. {what} Open a head for its words.",
         deferred_figure(spectrum),
-        heads=tuple(_head_words(spectrum, h, marked) for h in range(len(spectrum.heads))),
+        note="Where neighbouring strengths are nearly equal, their words may mix. "
+        f"{LEGEND if circuit == 'QK' else 'Marks beside the words as above.'} "
+        f"{said_above('here', spectrum.left, spectrum.right)}",
+        heads=tuple(_head_words(spectrum, h) for h in range(len(spectrum.heads))),
         caveats=spectrum.caveats,
     )
 
 
-def _head_words(spectrum: HeadSpectrum, h: int, marked: Marks) -> HeadWords:
+def _head_words(spectrum: HeadSpectrum, h: int) -> HeadWords:
     rows, alike = [], []
     for direction in range(min(spectrum.n, DIRECTIONS_LISTED)):
         which = h * spectrum.n + direction
         value = float(spectrum.singular_values[h, direction])
         left, right = spectrum.left.token_string[which], spectrum.right.token_string[which]
         rows.append((direction, value, left, right))
-        entry = (spectrum.layer, spectrum.heads[h], spectrum.circuit, direction)
-        alike.append((marked[(*entry, "left")], marked[(*entry, "right")]))
+        alike.append((mark(spectrum.left, which), mark(spectrum.right, which)))
     sides = ("query", "key") if spectrum.circuit == "QK" else ("read", "written")
     component, circuit = spectrum.components[h], spectrum.circuit
     name = f"{component} {circuit}"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart by readers with any common colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A7D00")
 MUTED = "#8A8F98"
+INK = "#16202C"
+# The inner part of RdBu: red and blue on which dark letters can be read.
+LIGHT_RED_TO_BLUE = ("#D6604D", "#F4A582", "#FDDBC7", "#F7F7F7", "#D1E5F0", "#92C5DE", "#4393C3")
 EYE = {"x": 1.5, "y": 1.5, "z": 0.9}  # the camera of every scene
 NAME_IN_SCENE = {"wide": 0.2, "high": 0.06}  # of the cube's side
 NAME_ON_PLANE = {"wide": 0.1, "high": 0.035}  # of the picture's

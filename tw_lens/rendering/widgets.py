@@ -23,6 +23,18 @@ def as_text(token: str) -> str:
     return visible(token).translate(READS_HTML)
 
 
+# CircuitsVis leaves 600 pixels below a widget for its hints.
+FRAME_STYLE = (
+    "body { margin: 0; background: white; font-family: sans-serif }"
+    ".widget > div { padding-bottom: 90px !important }"
+)
+FITTING = (
+    "new ResizeObserver(() => { try {"
+    ' frameElement.style.height = document.querySelector(".widget").scrollHeight + "px";'
+    " } catch { /* a frame that may not see its notebook */ } }).observe(document.body);"
+)
+
+
 @dataclass(frozen=True)
 class Widget:
     """A CircuitsVis component with its properties."""
@@ -39,10 +51,14 @@ class Widget:
         return f'<div id="{name}" class="widget"></div>\n<script>{call}</script>'
 
     def _repr_html_(self) -> str:
-        """A frame of its own: nothing shared with other cells, a height from the start."""
+        """A frame of its own: nothing shared with other cells, a height from the start.
+
+        Where the notebook lets it, the frame then takes the height of what it holds.
+        """
         page = (
-            '<!doctype html><meta charset="utf-8"><body style="margin: 0; background: white">'
-            f"<script>{circuitsvis_script()}</script>\n{self.fragment()}</body>"
+            f'<!doctype html><meta charset="utf-8"><style>{FRAME_STYLE}</style><body>'
+            f"<script>{circuitsvis_script()}</script>\n{self.fragment()}"
+            f"<script>{FITTING}</script></body>"
         )
         return (
             f'<iframe srcdoc="{html.escape(page)}" width="100%" height="{self.height}" '

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -30,17 +30,17 @@ from tw_lens.analyses.result import (
 )
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
-from tw_lens.reading import Prompt, many_tokens, read_entering, read_weights
+from tw_lens.reading import Prompt, read_entering, read_weights
 from tw_lens.studies.batches import batches
 from tw_lens.studies.directions import head_directions, word_ranks
 from tw_lens.studies.highest import Highest, offer_all, peaks
+from tw_lens.studies.rows import Rows
 from tw_lens.studies.sight import Sight
 from tw_lens.studies.uses import DirectionUses, Use
 
 N_WORDS = 50
 N_RANDOM = 49
 BATCH_SIZE = 16
-FEW = 30
 
 
 def direction_uses(
@@ -108,7 +108,7 @@ def direction_uses(
 
     Raises:
         IndexError: the layer, the head or the direction does not exist.
-        ValueError: an unknown circuit, a count below one, or no prompt has a position to look at.
+        ValueError: an unknown circuit, a count below one, or no prompt has a position to measure.
         UnsupportedModel: see `read_weights`.
 
     Example:
@@ -122,16 +122,15 @@ def direction_uses(
     require_choice("circuit", circuit, CIRCUITS)
     for name, given in (("k", k), ("context", context)):
         require_positive(name, given)
-    if first_position < 0:
-        raise ValueError(f"first_position={first_position}: give 0 or more.")
     weights = read_weights(model)
     block = weights.block(layer)
     pairs = head_directions(weights, layer, head, circuit, direction, n=N_RANDOM, seed=seed)
     sides = range(len(SIDES))
     highest = [[Highest(k) for _ in pairs.left] for _ in sides]
     uses: list[dict[tuple[int, int], Use]] = [{}, {}]
-    rows = _Rows(model, prompts, first_position)
+    rows, n_positions = Rows(model, prompts, first_position), 0
     for batch in batches(rows, BATCH_SIZE):
+        n_positions += len(batch.numbers) * (batch.tokens.shape[1] - first_position)
         entering = read_entering(model, batch.tokens, layer)
         for x, tokens, number in zip(entering, batch.tokens, batch.numbers, strict=True):
             sight = Sight(block, x, pairs, first_position)
@@ -144,11 +143,7 @@ def direction_uses(
                     at: uses[side].get(at) or _use(sight, side, at, tokens, weights, context)
                     for at in (place.at for place in highest[side][0].places())
                 }
-    if not rows.n_prompts:
-        raise ValueError(
-            f"no prompt has a position to look at ({rows.n_skipped} were given): give prompts of "
-            f"more than {first_position} tokens."
-        )
+    rows.require_some()
     ranks = [word_ranks(weights, layer, pairs, side, highest[side]) for side in sides]
     first = pairs.left[:1], pairs.right[:1]
     words = signed_words(weights, block.norm, circuit, "exact", *first, N_WORDS)
@@ -170,10 +165,10 @@ def direction_uses(
         random_ranks=(ranks[0][1:], ranks[1][1:]),
         d_vocab=weights.d_vocab,
         n_prompts=rows.n_prompts,
-        n_positions=rows.n_positions,
+        n_positions=n_positions,
         n_cut=rows.n_cut,
         n_skipped=rows.n_skipped,
-        caveats=at_distance(weights.caveats, 0, circuit) + rows.caveats(),
+        caveats=at_distance(weights.caveats, 0, circuit) + _caveats(rows),
     )
 
 
@@ -216,34 +211,10 @@ def _use(
     )
 
 
-class _Rows:
-    """The prompts that are looked at, with their numbers; those cut and left out are counted."""
-
-    def __init__(self, model: Any, prompts: Iterable[Any], first_position: int) -> None:
-        self.n_prompts = self.n_positions = self.n_cut = self.n_skipped = 0
-        self._tokens, self._first = many_tokens(model, prompts), first_position
-
-    def __iter__(self) -> Iterator[tuple[int, Int[Tensor, " position"]]]:
-        for number, (tokens, cut) in enumerate(self._tokens):
-            if tokens.numel() <= self._first:
-                self.n_skipped += 1
-                continue
-            self.n_prompts += 1
-            self.n_positions += tokens.numel() - self._first
-            self.n_cut += cut
-            yield number, tokens
-
-    def caveats(self) -> tuple[Caveat, ...]:
-        """What a reader must know of the prompts before the places."""
-        last = self._first - 1
-        which = "position 0 is" if last == 0 else f"positions 0 to {last} are"
-        said = {
-            "positions": (self._first, f"{which} left out (first_position=0 looks at all)."),
-            "cut": (self.n_cut, f"{self.n_cut} prompts were cut at the end of the context."),
-            "left out": (self.n_skipped, f"{self.n_skipped} prompts had no position to look at."),
-            "few prompts": (
-                self.n_prompts < FEW,
-                f"the highest places of {self.n_prompts} prompts may not be typical.",
-            ),
-        }
-        return tuple(Caveat(name, sentence) for name, (holds, sentence) in said.items() if holds)
+def _caveats(rows: Rows) -> tuple[Caveat, ...]:
+    """What a reader must know of the prompts before the places."""
+    few = f"the highest places of {rows.n_prompts} prompts may not be typical."
+    return tuple(
+        Caveat(caveat.name, few) if caveat.name == "few prompts" else caveat
+        for caveat in rows.caveats
+    )

@@ -1,6 +1,27 @@
 "use strict";
 // Pictures are drawn when they come near the window: a page of hundreds opens at once.
+// The widgets' script is long, and run when the first of them is wanted.
 const template = JSON.parse(document.getElementById("figure-template").textContent);
+function run(id) {
+  const held = document.getElementById(id);
+  if (!held) return;
+  const script = document.createElement("script");
+  script.textContent = held.textContent;
+  held.remove();
+  document.head.append(script);
+}
+// CircuitsVis names nothing it draws, and its buttons are not for keyboards.
+function reachable(place) {
+  place.querySelectorAll(":is(canvas, input):not([aria-label])").forEach((drawn) => {
+    const label = drawn.tagName === "INPUT" && drawn.previousElementSibling?.textContent;
+    drawn.setAttribute("aria-label", label || place.getAttribute("aria-label"));
+  });
+  place.querySelectorAll('div[style*="cursor: pointer"]:not([role])').forEach((button) => {
+    button.setAttribute("role", "button");
+    button.tabIndex = 0;
+    button.addEventListener("keydown", (event) => { if (event.key === "Enter") button.click(); });
+  });
+}
 function draw(place) {
   const held = place.querySelector('script[type="application/json"]');
   if (!held) return;
@@ -12,10 +33,8 @@ function draw(place) {
       if (data.frames) Plotly.addFrames(place, data.frames);
     });
   } else {
-    const name = () => place.querySelectorAll("canvas:not([aria-label])").forEach((drawn) => {
-      drawn.setAttribute("aria-label", place.getAttribute("aria-label"));
-    });
-    new MutationObserver(name).observe(place, { childList: true, subtree: true });
+    run("circuitsvis-script");
+    new MutationObserver(() => reachable(place)).observe(place, { childList: true, subtree: true });
     place.id = place.id || "widget-" + Math.random().toString(36).slice(2);
     CircuitsVis.render(place.id, CircuitsVis[data.component], data.properties);
   }
@@ -28,9 +47,12 @@ const nearby = new IntersectionObserver(
   { rootMargin: "600px 0px" },
 );
 document.querySelectorAll(".deferred").forEach((place) => nearby.observe(place));
+const PAPER = 690; // the width of a printed page, in pixels
 window.addEventListener("beforeprint", () => {
   document.querySelectorAll(".deferred").forEach((place) => {
-    if (place.checkVisibility === undefined || place.checkVisibility()) draw(place);
+    if (place.checkVisibility !== undefined && !place.checkVisibility()) return;
+    draw(place);
+    place.style.setProperty("--fits-paper", Math.min(1, PAPER / place.scrollWidth));
   });
 });
 
@@ -43,42 +65,3 @@ function unfold() {
 }
 window.addEventListener("hashchange", unfold);
 unfold();
-
-// Tables that can be searched, sorted and copied.
-document.querySelectorAll(".searchable").forEach((whole) => {
-  const body = whole.querySelector("tbody");
-  const rows = [...body.rows];
-  const count = whole.querySelector(".count");
-  const search = whole.querySelector("input");
-  search.addEventListener("input", () => {
-    const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let left = 0;
-    rows.forEach((row) => {
-      const text = row.textContent.toLowerCase();
-      row.hidden = !wanted.every((part) => text.includes(part));
-      left += row.hidden ? 0 : 1;
-    });
-    count.textContent = `${left} of ${rows.length} rows`;
-  });
-  whole.querySelectorAll("th button").forEach((button, column) => {
-    button.addEventListener("click", () => {
-      const head = button.parentElement;
-      const down = head.getAttribute("aria-sort") !== "descending";
-      whole.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const value = (row) => row.cells[column].textContent;
-      const order = new Intl.Collator(undefined, { numeric: true });
-      const numbers = rows.every((row) => !Number.isNaN(Number(value(row))));
-      rows.sort((a, b) => (numbers ? value(a) - value(b) : order.compare(value(a), value(b))) * (down ? -1 : 1));
-      body.append(...rows);
-    });
-  });
-  const copy = whole.querySelector(".copy");
-  copy.addEventListener("click", async () => {
-    const shown = [whole.querySelector("thead tr"), ...rows.filter((row) => !row.hidden)];
-    const text = shown.map((row) => [...row.cells].map((cell) => cell.textContent.trim()).join("\t")).join("\n");
-    await navigator.clipboard.writeText(text);
-    copy.textContent = "Copied";
-    setTimeout(() => { copy.textContent = "Copy these rows"; }, 1500);
-  });
-});

@@ -1,0 +1,98 @@
+"""A head without some pieces of its bilinear map, everything else as the model has it.
+
+1. A head reads its queries as `N(x) A_Q + a_Q` and its values as `N(x) A_V + a_V`. A piece of
+   rank one is a direction `r` that is read and a vector `m` of the head that is sent for it: taken
+   out, the query (or value) loses `(N(x) r) m`.
+2. Of `W_QK` only what meets `N(x_j)` is taken out: the score of a query at i with a key at j loses
+   `s (N(x_i) r) m R(i-j) A_K^T N(x_j)^T`, with whatever stands between (query-key norms and
+   bottlenecks divide the piece by what they divide the whole by). The part of a score that depends
+   on the key alone, and the one with the key's constant `a_K`, stay.
+3. With all pieces out, what is left of the map is its constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.canonical.block import Block
+
+
+class Pieces(NamedTuple):
+    """Sets of pieces, each to be taken out at once; a piece of zeros takes nothing out."""
+
+    reads: Float[Tensor, "sets pieces d_model"]
+    sends: Float[Tensor, "sets pieces d_inner"]
+
+
+class WithoutPieces(NamedTuple):
+    """One head and its layer without every set of pieces.
+
+    `pattern` and `written` (before bias, post-norm and multiplier) are the head's, `change` is
+    what the output of the layer's `W_O` gains.
+    """
+
+    pattern: Float[Tensor, "sets position position"]
+    written: Float[Tensor, "sets position d_model"]
+    change: Float[Tensor, "sets position d_model"]
+
+
+def without_pieces(
+    block: Block,
+    x: Float[Tensor, "position d_model"],
+    head: int,
+    circuit: Literal["QK", "OV"],
+    pieces: Pieces,
+) -> WithoutPieces:
+    """What a head attends to and writes on a stream `x` without sets of pieces of its map.
+
+    Raises:
+        ValueError: a norm of queries, keys or values centres all heads at once.
+    """
+    y, n_x = block.norm.sphere(x), block.norm.affine(x)
+    lost = torch.einsum("pd,skd,ske->pse", y, *pieces)
+    v = block.values(x)
+    everyone = block.pattern_on(x)
+    z = block.mixed(everyone, v)
+    group = block.kv_head[head]
+    if circuit == "QK":
+        pattern = _pattern(block, x, head, lost)
+        normed = v if block.v_norm is None else block.v_norm(v)
+        own = pattern @ normed[:, group]
+    else:
+        pattern = everyone[head].expand(lost.shape[1], -1, -1)
+        if block.latent_KV is not None:
+            lost = replace(block.latent_KV, width=None).divided(lost, n_x)
+        lost = lost if block.v_norm is None else block.v_norm.linear_at(v, group)(lost)
+        own = z[:, head] - pattern @ lost.transpose(0, 1)
+    mixed = z.repeat(len(own), 1, 1, 1)
+    mixed[:, :, head] = own
+    before, after = block.opened(z, x), block.opened(mixed, x)
+    change = torch.einsum("sihe,hed->sid", after - before, block.W_O)
+    return WithoutPieces(pattern, after[:, :, head] @ block.W_O[head], change)
+
+
+def _pattern(
+    block: Block,
+    x: Float[Tensor, "position d_model"],
+    head: int,
+    lost: Float[Tensor, "position sets d_head"],
+) -> Float[Tensor, "sets position position"]:
+    """The head's attention where its queries have lost something to the keys' bilinear part."""
+    scoring, n_x, group = block.scoring, block.norm.affine(x), block.kv_head[head]
+    q, k = block.queries(x), block.keys(x)
+    key = (block.norm.sphere(x) @ block.A_K[group])[:, None]
+    if block.latent_Q is not None:
+        lost = block.latent_Q.divided(lost, n_x)
+    if block.latent_KV is not None:
+        key = block.latent_KV.divided(key, n_x)
+    lost, key = scoring.met(lost, q, head), scoring.met(key, k, group, key=True)
+    q, k = scoring.placed(q, k)
+    scores = scoring.uncapped(q, k[:, block.kv_head])[head]
+    scores = scores - scoring.scale * torch.einsum("ise,je->sij", lost, key[:, 0])
+    sinks = None if scoring.sinks is None else scoring.sinks[[head]]
+    return replace(scoring, sinks=sinks).pattern(scoring.capped(scores))

@@ -1,0 +1,131 @@
+"""Sets of directions as pieces of a head, random pieces as strong, and what the model does without.
+
+See `direction_effect`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import index
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tw_lens.analyses.result import Circuit
+from tw_lens.canonical import Block, Pieces, without_pieces
+from tw_lens.geometry import FactoredSVD, as_strong, random_frames
+from tw_lens.reading import run_edited
+from tw_lens.studies.batches import POSITIONS_AT_ONCE
+
+MEASURES = ("attention", "write", "kl")
+LEADING = 20
+
+Sets = tuple[tuple[int, ...], ...]
+
+
+def direction_sets(directions: Sequence[int | Sequence[int]] | None, rank: int) -> Sets:
+    """The sets of directions asked for, each once and in order; the leading ones by default.
+
+    Raises:
+        IndexError: a direction does not exist.
+        ValueError: there is no set.
+    """
+    if directions is None:
+        return tuple((i,) for i in range(min(LEADING, rank)))
+    sets = tuple(
+        tuple(sorted({index(i) for i in (one if isinstance(one, Iterable) else (one,))}))
+        for one in directions
+    )
+    if not sets:
+        raise ValueError("directions is empty: give at least one, such as [0] or [(0, 1, 2)].")
+    for i in (i for held in sets for i in held):
+        if not 0 <= i < rank:
+            raise IndexError(f"direction {i} does not exist: the head has 0 to {rank - 1}.")
+    return sets
+
+
+def named(held: tuple[int, ...]) -> str:
+    """A set of directions in words: "0", "0+1+2", "0 to 63", "none"."""
+    if len(held) > 3 and held == tuple(range(held[0], held[-1] + 1)):
+        return f"{held[0]} to {held[-1]}"
+    return "+".join(map(str, held)) or "none"
+
+
+def pieces_of(
+    svd: FactoredSVD,
+    A: Float[Tensor, "d_model d_inner"],
+    sets: Sets,
+    *,
+    keep: bool,
+    n_random: int,
+    chance: torch.Generator,
+) -> Pieces:
+    """Every set as what is taken out for it, each followed by its random pieces.
+
+    Args:
+        svd: of one head.
+        A: what it reads by, `A_Q` or `A_V`.
+        sets: which directions.
+        keep: take all others out instead.
+        n_random: how many random pieces for each set.
+        chance: of the random pieces.
+    """
+    U, S, A = svd.left[0].double(), svd.S[0].double(), A.double()
+    most = max(map(len, sets)) + keep * len(S)
+    reads = torch.zeros(len(sets) * (1 + n_random), most, len(U), dtype=U.dtype)
+    sends = torch.zeros(*reads.shape[:2], A.shape[1], dtype=U.dtype)
+    row = 0
+    for held in sets:
+        strengths = S[list(held)]
+        frames = random_frames(n_random, len(S), len(held), chance) if held else ()
+        own = (U[:, list(held)].T, torch.ones_like(strengths))
+        drawn = [_as_read(U, *as_strong(frame, S, strengths)) for frame in frames]
+        for read, scale in [own, *(drawn or [own] * n_random)]:
+            sent = scale[:, None] * (read @ A)
+            if keep:
+                read, sent = torch.cat([U.T, read]), torch.cat([U.T @ A, -sent])
+            reads[row, : len(read)], sends[row, : len(read)] = read, sent
+            row += 1
+    return Pieces(reads.float(), sends.float())
+
+
+def _as_read(U: Tensor, directions: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return (U @ directions).T, scale
+
+
+def measured(
+    model: Any,
+    block: Block,
+    head: int,
+    circuit: Circuit,
+    tokens: Int[Tensor, " position"],
+    x: Float[Tensor, "position d_model"],
+    pieces: Pieces,
+) -> tuple[Float[Tensor, "sets measures position"], float]:
+    """What every set changes on one prompt (`MEASURES`), and the largest gap of the stream.
+
+    Every pass through the model has the prompt as it is in its first row.
+    """
+    found, gap = [], 0.0
+    at_once = max(1, POSITIONS_AT_ONCE // len(tokens) - 1)
+    for some in zip(*(part.split(at_once) for part in pieces), strict=True):
+        nothing = torch.zeros_like(some[0][:1]), torch.zeros_like(some[1][:1])
+        both = Pieces(*(torch.cat(part) for part in zip(nothing, some, strict=True)))
+        without = without_pieces(block, x, head, circuit, both)
+        run = run_edited(model, block, tokens, x, without.change)
+        moved = without.pattern[1:] - without.pattern[0]
+        attention = (moved.abs().sum(-1) + moved.sum(-1).abs()) / 2  # a sink has what is missing
+        write = (without.written[1:] - without.written[0]).norm(dim=-1)
+        write = write / without.written[0].norm(dim=-1)
+        found.append(torch.stack([attention, write, divergence(run.logits)], dim=1))
+        gap = max(gap, run.gap)
+    return torch.cat(found), gap
+
+
+def divergence(logits: Float[Tensor, "rows position d_vocab"]) -> Float[Tensor, "more position"]:
+    """`KL(p_0 || p_i)` in nats of every row after the first, position by position."""
+    first = logits[0].double().log_softmax(-1)
+    rows = [(first.exp() * (first - row.double().log_softmax(-1))).sum(-1) for row in logits[1:]]
+    return torch.stack(rows).clamp_min(0).float()

@@ -44,7 +44,7 @@ from tw_lens.reading import (
     save_states,
 )
 from tw_lens.rendering import cite, draw_measures, draw_walks, report, save_figure, save_table
-from tw_lens.studies import approach, direction_effect, trajectory_statistics
+from tw_lens.studies import approach, direction_effect, direction_uses, trajectory_statistics
 
 __version__ = "0.1.0"
 
@@ -75,6 +75,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "attention_pattern",
     "trajectory_statistics",
     "approach",
+    "direction_uses",
     "direction_effect",
     "random_twin",
     "draw_walks",

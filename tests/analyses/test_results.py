@@ -13,6 +13,7 @@ from tests.models import shared_bridge
 from tw_lens.analyses import Result
 from tw_lens.analyses.common_nouns import NOUNS
 from tw_lens.canonical import Weights
+from tw_lens.studies import DirectionUses
 from tw_lens.tokens import TokenStrings
 
 BAD = '<img src=x onerror="alert(1)">'
@@ -82,6 +83,11 @@ COLUMNS = {
         "layer", "label", "measure", "source", "mean", "spread", "low", "high", "count", "beyond",
         "beyond_low", "beyond_high", "model_stands",
     ],
+    "DirectionUses": [
+        "component", "circuit", "direction", "side", "rank", "prompt", "position", "token_index",
+        "token_string", "along", "cosine", "word_rank", "context_before", "context_after",
+        "partner_position", "partner_token", "partner_along", "contribution", "attention",
+    ],
     "Approach": ["layer", "label", "target", "place", "source", "angle", "low", "high"],
     "DirectionEffect": [
         "component", "circuit", "action", "directions", "energy", "share", "measure", "value",
@@ -130,9 +136,19 @@ def results() -> dict[str, Result]:
         tw.score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
         tw.trajectory_statistics(model, [[5, 6, 7], [8, 9]], controls=["random steps"]),
         tw.approach(model, [[5, 6, 7, 8], [8, 9, 10, 11]], controls=[]),
+        _said(tw.direction_uses(model, [[*range(5, 30)]], layer=1, head=3, context=1), tokens),
         tw.direction_effect(model, [[5, 6, 7]], layer=1, head=0, directions=[0, 1]),
     ]
     return {type(result).__name__: result for result in made}
+
+
+def _said(found: DirectionUses, tokens: TokenStrings) -> DirectionUses:
+    """Places with the strings of other tokens (a bridge takes no tokenizer but its own kind)."""
+    hostile = (
+        use._replace(token_string=tokens.string(use.token_index), partner_token=tokens.string(5))
+        for use in found.uses
+    )
+    return replace(found, uses=tuple(hostile))
 
 
 def _rotating(tokens: TokenStrings) -> Weights:

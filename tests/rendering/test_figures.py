@@ -40,6 +40,7 @@ def every_result():
         tw.score_by_distance(rotating, layer=0, words=words),
         tw.trajectory_statistics(model, ["w5 w6 w7", "w8 w9"]),
         tw.approach(model, ["w5 w6 w7 w8", "w8 w9 w10 w11"]),
+        tw.direction_uses(model, ["w5 w6 w7 w8", "w8 w9 w10 w11"], layer=1, head=0),
         tw.direction_effect(model, ["w5 w6 w7"], layer=1, head=0, directions=[0, (1, 2)]),
     ]
     return weights, states, results

@@ -20,6 +20,7 @@ from tw_lens.geometry.nearest import (
     nearest,
     nearest_of_both_signs,
     rank_of,
+    ranks_of,
 )
 from tw_lens.geometry.paths import (
     PathMeasures,
@@ -56,6 +57,7 @@ __all__ = [
     "random_frames",
     "random_steps",
     "rank_of",
+    "ranks_of",
     "reduced",
     "shuffled_steps",
     "signed_by_rule",

@@ -110,16 +110,29 @@ def rank_of(
     *,
     offset: Float[Tensor, " words"] | None = None,
 ) -> Int[Tensor, " queries"]:
-    """How many words score higher than the one asked about, for each query: 0 for the best.
+    """As `ranks_of`, of one word per query."""
+    return ranks_of(queries, rows, token_index[:, None], offset=offset)[:, 0]
+
+
+def ranks_of(
+    queries: Float[Tensor, "queries d"],
+    rows: Rows,
+    token_index: Int[Tensor, "queries asked"],
+    *,
+    offset: Float[Tensor, " words"] | None = None,
+) -> Int[Tensor, "queries asked"]:
+    """How many words score higher than those asked about, for each query: 0 for the best.
 
     Args:
         queries: directions or points.
         rows: the words' vectors, in chunks, in the order of the token ids; they are read twice.
-        token_index: one word per query.
+        token_index: words for each query.
         offset: a number added to each word's score.
     """
-    asked = torch.empty(len(queries), 1)
-    rank = torch.zeros(len(queries), dtype=torch.long)
+    asked = torch.empty(token_index.shape)
+    rank = torch.zeros(token_index.shape, dtype=torch.long)
+    if not token_index.numel():
+        return rank
     for counting in (False, True):
         start = 0
         for chunk in rows():
@@ -127,10 +140,11 @@ def rank_of(
             if offset is not None:
                 scores = scores + offset[start : start + len(chunk)]
             if counting:
-                rank += (scores > asked).sum(-1)
+                rank += torch.stack([(scores > one[:, None]).sum(-1) for one in asked.unbind(1)], 1)
             else:
                 here = (token_index >= start) & (token_index < start + len(chunk))
-                asked[here] = scores[here].gather(-1, token_index[here, None] - start)
+                there = (token_index - start).clamp(0, len(chunk) - 1)
+                asked = torch.where(here, scores.gather(-1, there), asked)
             start += len(chunk)
     return rank
 

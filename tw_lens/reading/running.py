@@ -96,6 +96,12 @@ def read_streams(model: Any, tokens: Tensor) -> Tensor:
     return torch.stack([held[name] for name in names], dim=1)
 
 
+def read_entering(model: Any, tokens: Tensor, layer: int) -> Tensor:
+    """The stream `[prompt, position, d_model]` that enters a layer, of prompts of one length."""
+    name = stream_hooks(len(model.blocks))[layer]
+    return run_batch(model, tokens, [name])[1][name]
+
+
 def run_stream(model: Any, tokens: Tensor, layer: int) -> Tensor:
     """The stream `[position, d_model]` that enters a block on one prompt."""
     name = stream_hooks(len(model.blocks))[layer]

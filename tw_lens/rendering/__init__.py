@@ -8,6 +8,7 @@ from tw_lens.rendering import (  # noqa: F401 - they register themselves
     figures_movers,
     figures_paths,
     figures_studies,
+    figures_uses,
     figures_words,
 )
 from tw_lens.rendering.export import FigureNotExported, save_figure
@@ -15,6 +16,7 @@ from tw_lens.rendering.figures_measures import draw_measures
 from tw_lens.rendering.figures_paths import draw_walks
 from tw_lens.rendering.report import report
 from tw_lens.rendering.tables import cite, rich_table, save_table
+from tw_lens.rendering.widget_uses import uses_widget
 from tw_lens.rendering.widgets import Widget, attention_widget, coloured_tokens
 
 __all__ = [
@@ -29,4 +31,5 @@ __all__ = [
     "rich_table",
     "save_figure",
     "save_table",
+    "uses_widget",
 ]

@@ -15,6 +15,14 @@ from tw_lens.analyses import AttentionPattern, Movers, Trajectory
 from tw_lens.rendering.style import COLOURS, json_in_script, rounded
 from tw_lens.tokens import visible
 
+READS_HTML = str.maketrans({"<": "<\u200b", "&": "&\u200b"})
+
+
+def as_text(token: str) -> str:
+    """A token for components that read HTML: with nothing in it that opens a tag or an entity."""
+    return visible(token).translate(READS_HTML)
+
+
 # CircuitsVis leaves 600 pixels below a widget for its hints.
 FRAME_STYLE = (
     "body { margin: 0; background: white; font-family: sans-serif }"
@@ -74,7 +82,7 @@ def circuitsvis_script() -> str:
 def attention_widget(result: AttentionPattern) -> Widget:
     """Attention patterns of a layer's heads: small ones to choose from, one in full."""
     names = [f"L{result.layer}H{head}" for head in range(result.pattern.shape[0])]
-    tokens = [visible(token) for token in result.token_strings]
+    tokens = [as_text(token) for token in result.token_strings]
     return Widget(
         "AttentionHeads",
         {
@@ -105,7 +113,7 @@ def coloured_tokens(result: Trajectory | Movers, component: str = "MLP") -> Widg
     return Widget(
         "ColoredTokensMulti",
         {
-            "tokens": [visible(token) for token in result.token_strings],
+            "tokens": [as_text(token) for token in result.token_strings],
             "values": rounded(values.nan_to_num(0.0).T, 4),
             "labels": [f"layer {layer}" for layer in range(len(values))],
             "positiveColor": COLOURS[5],

@@ -237,11 +237,12 @@ def test_parts_of_queries_and_keys_add_up_to_the_score(architecture: str):
     x = tw.read_states(model, [5, 6, 7, 8, 9]).stream[LAYER]
     q, k = block.queries(x), block.keys(x)
     kv = block.kv_head[HEAD]
-    whole = part_of_scores(block, x, HEAD, q[:, HEAD], k[:, kv])
+    whole = part_of_scores(block, x, HEAD, q[:, [HEAD]], k[:, kv])[0]
     expected = block.scores(q, k)[HEAD]
     assert torch.allclose(block.scoring.capped(whole), expected, atol=1e-4, rtol=1e-4)
     half = torch.rand(q[:, HEAD].shape, generator=torch.Generator().manual_seed(0))
-    parts = [part_of_scores(block, x, HEAD, part, k[:, kv]) for part in (half, q[:, HEAD] - half)]
+    both = torch.stack([half, q[:, HEAD] - half], dim=1)
+    parts = part_of_scores(block, x, HEAD, both, k[:, kv])
     assert torch.allclose(sum(parts), whole, atol=1e-3, rtol=1e-4)
 
 

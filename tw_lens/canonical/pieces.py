@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.canonical.block import Block
+from tw_lens.canonical.parts import part_of_scores
 
 
 class Pieces(NamedTuple):
@@ -53,8 +54,7 @@ def without_pieces(
     Raises:
         ValueError: a norm of queries, keys or values centres all heads at once.
     """
-    y, n_x = block.norm.sphere(x), block.norm.affine(x)
-    lost = torch.einsum("pd,skd,ske->pse", y, *pieces)
+    lost = torch.einsum("pd,skd,ske->pse", block.norm.sphere(x), *pieces)
     v = block.values(x)
     everyone = block.pattern_on(x)
     z = block.mixed(everyone, v)
@@ -66,7 +66,7 @@ def without_pieces(
     else:
         pattern = everyone[head].expand(lost.shape[1], -1, -1)
         if block.latent_KV is not None:
-            lost = replace(block.latent_KV, width=None).divided(lost, n_x)
+            lost = replace(block.latent_KV, width=None).divided(lost, block.norm.affine(x))
         lost = lost if block.v_norm is None else block.v_norm.linear_at(v, group)(lost)
         own = z[:, head] - pattern @ lost.transpose(0, 1)
     mixed = z.repeat(len(own), 1, 1, 1)
@@ -83,16 +83,10 @@ def _pattern(
     lost: Float[Tensor, "position sets d_head"],
 ) -> Float[Tensor, "sets position position"]:
     """The head's attention where its queries have lost something to the keys' bilinear part."""
-    scoring, n_x, group = block.scoring, block.norm.affine(x), block.kv_head[head]
-    q, k = block.queries(x), block.keys(x)
-    key = (block.norm.sphere(x) @ block.A_K[group])[:, None]
-    if block.latent_Q is not None:
-        lost = block.latent_Q.divided(lost, n_x)
-    if block.latent_KV is not None:
-        key = block.latent_KV.divided(key, n_x)
-    lost, key = scoring.met(lost, q, head), scoring.met(key, k, group, key=True)
-    q, k = scoring.placed(q, k)
+    scoring = block.scoring
+    key = block.norm.sphere(x) @ block.A_K[block.kv_head[head]]
+    q, k = scoring.placed(block.queries(x), block.keys(x))
     scores = scoring.uncapped(q, k[:, block.kv_head])[head]
-    scores = scores - scoring.scale * torch.einsum("ise,je->sij", lost, key[:, 0])
+    scores = scores - part_of_scores(block, x, head, lost, key)
     sinks = None if scoring.sinks is None else scoring.sinks[[head]]
     return replace(scoring, sinks=sinks).pattern(scoring.capped(scores))

@@ -5,7 +5,7 @@ from tw_lens.reading.edited import EditedRun, run_edited
 from tw_lens.reading.kept import StatesNotLoaded, load_states, save_states
 from tw_lens.reading.loading import ModelNotLoaded, load_model
 from tw_lens.reading.prompts import Prompt, many_tokens
-from tw_lens.reading.running import read_entering, read_streams, run_stream
+from tw_lens.reading.running import read_entering, read_streams
 from tw_lens.reading.states import read_states
 from tw_lens.reading.twin import fingerprint, random_twin
 from tw_lens.reading.weights import read_weights
@@ -29,6 +29,5 @@ __all__ = [
     "read_streams",
     "read_weights",
     "run_edited",
-    "run_stream",
     "save_states",
 ]

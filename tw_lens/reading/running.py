@@ -100,10 +100,3 @@ def read_entering(model: Any, tokens: Tensor, layer: int) -> Tensor:
     """The stream `[prompt, position, d_model]` that enters a layer, of prompts of one length."""
     name = stream_hooks(len(model.blocks))[layer]
     return run_batch(model, tokens, [name])[1][name]
-
-
-def run_stream(model: Any, tokens: Tensor, layer: int) -> Tensor:
-    """The stream `[position, d_model]` that enters a block on one prompt."""
-    name = stream_hooks(len(model.blocks))[layer]
-    _, held = run(model, tokens, [name])
-    return held[name]

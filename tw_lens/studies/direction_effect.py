@@ -31,7 +31,7 @@ from tw_lens.analyses.result import (
 )
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
-from tw_lens.reading import Prompt, read_weights, run_stream
+from tw_lens.reading import Prompt, read_entering, read_weights
 from tw_lens.studies.rows import Report, Rows, chance, counted
 from tw_lens.studies.taken_out import MEASURES, Sets, direction_sets, measured, named, pieces_of
 from tw_lens.studies.tally import Estimate, Tally, beyond, estimate
@@ -211,7 +211,7 @@ def direction_effect(
         for number, tokens in rows:
             drawn = chance("random pieces", seed, number)
             pieces = pieces_of(svd, A, sets, keep=action == "keep", n_random=n_random, chance=drawn)
-            x = run_stream(model, tokens, layer)
+            x = read_entering(model, tokens[None], layer)[0]
             values, missed = measured(model, block, head, circuit, tokens, x, pieces)
             values = values[..., first_position:].unflatten(0, (len(sets), 1 + n_random))
             beside = torch.stack([values[:, 0], values[:, 1:].mean(1)])

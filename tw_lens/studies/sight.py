@@ -61,8 +61,8 @@ class Sight:
         asked = self.along[0][:, :1] * (left[0] @ A_Q)
         offered = self.along[1][:, :1] * (right[0] @ A_K)
         return (
-            part_of_scores(block, self.x, head, asked, self.y @ A_K),
-            part_of_scores(block, self.x, head, self.y @ A_Q, offered),
+            part_of_scores(block, self.x, head, asked[:, None], self.y @ A_K)[0],
+            part_of_scores(block, self.x, head, (self.y @ A_Q)[:, None], offered)[0],
         )
 
     def partner(self, side: int, position: int) -> Partner:

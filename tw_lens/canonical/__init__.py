@@ -3,8 +3,7 @@
 from tw_lens.canonical.block import Block
 from tw_lens.canonical.latent import Latent
 from tw_lens.canonical.norm import HeadNorm, Norm
-from tw_lens.canonical.parts import part_of_scores
-from tw_lens.canonical.pieces import Pieces, WithoutPieces, without_pieces
+from tw_lens.canonical.pieces import Pieces, WithoutPieces, part_of_scores, without_pieces
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.scoring import Scoring
 from tw_lens.canonical.states import States

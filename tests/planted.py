@@ -33,6 +33,18 @@ def planted(
     return by_hand(W_E, W_Q, W_K, W_V, 0.1 * torch.randn(2, D_HEAD, D, generator=g))
 
 
+def equal_pair(seed: int, S: tuple[float, ...] = (9, 5, 5, 3, 2, 1)) -> Weights:
+    """Weights whose W_QK has the singular values S, its factors turned by a random rotation."""
+    g = torch.Generator().manual_seed(seed)
+    planes = [torch.linalg.qr(torch.randn(D, len(S), generator=g))[0] for _ in range(2)]
+    words = torch.randn(1500, D, generator=g)
+    turned = torch.Generator().manual_seed(seed + 1000)
+    R = torch.linalg.qr(torch.randn(len(S), len(S), generator=turned))[0]
+    W_Q, W_K = (planes[0] * torch.tensor(S)) @ R, planes[1] @ R
+    W_V, W_O = (torch.randn(shape, generator=g) for shape in ((1, D, len(S)), (1, len(S), D)))
+    return by_hand(words, W_Q[None], W_K[None], W_V, W_O)
+
+
 def by_hand(W_E, W_Q, W_K, W_V, W_O) -> Weights:
     """Weights of one layer with these matrices, an RMSNorm without gain, and tied words."""
     d, heads, d_head = W_E.shape[1], W_Q.shape[0], W_Q.shape[2]

@@ -5,22 +5,10 @@ import torch
 
 import tw_lens as tw
 from tests.models import shared_bridge
-from tests.planted import by_hand
+from tests.planted import equal_pair
 from tw_lens.analyses.direction_blocks import rounded
 
-D, D_HEAD, V = 48, 6, 1500
-
-
-def equal_pair(seed: int, S: tuple[float, ...] = (9, 5, 5, 3, 2, 1)):
-    """Weights whose W_QK has the singular values S, its factors turned by a random rotation."""
-    g = torch.Generator().manual_seed(seed)
-    planes = [torch.linalg.qr(torch.randn(D, D_HEAD, generator=g))[0] for _ in range(2)]
-    words = torch.randn(V, D, generator=g)
-    turned = torch.Generator().manual_seed(seed + 1000)
-    R = torch.linalg.qr(torch.randn(D_HEAD, D_HEAD, generator=turned))[0]
-    W_Q, W_K = (planes[0] * torch.tensor(S)) @ R, planes[1] @ R
-    W_V, W_O = torch.randn(1, D, D_HEAD, generator=g), torch.randn(1, D_HEAD, D, generator=g)
-    return by_hand(words, W_Q[None], W_K[None], W_V, W_O)
+D_HEAD = 6
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -143,3 +143,14 @@ def test_an_encoder_shows_what_it_sees_behind_a_word():
         sums = table.groupby(["component", "query"]).attention.sum()
         assert ((sums - 1).abs() < 1e-5).all()
         assert attention_widget(pattern).properties["maskUpperTri"] is causal
+
+
+def test_directions_that_are_only_known_together_say_so():
+    """Two equal planted singular values: on the page as one block."""
+    from tests.planted import equal_pair
+    from tw_lens.analyses import head_spectrum
+    from tw_lens.rendering.sections import _spectrum_panel
+
+    weights = equal_pair(0)
+    panel = _spectrum_panel(weights, head_spectrum(weights, layer=0, n=4))
+    assert [row[0] for row in panel.heads[0].rows] == ["0", "1 in 1-2", "2 in 1-2", "3"]

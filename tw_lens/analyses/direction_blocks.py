@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -137,16 +138,10 @@ def direction_blocks(
         require_positive(name, given)
     block = weights.block(layer)
     heads = block.heads(head)
-    svd = head_svd(block, heads, circuit)
-    n = min(n, svd.S.shape[-1])
-    generator = torch.Generator().manual_seed(seed)
-    moved = [head_svd(rounded(block, generator), heads, circuit) for _ in range(draws)]
-    noise = torch.stack([_moved_by(svd, other, n) for other in moved]).amax(0)
-    tolerance = noise.maximum(svd.S[:, 0] * torch.finfo(svd.S.dtype).eps * weights.d_model**0.5)
-    gap = svd.S - torch.cat([svd.S[:, 1:], torch.zeros(len(heads), 1)], dim=-1)
-    parted = gap > tolerance[:, None]
-    first = _first_of_block(parted)
+    found = known_together(block, heads, circuit, n=n, draws=draws, seed=seed)
+    svd, first, n = found.svd, found.first, min(n, found.svd.S.shape[-1])
     words = _words(weights, block, circuit, svd, n, k)
+    generator = torch.Generator().manual_seed(seed)
     rotated = (_rotated(svd, first, n, generator) for _ in range(draws))
     margins = nearest_of_both_signs(
         svd.right[..., :n].mT.flatten(0, 1),
@@ -164,15 +159,51 @@ def direction_blocks(
         circuit=circuit,
         heads=tuple(heads),
         singular_value=svd.S[:, :n],
-        gap=gap[:, :n],
-        noise=noise,
+        gap=found.gap[:, :n],
+        noise=found.noise,
         block=tuple(map(tuple, inside)),
         open_ended=tuple(n < len(row) and row[n] < n for row in first),
         kept_rotated=_kept(weights, block, circuit, rotated, words, inside),
-        kept_rounded=_kept(weights, block, circuit, moved, words, inside),
+        kept_rounded=_kept(weights, block, circuit, found.moved, words, inside),
         sign_margin=((a - b).abs() / a.maximum(b)).view(len(heads), n),
         caveats=weights.caveats,
     )
+
+
+class Together(NamedTuple):
+    """Heads' decompositions, and which of their directions rounding cannot part.
+
+    `first[h][i]` is the first direction of the block that direction i of head h belongs to;
+    `moved` are the decompositions after rounding, `noise` how far it moves the matrix among the
+    leading directions, `gap` the distance to the next singular value.
+    """
+
+    svd: FactoredSVD
+    moved: list[FactoredSVD]
+    noise: Float[Tensor, " heads"]
+    gap: Float[Tensor, "heads r"]
+    first: list[list[int]]
+
+    def named(self, h: int, direction: int) -> str:
+        """A direction's block: "3", or "3-5" for three that are only known together."""
+        row = self.first[h]
+        last = len(row) - 1 - row[::-1].index(row[direction])
+        return f"{row[direction]}-{last}" if last > row[direction] else str(direction)
+
+
+def known_together(
+    block: Block, heads: list[int], circuit: Circuit, *, n: int, draws: int = 4, seed: int = 0
+) -> Together:
+    """The part of `direction_blocks` that reads no words."""
+    svd = head_svd(block, heads, circuit)
+    n = min(n, svd.S.shape[-1])
+    generator = torch.Generator().manual_seed(seed)
+    moved = [head_svd(rounded(block, generator), heads, circuit) for _ in range(draws)]
+    noise = torch.stack([_moved_by(svd, other, n) for other in moved]).amax(0)
+    eps = torch.finfo(svd.S.dtype).eps
+    tolerance = noise.maximum(svd.S[:, 0] * eps * block.W_Q.shape[1] ** 0.5)
+    gap = svd.S - torch.cat([svd.S[:, 1:], torch.zeros(len(heads), 1)], dim=-1)
+    return Together(svd, moved, noise, gap, _first_of_block(gap > tolerance[:, None]))
 
 
 def rounded(block: Block, generator: torch.Generator) -> Block:

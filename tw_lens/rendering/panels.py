@@ -44,7 +44,9 @@ class Table:
 
 @dataclass(frozen=True)
 class HeadWords:
-    """The words of one head: a row per direction (number, value, left words, right words).
+    """The words of one head: a row per direction (its name, value, left words, right words).
+
+    A direction that is only known together with others names them: "3 in 3-5".
 
     `alike` says for every row how alike the words of the two sides are, as `Alike`.
     """
@@ -52,7 +54,7 @@ class HeadWords:
     anchor: str
     name: str
     sides: tuple[str, str]
-    rows: tuple[tuple[int, float, tuple[str, ...], tuple[str, ...]], ...]
+    rows: tuple[tuple[str, float, tuple[str, ...], tuple[str, ...]], ...]
     alike: tuple[tuple[Alike, Alike], ...]
 
 

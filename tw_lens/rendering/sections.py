@@ -15,6 +15,7 @@ from tw_lens.analyses import (
     head_spectrum,
     token_norms,
 )
+from tw_lens.analyses.direction_blocks import Together, known_together
 from tw_lens.canonical import States, Weights
 from tw_lens.rendering.deferred import deferred_figure, deferred_widget
 from tw_lens.rendering.marks import LEGEND, mark, said_above
@@ -123,7 +124,7 @@ def layer_section(
     pattern = attention_pattern(weights, states, layer=layer)
     panels = (
         *_probe_panels(weights, layer, words),
-        *(_spectrum_panel(circuit, spectrum) for circuit, spectrum in spectra.items()),
+        *(_spectrum_panel(weights, spectrum) for spectrum in spectra.values()),
         *_ellipsoid_panels(weights, spectra["QK"], words),
         _bias_panel(weights, layer),
         Panel(
@@ -160,7 +161,10 @@ def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel
     )
 
 
-def _spectrum_panel(circuit: str, spectrum: HeadSpectrum) -> Panel:
+def _spectrum_panel(weights: Weights, spectrum: HeadSpectrum) -> Panel:
+    circuit, heads = spectrum.circuit, list(spectrum.heads)
+    block = weights.block(spectrum.layer)
+    together = known_together(block, heads, circuit, n=DIRECTIONS_LISTED)
     what = {
         "QK": "Left words are queries, right words the keys they find.",
         "OV": "Left words are read, right words are written.",
@@ -170,21 +174,24 @@ def _spectrum_panel(circuit: str, spectrum: HeadSpectrum) -> Panel:
         "Each head's matrix, taken apart into singular directions: bars are their strengths, the "
         f"line their share of the whole. {what} Open a head for its words.",
         deferred_figure(spectrum),
-        note="Where neighbouring strengths are nearly equal, their words may mix. "
+        note="A direction \u201cin 3-5\u201d is only known together with its neighbours: rounding "
+        "the weights to bfloat16 may turn them into each other, and their words with them. "
         f"{LEGEND if circuit == 'QK' else 'Marks beside the words as above.'} "
         f"{said_above('here', spectrum.left, spectrum.right)}",
-        heads=tuple(_head_words(spectrum, h) for h in range(len(spectrum.heads))),
+        heads=tuple(_head_words(spectrum, h, together) for h in range(len(heads))),
         caveats=spectrum.caveats,
     )
 
 
-def _head_words(spectrum: HeadSpectrum, h: int) -> HeadWords:
+def _head_words(spectrum: HeadSpectrum, h: int, together: Together) -> HeadWords:
     rows, alike = [], []
     for direction in range(min(spectrum.n, DIRECTIONS_LISTED)):
         which = h * spectrum.n + direction
         value = float(spectrum.singular_values[h, direction])
         left, right = spectrum.left.token_string[which], spectrum.right.token_string[which]
-        rows.append((direction, value, left, right))
+        named = together.named(h, direction)
+        label = named if named == str(direction) else f"{direction} in {named}"
+        rows.append((label, value, left, right))
         alike.append((mark(spectrum.left, which), mark(spectrum.right, which)))
     sides = ("query", "key") if spectrum.circuit == "QK" else ("read", "written")
     component, circuit = spectrum.components[h], spectrum.circuit

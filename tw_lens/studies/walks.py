@@ -247,6 +247,11 @@ def _caveats(settings: Settings, rows: _Rows) -> tuple[Caveat, ...]:
         named.append(Caveat("cut", f"{rows.n_cut} prompts were cut at the end of the context."))
     if rows.n_skipped:
         named.append(Caveat("left out", f"{rows.n_skipped} prompts had no position to measure."))
+    many = "each interval holds 95 % for its own figure; of twenty level ones, one is not."
+    named.append(Caveat("intervals", many))
+    if TWIN in settings.controls:
+        one = "the random twin is one draw of weights; its intervals are over prompts alone."
+        named.append(Caveat("one twin", one))
     if rows.n_prompts < FEW:
         named.append(
             Caveat("few prompts", f"intervals from {rows.n_prompts} prompts are too narrow.")

@@ -99,6 +99,17 @@ def test_steps_kept_says_whether_longer_steps_are_drawn_longer():
     assert math.isnan(steps_kept(torch.zeros(4, 2, 2), angles))
 
 
+def test_steps_kept_is_spearmans_correlation_with_ties():
+    from scipy.stats import spearmanr
+
+    chance = torch.Generator().manual_seed(0)
+    drawn = torch.randn(9, 4, 2, generator=chance)
+    true = (3 * torch.rand(9, 4, generator=chance)).round()
+    lengths = drawn.diff(dim=0).norm(dim=-1).flatten()
+    expected = spearmanr(lengths.numpy(), true[:-1].flatten().numpy()).statistic
+    assert steps_kept(drawn, true) == pytest.approx(float(expected), abs=1e-12)
+
+
 def test_a_picture_of_the_truth_keeps_the_true_steps():
     """On a circle of the sphere, drawn in its own plane, every step is as long as it is."""
     turns = torch.tensor([0.0, 0.3, 0.4, 1.0, 1.2, 2.1])

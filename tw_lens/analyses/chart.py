@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.result import Result, figure, require_choice, require_positive
+from tw_lens.analyses.result import Result, figure, of_weights, require_choice, require_positive
 from tw_lens.analyses.trajectory import Trajectory
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
@@ -96,6 +96,7 @@ class Chart(Result):
         return figure(self, colour)
 
 
+@of_weights
 def fit_map(
     weights: Weights,
     states: States | Sequence[States],

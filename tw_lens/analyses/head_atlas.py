@@ -18,6 +18,7 @@ from tw_lens.analyses.result import (
     Circuit,
     Result,
     WordLists,
+    of_weights,
     require_choice,
     require_positive,
     word_lists,
@@ -132,6 +133,7 @@ class HeadAtlas(Result):
         )
 
 
+@of_weights
 def head_atlas(
     weights: Weights,
     *,

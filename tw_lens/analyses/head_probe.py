@@ -19,6 +19,7 @@ from tw_lens.analyses.result import (
     Result,
     WordLists,
     at_distance,
+    of_weights,
     require_choice,
     require_offset,
     require_positive,
@@ -77,6 +78,7 @@ class HeadProbe(Result):
         return pd.DataFrame(rows)
 
 
+@of_weights
 def head_probe(
     weights: Weights,
     *,

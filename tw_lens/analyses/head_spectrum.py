@@ -17,6 +17,7 @@ from tw_lens.analyses.result import (
     Result,
     WordLists,
     at_distance,
+    of_weights,
     require_choice,
     require_offset,
     require_positive,
@@ -100,6 +101,7 @@ class HeadSpectrum(Result):
         return pd.DataFrame(rows)
 
 
+@of_weights
 def head_spectrum(
     weights: Weights,
     *,

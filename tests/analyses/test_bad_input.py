@@ -1,5 +1,7 @@
 """Refusals say what was given and what fits."""
 
+from inspect import signature
+
 import pytest
 import torch
 
@@ -169,3 +171,22 @@ def test_one_token_prompts_travel(weights):
     assert path.norm.shape == (4, 1)
     assert tw.attention_pattern(weights, states, layer=0).pattern.tolist() == [[[1.0]]] * 4
     assert torch.isfinite(tw.fit_map(weights, states).state_points).all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in tw.__all__
+        if next(iter(signature(getattr(tw, name)).parameters), "") == "weights"
+    ],
+)
+def test_a_model_in_the_weights_place_is_named(name):
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=rf"{name} asks weights first.*and was given Linear\."):
+        getattr(tw, name)(model)
+
+
+def test_what_is_no_result_is_neither_cited_nor_saved(tmp_path):
+    with pytest.raises(TypeError, match="can be cited and saved, not Linear"):
+        tw.save_table(torch.nn.Linear(2, 2), tmp_path / "t.csv")

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.result import Result
+from tw_lens.analyses.result import Result, of_weights
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 
@@ -47,6 +47,7 @@ class AttentionPattern(Result):
         return pd.DataFrame(rows, columns=columns)
 
 
+@of_weights
 def attention_pattern(weights: Weights, states: States, *, layer: int) -> AttentionPattern:
     """The attention pattern of a layer on a prompt, `softmax(s q_i R(i-j) k_j^T)`.
 

@@ -13,6 +13,7 @@ from tw_lens.analyses.result import (
     Convention,
     Result,
     WordLists,
+    of_weights,
     require_choice,
     require_positive,
     said_above,
@@ -60,6 +61,7 @@ class BiasDirections(Result):
         return pd.DataFrame(rows)
 
 
+@of_weights
 def bias_directions(
     weights: Weights, *, layer: int, k: int = 5, convention: Convention = "exact"
 ) -> BiasDirections:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.kept_maps import kept_umap
-from tw_lens.analyses.result import Result, figure, require_choice, require_positive
+from tw_lens.analyses.result import Result, figure, of_weights, require_choice, require_positive
 from tw_lens.analyses.trajectory import Trajectory
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
@@ -97,6 +97,7 @@ class Chart(Result):
         return figure(self, colour)
 
 
+@of_weights
 def fit_map(
     weights: Weights,
     states: States | Sequence[States],

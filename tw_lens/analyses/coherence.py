@@ -14,7 +14,14 @@ from torch import Tensor
 from tw_lens.analyses.controls import PLACES, SIDES, Controls, Place, factor_of, table_of
 from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
 from tw_lens.analyses.likeness import MEASURES, Measure, likeness
-from tw_lens.analyses.result import LEVEL, Circuit, Result, require_choice, require_positive
+from tw_lens.analyses.result import (
+    LEVEL,
+    Circuit,
+    Result,
+    of_weights,
+    require_choice,
+    require_positive,
+)
 from tw_lens.analyses.word_filter import WordFilter, listed
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
@@ -121,6 +128,7 @@ def corrected(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.from_numpy(false_discovery_control(flat.double().numpy())).to(p).view_as(p)
 
 
+@of_weights
 def coherence(
     weights: Weights,
     *,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tw_lens.analyses.result import Result
+from tw_lens.analyses.result import Result, of_weights
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 
@@ -52,6 +52,7 @@ class NounList(Result):
         return pd.DataFrame({"token_index": self.token_index, "token_string": self.token_strings})
 
 
+@of_weights
 def common_nouns(weights: Weights, *, leading_space: bool = True) -> NounList:
     """A hundred frequent English nouns as token ids, those that are single tokens.
 

@@ -12,7 +12,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tw_lens.analyses.head_spectrum import head_svd, signed_words
-from tw_lens.analyses.result import CIRCUITS, Circuit, Result, require_choice, require_positive
+from tw_lens.analyses.result import (
+    CIRCUITS,
+    Circuit,
+    Result,
+    of_weights,
+    require_choice,
+    require_positive,
+)
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import FactoredSVD, nearest_of_both_signs
@@ -91,6 +98,7 @@ class DirectionBlocks(Result):
         return pd.DataFrame(rows, columns=names)
 
 
+@of_weights
 def direction_blocks(
     weights: Weights,
     *,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.head_spectrum import head_svd
-from tw_lens.analyses.result import CIRCUITS, Circuit, Result, require_choice
+from tw_lens.analyses.result import CIRCUITS, Circuit, Result, of_weights, require_choice
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import unit
@@ -55,6 +55,7 @@ class Ellipsoid(Result):
         return pd.concat([words, before, after], axis=1)
 
 
+@of_weights
 def head_ellipsoid(
     weights: Weights,
     *,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from tw_lens.analyses.result import Result
+from tw_lens.analyses.result import Result, of_weights
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 
@@ -47,6 +47,7 @@ class EmbeddingDistances(Result):
         return pd.DataFrame([vars(setting) for setting in self.settings])
 
 
+@of_weights
 def embedding_distances(weights: Weights) -> EmbeddingDistances:
     """How far normalising moves the word embeddings.
 

@@ -19,6 +19,7 @@ from tw_lens.analyses.result import (
     Circuit,
     Result,
     WordLists,
+    of_weights,
     require_choice,
     require_positive,
     said_above,
@@ -140,6 +141,7 @@ class HeadAtlas(Result):
         )
 
 
+@of_weights
 def head_atlas(
     weights: Weights,
     *,

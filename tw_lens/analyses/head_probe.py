@@ -21,6 +21,7 @@ from tw_lens.analyses.result import (
     Result,
     WordLists,
     at_distance,
+    of_weights,
     require_choice,
     require_offset,
     require_positive,
@@ -84,6 +85,7 @@ class HeadProbe(Result):
         return pd.DataFrame(rows)
 
 
+@of_weights
 def head_probe(
     weights: Weights,
     *,

@@ -19,6 +19,7 @@ from tw_lens.analyses.result import (
     Result,
     WordLists,
     at_distance,
+    of_weights,
     require_choice,
     require_offset,
     require_positive,
@@ -108,6 +109,7 @@ class HeadSpectrum(Result):
         return pd.DataFrame(rows)
 
 
+@of_weights
 def head_spectrum(
     weights: Weights,
     *,

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.result import Result, figure, without_distance
+from tw_lens.analyses.result import Result, figure, of_weights, without_distance
 from tw_lens.canonical import Block, Norm, States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import tangential_shares
@@ -105,6 +105,7 @@ class Movers(Result):
         return figure(self, position)
 
 
+@of_weights
 def movers(weights: Weights, states: States) -> Movers:
     """Decompose every step into what each head and the MLP really added.
 

@@ -11,7 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.head_probe import beside_keys, exact_keys
-from tw_lens.analyses.result import Result, WordLists, at_distance, require_positive, word_lists
+from tw_lens.analyses.result import (
+    Result,
+    WordLists,
+    at_distance,
+    of_weights,
+    require_positive,
+    word_lists,
+)
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import joined
@@ -102,6 +109,7 @@ class ScoreByDistance(Result):
         return pd.DataFrame(rows, columns=["component", "offset", "mean", "std"])
 
 
+@of_weights
 def distance_probe(
     weights: Weights,
     *,
@@ -155,6 +163,7 @@ def distance_probe(
     )
 
 
+@of_weights
 def score_by_distance(
     weights: Weights,
     *,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import singledispatch, wraps
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import Neighbours
 from tw_lens.tokens import TokenStrings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+Given, Answer = ParamSpec("Given"), TypeVar("Answer")
 Convention = Literal["exact", "published"]
 Circuit = Literal["QK", "OV"]
 LEVEL = 0.05
@@ -141,6 +143,26 @@ def word_lists(found: Neighbours, tokens: TokenStrings, beside: Beside | None = 
     strings = {int(i): tokens.string(int(i)) for i in found.token_index.unique()}
     named = tuple(tuple(strings[i] for i in row) for row in found.token_index.tolist())
     return WordLists(found.score, found.token_index, named, beside)
+
+
+def of_weights(question: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """A question about weights that says so when it is given something else, such as a model.
+
+    Raises:
+        TypeError: the first argument is not `Weights`.
+    """
+
+    @wraps(question)
+    def asked(*given: Given.args, **options: Given.kwargs) -> Answer:
+        first = given[0] if given else options.get("weights")
+        if (given or "weights" in options) and not isinstance(first, Weights):
+            raise TypeError(
+                f"{question.__name__} asks weights first, as tw_lens.read_weights(model) gives "
+                f"them, and was given {type(first).__name__}."
+            )
+        return question(*given, **options)
+
+    return asked
 
 
 def require_choice(name: str, given: str, choices: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tw_lens.analyses.coherence import LEVEL, corrected
 from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
 from tw_lens.analyses.likeness import centred_embeddings
-from tw_lens.analyses.result import Circuit, Result, require_positive
+from tw_lens.analyses.result import Circuit, Result, of_weights, require_positive
 from tw_lens.analyses.word_filter import WordFilter
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
@@ -83,6 +83,7 @@ class SidePairing(Result):
         return pd.DataFrame(rows, columns=names)
 
 
+@of_weights
 def side_pairing(
     weights: Weights,
     *,

@@ -13,6 +13,7 @@ from tw_lens.analyses.result import (
     CONVENTIONS,
     Convention,
     Result,
+    of_weights,
     require_choice,
     require_positive,
 )
@@ -91,6 +92,7 @@ class TokenNorms(Result):
         )
 
 
+@of_weights
 def token_norms(
     weights: Weights,
     *,

@@ -10,7 +10,14 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tw_lens.analyses.result import Result, WordLists, figure, require_positive, word_lists
+from tw_lens.analyses.result import (
+    Result,
+    WordLists,
+    figure,
+    of_weights,
+    require_positive,
+    word_lists,
+)
 from tw_lens.analyses.travel import MEASURES, travel
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
@@ -116,6 +123,7 @@ class Trajectory(Result):
         return figure(self, chart, colour, tuple(measures))
 
 
+@of_weights
 def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
     """Measure the path of every position of a prompt.
 

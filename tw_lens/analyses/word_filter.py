@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.analyses.result import Convention, Result
+from tw_lens.analyses.result import Convention, Result, of_weights
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.tokens import TokenStrings
@@ -76,6 +76,7 @@ class WordFilter(Result):
         return ", ".join(repr(self.tokens.string(index)) for index in spread.tolist())
 
 
+@of_weights
 def word_filter(
     weights: Weights,
     *,

@@ -77,8 +77,11 @@ class Weights:
 
         Raises:
             IndexError: one of them does not exist.
+            TypeError: a number, or something else that is no list of numbers.
             ValueError: none is named.
         """
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers={layers!r} is no list: give layers=[{layers!r}].")
         chosen = tuple(dict.fromkeys(layers))
         if not chosen:
             raise ValueError("layers is empty: name at least one block, or leave it out.")

@@ -34,6 +34,9 @@ def cite(result: Any) -> str:
     Args:
         result: any result, or a certificate.
 
+    Raises:
+        TypeError: it is neither.
+
     Example:
         >>> from tw_lens import head_spectrum
         >>> cite(head_spectrum(weights, layer=0))
@@ -43,6 +46,10 @@ def cite(result: Any) -> str:
     """
     from tw_lens import __version__
 
+    if not (hasattr(result, "model_name") and hasattr(result, "to_dataframe")):
+        raise TypeError(
+            f"a result or a certificate can be cited and saved, not {type(result).__name__}."
+        )
     convention = getattr(result, "convention", None)
     return (
         f"tw_lens {__version__} on {result.model_name}: {type(result).__name__}"

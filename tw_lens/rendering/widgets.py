@@ -35,13 +35,16 @@ FITTING = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Widget:
     """A CircuitsVis component with its properties."""
 
     component: str
     properties: dict[str, Any]
     height: int = 420
+
+    def __repr__(self) -> str:
+        return f"Widget({self.component}, for notebooks and pages)"
 
     def fragment(self) -> str:
         """HTML for a page that holds `circuitsvis_script()` once, before it."""

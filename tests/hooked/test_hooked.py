@@ -141,3 +141,29 @@ def test_moved_value_biases_are_said():
 def test_transformer_lens_itself_refuses_to_refactor_grouped_heads(kv: int):
     with pytest.raises(ValueError, match="Inconsistent attention weights"):
         processed(("LN", True, kv, False), dict.fromkeys(STEPS, False) | {REFACTORING: True})
+
+
+@pytest.mark.parametrize("kind", [("LN", True, None, False), ("RMS", False, 2, True)], ids=str)
+@pytest.mark.parametrize("circuit", ["QK", "OV"])
+def test_a_head_without_its_map_is_the_head_with_its_weights_at_zero(kind: tuple, circuit: str):
+    """Where neither constants nor distances stand between: W_Q, or W_O, at zero by hand."""
+    model, other = tiny_hooked(*kind), tiny_hooked(*kind)
+    weights = tw.read_weights(model)
+    block = weights.block(1)
+    attention = other.blocks[1].attn
+    if circuit == "QK":
+        attention.W_Q.data[2] = 0
+        attention.b_Q.data[2] = block.a_Q[2]
+    else:
+        attention.b_O.data += block.a_V[block.kv_head[2]] @ attention.W_O.data[2]
+        attention.W_O.data[2] = 0
+    if kind[3] and circuit == "QK":  # rotated keys keep what their constant brings
+        assert float(block.a_K[block.kv_head[2]].abs().max()) < 1e-6
+    found = tw.direction_effect(
+        model, [PROMPT], layer=1, head=2, circuit=circuit, directions=[range(8)]
+    )
+    with torch.no_grad():
+        p, q = (m(torch.tensor([PROMPT]))[0].double().log_softmax(-1) for m in (model, other))
+    kl = (p.exp() * (p - q)).sum(-1)[1:].mean()
+    assert float(found.effect.value[0, 0, 2]) == pytest.approx(float(kl), rel=1e-3, abs=1e-7)
+    assert float(kl) > 1e-4 and found.gap < 1e-5

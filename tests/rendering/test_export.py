@@ -9,7 +9,8 @@ import pytest
 import tw_lens as tw
 from tests.models import golden_bridge
 from tw_lens.rendering import FigureNotExported
-from tw_lens.rendering.paper import BODY, for_paper
+from tw_lens.rendering.paper import BODY, FLATTEST, LEGEND_ROW, SMALL, TICKS, for_paper
+from tw_lens.rendering.style import MEASURES
 
 needs_chromium = pytest.mark.skipif(
     not (shutil.which("chromium") or shutil.which("chromium-browser")),
@@ -51,6 +52,35 @@ def test_a_papers_figure_has_small_type_and_nothing_to_click(walk):
     assert all(trace.visible != "legendonly" for trace in paper.data)
     assert "the words at this layer" not in {trace.name for trace in paper.data}
     assert drawn.layout.sliders and drawn.frames and drawn.layout.font.size == 12  # unchanged
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_panels_titles_and_legend_have_room_of_their_own(walk, columns: int):
+    path, _ = walk
+    paper = for_paper(path.plot(measures=tuple(MEASURES)), columns, None)
+    inner = paper.layout.height - paper.layout.margin.t - paper.layout.margin.b
+    places = {tuple(axis.domain) for axis in paper.select_yaxes()}
+    rows = sorted(places, reverse=True)
+    assert len(rows) == -(-len(MEASURES) // 2)
+    lines = max(note.text.count("<br>") + 1 for note in paper.layout.annotations)
+    for (low, high), below in zip(rows, [*rows[1:], None], strict=True):
+        assert (high - low) * inner >= FLATTEST
+        if below:  # the numbers of this row and the titles of the next one
+            assert (low - below[1]) * inner >= TICKS + lines * SMALL
+    tops = {high for _, high in rows}
+    assert len(paper.layout.annotations) == len(MEASURES)
+    assert {note.y for note in paper.layout.annotations} == tops
+    assert paper.layout.margin.t >= (paper.layout.title.text.count("<br>") + 1) * BODY
+    assert paper.layout.margin.b >= 2 * LEGEND_ROW
+    fixed = for_paper(path.plot(measures=tuple(MEASURES)), columns, 11.0)
+    assert fixed.layout.height == 11.0 * 96
+
+
+def test_a_heat_map_names_every_row_and_column(walk):
+    model = golden_bridge()
+    moved = tw.movers(tw.read_weights(model), tw.read_states(model, "w5 w6 w7"))
+    paper = for_paper(moved.plot(), 1, None)
+    assert all(axis.nticks is None for axis in (paper.layout.xaxis, paper.layout.yaxis))
 
 
 @pytest.mark.parametrize(

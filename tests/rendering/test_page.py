@@ -89,7 +89,9 @@ def test_a_widget_in_a_notebook_has_a_frame_and_a_height():
     path = tw.trajectory(tw.read_weights(model), tw.read_states(model, [5, 6]))
     widget = coloured_tokens(replace(path, token_strings=(HOSTILE, "b")))
     shown = widget._repr_html_()
-    assert shown.startswith("<iframe srcdoc=") and 'height="200"' in shown
+    assert (
+        shown.startswith("<iframe srcdoc=") and 'height="232"' in shown
+    )  # 24 for each of 3 layers
     assert shown.count("<") == 2 and "google" not in shown.split("CircuitsVis.render(")[-1]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses import AttentionPattern, Movers, Trajectory
-from tw_lens.rendering.style import COLOURS, json_in_script, rounded
+from tw_lens.rendering.style import json_in_script, rounded
 from tw_lens.tokens import visible
 
 READS_HTML = str.maketrans({"<": "<\u200b", "&": "&\u200b"})
@@ -102,8 +102,8 @@ def coloured_tokens(result: Trajectory | Movers, component: str = "MLP") -> Widg
     """A prompt's tokens coloured layer by layer, the layer chosen by the reader.
 
     Of a `Trajectory`: by the angle of the step from that layer on, in radians. Of `Movers`: by the
-    signed share of the step that a component moved (`MLP`, `H3`, or `heads` for their sum);
-    negative shares, which held the word back, have the second colour.
+    signed share of the step that a component moved (`MLP`, `H3`, or `heads` for their sum), blue,
+    or red where it held the word back. Pointing at a token lists its values of all layers.
 
     Args:
         result: from `trajectory` or `movers`.
@@ -119,10 +119,8 @@ def coloured_tokens(result: Trajectory | Movers, component: str = "MLP") -> Widg
             "tokens": [as_text(token) for token in result.token_strings],
             "values": rounded(values.nan_to_num(0.0).T, 4),
             "labels": [f"layer {layer}" for layer in range(len(values))],
-            "positiveColor": COLOURS[5],
-            "negativeColor": COLOURS[4],
         },
-        height=200,
+        height=160 + 24 * len(values),  # pointing at a token lists its values of all layers
     )
 
 

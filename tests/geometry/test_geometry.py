@@ -237,3 +237,17 @@ def test_rank_is_the_place_in_the_full_sort(size: int):
     assert found.tolist() == [row.tolist().index(w) for row, w in zip(order, asked, strict=True)]
     above = rank_of(queries, chunks_of(words, size), order[:, 0] * 0 + 5)
     assert above.tolist() == (queries @ words.T > (queries @ words.T)[:, 5:6]).sum(-1).tolist()
+
+
+@pytest.mark.parametrize("n", [5, 63, 700, 1000, 8192])
+@pytest.mark.parametrize("largest", [True, False])
+def test_the_best_of_long_rows_are_those_of_topk(n: int, largest: bool):
+    from tw_lens.geometry.nearest import _top
+
+    g = torch.Generator().manual_seed(n)
+    scores = torch.randn(9, n, generator=g)
+    for k in (1, 5):
+        values, indices = _top(scores, k, largest)
+        expected = scores.sort(-1, descending=largest)
+        assert torch.equal(values, expected.values[:, :k])
+        assert torch.equal(indices, expected.indices[:, :k])

@@ -138,7 +138,7 @@ def coherence(
     measures: Sequence[Measure] = ("embedding",),
     controls: Sequence[Control] = CONTROLS,
     n_controls: int = 999,
-    n_within: int = 79,
+    n_within: int = 39,
     among: WordFilter | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,

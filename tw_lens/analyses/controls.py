@@ -68,15 +68,17 @@ class Controls:
         self, directions: Float[Tensor, "lists d"], table: Table, norm: Norm
     ) -> Float[Tensor, "measures lists"]:
         """How alike the words of directions are, read against a table."""
-        rows = self.rows(table, norm)
-        if table.endswith("signed"):
-            relative = table == "written, signed"
-            words = signed_by_rule(directions, rows, self.k, relative=relative, keep=self.keep)
-        elif table == "said":
-            y = directions.shape[1] ** 0.5 * unit(directions)
-            words = nearest(y, rows, self.k, offset=self.readout.offset(), keep=self.keep)
+        points, readout, keep = self.vocabulary.on_sphere(norm), self.readout, self.keep
+        if table == "points":
+            words = nearest(directions, points, self.k, keep=keep)
+        elif table == "points, signed":
+            words = signed_by_rule(directions, points, self.k, relative=False, keep=keep)
+        elif table == "written, signed":
+            met = readout.met(directions)
+            words = signed_by_rule(met, readout.columns, self.k, relative=True, keep=keep)
         else:
-            words = nearest(directions, rows, self.k, keep=self.keep)
+            met = readout.met(directions.shape[1] ** 0.5 * unit(directions))
+            words = nearest(met, readout.columns, self.k, offset=readout.offset(), keep=keep)
         return torch.stack([measure(words.token_index) for measure in self.measures])
 
     def rows(self, table: Table, norm: Norm) -> Rows:

@@ -276,8 +276,8 @@ def _exact_reading(
     if reading == "x+u":
         state = state + weights.vocabulary.entering(ids)
     readout = weights.readout
-    y = readout.sphere(state).flatten(0, 1)
-    return nearest(y, readout.directions(), k, offset=readout.offset(), keep=keep)
+    met = readout.met(readout.sphere(state)).flatten(0, 1)
+    return nearest(met, readout.columns, k, offset=readout.offset(), keep=keep)
 
 
 def _published_update(

@@ -253,7 +253,8 @@ def signed_words(
         both = nearest_of_both_signs(torch.cat([left, right]), points, k, keep=keep)
         words = chosen(both.upright[n:].repeat(2), both.along, both.against)
         return words.of(slice(n)), words.of(slice(n, None))
-    rows = weights.readout.directions() if exact else vocabulary.rows
+    rows = weights.readout.columns if exact else vocabulary.rows
+    right = weights.readout.met(right) if exact else right
     read = nearest_of_both_signs(left, points, k, keep=keep)
     written = nearest_of_both_signs(right, rows, k, relative=exact, keep=keep)
     return (

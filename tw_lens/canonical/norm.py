@@ -52,8 +52,10 @@ class Norm:
         """`N(x)`: `x` on the sphere of radius sqrt(d), slightly inside it because of `eps`."""
         if not self.divides:
             return x
-        seen = self.project(x)
-        return seen * (seen.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        if self.centred:
+            return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps)
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+        return x * (mean_square + self.eps).rsqrt()
 
     def affine(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """`n(x) = gain * N(x) + bias`: `x` on the ellipsoid the weight matrices read."""

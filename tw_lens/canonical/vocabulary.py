@@ -49,7 +49,7 @@ class Vocabulary:
 
     def entered(self, rows: Float[Tensor, "words d_model"]) -> Float[Tensor, "words d_model"]:
         """Embeddings as they enter the stream (see the class)."""
-        entered = rows * self.scale
+        entered = rows if self.scale == 1 else rows * self.scale
         if self.added is not None:
             entered = entered + self.added
         return entered if self.norm is None else self.norm.affine(entered)
@@ -117,6 +117,10 @@ class Readout:
         """Columns of `W_U` as the sphere meets them: `P diag(gain)` and the scale applied."""
         return self.norm.project(columns * (self.norm.gain * self.scale))
 
+    def met(self, directions: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """What meets columns of `W_U` as directions meet those of `A_U`: `y A_U = y_met W_U`."""
+        return self.norm.project(directions) * (self.norm.gain * self.scale)
+
     def offset(self) -> Float[Tensor, " d_vocab"]:
         """`a_U = scale (bias W_U + b_U)`: the part of every logit that no state decides."""
         if not self.norm.bias.any():
@@ -130,6 +134,6 @@ class Readout:
 
     def logits(self, x: Float[Tensor, "states d_model"]) -> Float[Tensor, "states d_vocab"]:
         """The model's own logits of residual states (head and final norm included)."""
-        y = self.sphere(x)
-        raw = torch.cat([y @ chunk.T for chunk in self.directions()()], dim=-1)
+        met = self.met(self.sphere(x))
+        raw = torch.cat([met @ chunk.T for chunk in self.columns()], dim=-1)
         return self.capped(raw + self.offset())

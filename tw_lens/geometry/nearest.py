@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Rows = Callable[[], Iterator[Tensor]]
+PIECE = 64
 
 
 class Neighbours(NamedTuple):
@@ -88,14 +89,17 @@ def nearest_of_both_signs(
     start = 0
     for chunk in rows():
         scores = queries @ chunk.T
-        highest = highest.maximum(scores.amax(-1, keepdim=True))
-        lowest = lowest.minimum(scores.amin(-1, keepdim=True))
+        if keep is not None:
+            highest = highest.maximum(scores.amax(-1, keepdim=True))
+            lowest = lowest.minimum(scores.amin(-1, keepdim=True))
         along = _merged(along, _only(scores, keep, start, -torch.inf), start, k)
         may_be_found = _only(scores, keep, start, torch.inf)
         against = _merged(against, may_be_found, start, k, largest=False)
         total += scores.sum(-1, keepdim=True) if relative else 0
         start += chunk.shape[0]
     mean = total / max(start, 1)
+    if keep is None:  # the best word of either list is the best of all
+        highest, lowest = along.score[:, :1], against.score[:, :1]
     return BothSigns(
         along._replace(score=along.score - mean),
         against._replace(score=mean - against.score),
@@ -180,8 +184,26 @@ def _merged(
     best: Neighbours, scores: Tensor, start: int, k: int, *, largest: bool = True
 ) -> Neighbours:
     """The best of the lists so far and of a chunk that starts at token `start`."""
-    top = scores.topk(min(k, scores.shape[-1]), dim=-1, largest=largest)
-    score = torch.cat([best.score, top.values], dim=-1)
-    index = torch.cat([best.token_index, top.indices + start], dim=-1)
+    values, indices = _top(scores, min(k, scores.shape[-1]), largest)
+    score = torch.cat([best.score, values], dim=-1)
+    index = torch.cat([best.token_index, indices + start], dim=-1)
     keep = score.topk(min(k, score.shape[-1]), dim=-1, largest=largest)
     return Neighbours(keep.values, index.gather(-1, keep.indices))
+
+
+def _top(scores: Tensor, k: int, largest: bool) -> tuple[Tensor, Tensor]:
+    """`scores.topk(k)`, several times faster on long rows.
+
+    The k best of a row lie in the k of its pieces whose own best are highest.
+    """
+    n = scores.shape[-1] // PIECE
+    if n <= 2 * k:
+        return scores.topk(k, dim=-1, largest=largest)
+    pieces = scores[:, : n * PIECE].unflatten(-1, (n, PIECE))
+    best = (pieces.amax(-1) if largest else pieces.amin(-1)).topk(k, dim=-1, largest=largest)
+    within = torch.arange(PIECE)
+    at = (best.indices[..., None] * PIECE + within).flatten(1)
+    rest = torch.arange(n * PIECE, scores.shape[-1]).expand(len(scores), -1)
+    at = torch.cat([at, rest], dim=-1)
+    top = scores.gather(-1, at).topk(k, dim=-1, largest=largest)
+    return top.values, at.gather(-1, top.indices)

@@ -148,6 +148,16 @@ def test_divergence_is_exact_for_small_and_large_changes(size: float):
     assert torch.allclose(divergence(rows).double(), expected, rtol=1e-3, atol=1e-12)
 
 
+def test_divergence_is_measured_where_a_word_turns_from_impossible_to_certain():
+    """And where a model rules words out: neither may be left out as if it had no measure."""
+    rows = torch.zeros(3, 2, 6)
+    rows[:, :, 3] = torch.tensor([-200.0, 100.0, -50.0])[:, None]
+    rows[:, 1, 5] = -torch.inf
+    p = rows.double().log_softmax(-1)
+    expected = (p[0].exp() * (p[0] - p[1:])).nan_to_num(0.0).sum(-1)
+    assert torch.allclose(divergence(rows).double(), expected, rtol=1e-4, atol=1e-12)
+
+
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
 def test_to_keep_some_is_to_remove_the_others(circuit: str):
     model, where = shared_bridge("gpt2"), {"layer": LAYER, "head": HEAD, "circuit": circuit}

@@ -21,6 +21,7 @@ from tw_lens.studies.batches import POSITIONS_AT_ONCE
 
 MEASURES = ("attention", "write", "kl")
 LEADING = 20
+LARGE = 80.0  # e^LARGE is near the end of float32
 
 Sets = tuple[tuple[int, ...], ...]
 
@@ -128,11 +129,16 @@ def divergence(logits: Float[Tensor, "rows position d_vocab"]) -> Float[Tensor, 
     """`KL(p_0 || p_i)` in nats of every row after the first, position by position.
 
     With `d` the change of the logits less its mean under p_0: `log(1 + sum p_0 (e^d - 1 - d))`,
-    which stays exact in float32 where the change is small.
+    which stays exact in float32 where the change is small; the definition where `e^d` is too large.
+    Words that a model rules out (a logit of minus infinity) count for nothing.
     """
-    p, found = logits[0].softmax(-1), []
+    log_p, found = logits[0].log_softmax(-1), []
+    p = log_p.exp()
     for row in logits[1:]:
-        d = row - logits[0]
+        plain = (p * (log_p - row.log_softmax(-1))).masked_fill(p == 0, 0.0).sum(-1)
+        d = (row - logits[0]).masked_fill(p == 0, 0.0)
         d = d - (p * d).sum(-1, keepdim=True)
-        found.append((p * (d.expm1() - d)).sum(-1).log1p())
+        exact = (p * (d.expm1() - d)).sum(-1).log1p()
+        overflows = (row - logits[0]).nan_to_num(0.0).amax(-1) > LARGE
+        found.append(torch.where(overflows | ~exact.isfinite(), plain, exact))
     return torch.stack(found).clamp_min(0)

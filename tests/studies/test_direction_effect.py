@@ -3,6 +3,7 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from tests.models import as_bridge, shared_bridge, tiny_bridge, tiny_hf
 from tests.oracles import raw_model
 from tw_lens.analyses import head_svd
 from tw_lens.studies.rows import chance
-from tw_lens.studies.taken_out import divergence, pieces_of
+from tw_lens.studies.taken_out import direction_sets, divergence, pieces_of
 
 PROMPTS = [[5, 6, 7, 8, 900], [9, 10, 11], [700, 3, 3, 41]]
 LAYER, HEAD = 1, 2
@@ -239,6 +240,13 @@ def test_an_attention_that_is_not_the_canonical_one_is_refused(monkeypatch):
     monkeypatch.setattr(block_class, "head_outputs", lambda *given: 1.01 * was(*given))
     with pytest.raises(tw.UnsupportedModel, match="layer 1 taken out its stream is off by"):
         tw.direction_effect(shared_bridge("gpt2"), PROMPTS, layer=LAYER, head=HEAD, directions=[0])
+
+
+@pytest.mark.parametrize(
+    "given", [torch.tensor([0, 3]), [torch.tensor(0), torch.tensor([3])], np.arange(0, 4, 3)]
+)
+def test_directions_may_be_an_array_or_a_tensor(given):
+    assert direction_sets(given, 12) == ((0,), (3,))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import pandas as pd
 import torch
@@ -32,6 +32,7 @@ from tw_lens.analyses.result import (
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
 from tw_lens.reading import Prompt, read_entering, read_weights
+from tw_lens.studies.directions import one_head
 from tw_lens.studies.rows import Report, Rows, chance, counted
 from tw_lens.studies.taken_out import MEASURES, Sets, direction_sets, measured, named, pieces_of
 from tw_lens.studies.tally import Estimate, Tally, beyond, estimate
@@ -141,7 +142,7 @@ def direction_effect(
     layer: int,
     head: int,
     circuit: Circuit = "QK",
-    directions: Sequence[int | Sequence[int]] | None = None,
+    directions: Iterable[SupportsIndex | Iterable[SupportsIndex]] | None = None,
     action: Action = "remove",
     n_random: int = 1,
     first_position: int = 1,
@@ -180,6 +181,7 @@ def direction_effect(
 
     Raises:
         IndexError: the layer, the head or a direction does not exist.
+        TypeError: the head or a direction is no number, or the directions are no list.
         ValueError: unknown circuit or action, no set, or no prompt with a position to count.
         UnsupportedModel: the model's attention is not what the canonical form computes, or cannot
             be changed by a hook.
@@ -201,7 +203,7 @@ def direction_effect(
     rows = Rows(model, prompts, first_position)
     weights = read_weights(model)
     block = weights.block(layer)
-    (head,) = block.heads(head)
+    head = one_head(block, head)
     svd = head_svd(block, [head], circuit)
     sets = direction_sets(directions, svd.S.shape[-1])
     A = block.A_Q[head] if circuit == "QK" else block.A_V[block.kv_head[head]]

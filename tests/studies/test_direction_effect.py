@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 import tw_lens as tw
 from tests.models import as_bridge, shared_bridge, tiny_bridge, tiny_hf
 from tests.oracles import raw_model
+from tests.zoo import zoo_bridge
 from tw_lens.analyses import head_svd
+from tw_lens.studies import Estimate
 from tw_lens.studies.rows import chance
 from tw_lens.studies.taken_out import direction_sets, divergence, pieces_of
 
@@ -136,7 +139,18 @@ def test_a_direction_of_a_rotating_head_with_biases_by_hand():
         as_bridge(hf_model, "tiny"), PROMPTS, layer=LAYER, head=HEAD, directions=[(0, 2)]
     )
     assert float(found.effect.value[0, 0, 0]) == pytest.approx(sum(moved) / len(moved), abs=1e-5)
-    assert "energy at distance 0" in {caveat.name for caveat in found.caveats}
+    (said,) = (str(c) for c in found.caveats if c.name == "energy at distance 0")
+    assert "random pieces are as strong as their direction at distance 0" in said
+
+
+def test_what_kl_is_of_is_said_where_it_is_not_the_next_token():
+    encoder = zoo_bridge("BertForMaskedLM")
+    found = tw.direction_effect(encoder, PROMPTS, layer=1, head=1, directions=[0])
+    assert "no next token" in {caveat.name for caveat in found.caveats}
+    no_words = replace(found, effect=Estimate(*(part.clone() for part in found.effect)))
+    no_words.effect.value[..., 2] = math.nan
+    assert "changes its write most, 0." in no_words.headline()
+    assert "nan" not in no_words.headline()
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e-1, 1.0, 10.0])

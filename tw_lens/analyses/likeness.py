@@ -16,7 +16,7 @@ Measure = Literal["embedding", "unembedding", "word class"]
 MEASURES = ("embedding", "unembedding", "word class")
 Likeness = Callable[[Int[Tensor, "lists k"]], Float[Tensor, " lists"]]
 Vectors = Callable[[Int[Tensor, "lists k"]], Float[Tensor, "lists k d"]]
-AT_ONCE = 4096
+WORDS_AT_ONCE = 20_480
 
 
 def likeness(weights: Weights, measure: Measure) -> Likeness:
@@ -43,7 +43,8 @@ def likeness(weights: Weights, measure: Measure) -> Likeness:
 
     def alike(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
         ordered = lists.sort(-1).values  # the same words give the same number
-        return torch.cat([mean_pairwise_cosine(vectors(some)) for some in ordered.split(AT_ONCE)])
+        at_once = max(1, WORDS_AT_ONCE // lists.shape[1])
+        return torch.cat([mean_pairwise_cosine(vectors(some)) for some in ordered.split(at_once)])
 
     return alike
 

@@ -89,7 +89,8 @@ class Beside(NamedTuple):
 class WordLists:
     """Ranked words for many queries: ids, printable strings, scores, and the control beside them.
 
-    `beside` is None where lists of the published convention, or single words, have no control.
+    `beside` is None where lists have no control: of the published convention, of single words, of
+    normalised keys, of a probed word and what is added to it.
     """
 
     score: Float[Tensor, "lists k"]

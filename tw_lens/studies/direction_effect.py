@@ -91,16 +91,20 @@ class DirectionEffect(Result):
 
     def headline(self) -> str:
         """How many of the sets change the model more than random pieces do."""
-        at = MEASURES.index("kl")
+        known = not bool(self.effect.value[0, :, MEASURES.index("kl")].isnan().all())
+        at = MEASURES.index("kl" if known else "write")
+        what, of, unit = (
+            ("the next token", "KL ", "nats") if known else ("its write", "", "of its length")
+        )
         stands = self.stands()
         above = sum(row[at] == "above" for row in stands)
         most = int(self.effect.value[0, :, at].argmax())
         value, low, high = (float(part[0, most, at]) for part in self.effect)
         return (
             f"{self.model_name} {self.component} {self.circuit}, {self.n_prompts} prompts: to "
-            f"{self.action} {self.names[most]} changes the next token most, KL {value:.2g} "
-            f"[{low:.2g}, {high:.2g}] nats; {above} of {len(self.sets)} change it more than random "
-            "pieces as strong do"
+            f"{self.action} {self.names[most]} changes {what} most, {of}{value:.2g} "
+            f"[{low:.2g}, {high:.2g}] {unit}; {above} of {len(self.sets)} change it more than "
+            "random pieces as strong do"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -161,8 +165,9 @@ def direction_effect(
     the canonical form's in every run.
 
     Random pieces: the part of W that random orthonormal directions of the head's reading side
-    read, scaled to the same singular values (so of the same rank and energy), new ones for every
-    prompt. They are no strangers to the head: they ask whether u_i matters more than what the head
+    read, scaled to the same singular values (so of the same rank and energy; where positions
+    rotate, at distance 0: at others they may be stronger or weaker), new ones for every prompt.
+    They are no strangers to the head: they ask whether u_i matters more than what the head
     does anyway.
 
     Args:
@@ -264,10 +269,15 @@ def _words(
 
 
 def _caveats(block: Block, circuit: Circuit) -> tuple[Caveat, ...]:
-    """What the energies leave out."""
-    if circuit == "OV" or block.scoring.rotary is None:
-        return ()
-    sentence = (
-        "energies are those at distance 0; at other distances a direction is what is read by it."
-    )
-    return (Caveat("energy at distance 0", sentence),)
+    """What the energies leave out, and what kl is of."""
+    named = []
+    if circuit == "QK" and block.scoring.rotary is not None:
+        sentence = (
+            "random pieces are as strong as their direction at distance 0; at other distances a "
+            "piece is what is read by it, and may be stronger or weaker."
+        )
+        named.append(Caveat("energy at distance 0", sentence))
+    if not block.scoring.causal:
+        sentence = "the model reads both ways: kl is of the words it says at each position."
+        named.append(Caveat("no next token", sentence))
+    return tuple(named)

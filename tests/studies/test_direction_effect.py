@@ -143,6 +143,13 @@ def test_a_direction_of_a_rotating_head_with_biases_by_hand():
     assert "random pieces are as strong as their direction at distance 0" in said
 
 
+def test_that_rounding_moves_kl_is_said_in_half_precision():
+    for dtype, said in ((torch.bfloat16, True), (torch.float32, False)):
+        model = as_bridge(tiny_hf("gpt2").to(dtype), "tiny")
+        found = tw.direction_effect(model, PROMPTS, layer=LAYER, head=HEAD, directions=[0])
+        assert ("half precision" in {caveat.name for caveat in found.caveats}) is said
+
+
 def test_what_kl_is_of_is_said_where_it_is_not_the_next_token():
     encoder = zoo_bridge("BertForMaskedLM")
     found = tw.direction_effect(encoder, PROMPTS, layer=1, head=1, directions=[0])

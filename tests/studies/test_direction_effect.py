@@ -15,7 +15,7 @@ from tests.zoo import zoo_bridge
 from tw_lens.analyses import head_svd
 from tw_lens.studies import Estimate
 from tw_lens.studies.rows import chance
-from tw_lens.studies.taken_out import direction_sets, divergence, pieces_of
+from tw_lens.studies.taken_out import direction_sets, divergence, pieces_of, strength_behind
 
 PROMPTS = [[5, 6, 7, 8, 900], [9, 10, 11], [700, 3, 3, 41]]
 LAYER, HEAD = 1, 2
@@ -141,6 +141,25 @@ def test_a_direction_of_a_rotating_head_with_biases_by_hand():
     assert float(found.effect.value[0, 0, 0]) == pytest.approx(sum(moved) / len(moved), abs=1e-5)
     (said,) = (str(c) for c in found.caveats if c.name == "energy at distance 0")
     assert "random pieces are as strong as their direction at distance 0" in said
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "neox"])
+def test_how_strong_pieces_are_at_a_distance(architecture: str):
+    """As strong as their direction at distance 0; elsewhere by the dense matrix there."""
+    block = tw.read_weights(shared_bridge(architecture)).block(LAYER)
+    svd, sets = head_svd(block, [HEAD], "QK"), ((0,), (1, 2), ())
+    now = strength_behind(block, HEAD, svd, sets, 0, chance("", 0, 0))
+    assert torch.allclose(now[:2], torch.ones(2), atol=1e-4) and now[2].isnan()
+    behind = strength_behind(block, HEAD, svd, sets, 5, chance("", 0, 0))
+    L, R = (part.double() for part in block.qk_factors(5))
+    W = L[HEAD] @ R[block.kv_head[HEAD]].T
+    pieces = pieces_of(svd, block.A_Q[HEAD], sets, keep=False, n_random=16, chance=chance("", 0, 0))
+    scale = (pieces.sends / (pieces.reads @ block.A_Q[HEAD])).nanmedian(-1, keepdim=True).values
+    dense = (scale * pieces.reads).double().nan_to_num(0.0).mT @ (pieces.reads.double() @ W)
+    energy = dense.square().sum((-1, -2)).view(3, 17)
+    assert torch.allclose(
+        behind[:2].double(), (energy[:2, 0] / energy[:2, 1:].mean(1)).sqrt(), rtol=1e-3
+    )
 
 
 def test_that_rounding_moves_kl_is_said_in_half_precision():

@@ -29,12 +29,20 @@ from tw_lens.analyses.result import (
     require_positive,
     without_distance,
 )
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
-from tw_lens.reading import Prompt, read_entering, read_weights, runs_in_half
+from tw_lens.reading import Prompt, read_entering, read_weights
 from tw_lens.studies.directions import one_head
 from tw_lens.studies.rows import Report, Rows, chance, counted
-from tw_lens.studies.taken_out import MEASURES, Sets, direction_sets, measured, named, pieces_of
+from tw_lens.studies.taken_out import (
+    MEASURES,
+    Sets,
+    direction_sets,
+    effect_caveats,
+    measured,
+    named,
+    pieces_of,
+)
 from tw_lens.studies.tally import Estimate, Tally, beyond, estimate
 from tw_lens.tokens import visible
 
@@ -166,8 +174,8 @@ def direction_effect(
 
     Random pieces: the part of W that random orthonormal directions of the head's reading side
     read, scaled to the same singular values (so of the same rank and energy; where positions
-    rotate, at distance 0: at others they may be stronger or weaker), new ones for every prompt.
-    They are no strangers to the head: they ask whether u_i matters more than what the head
+    rotate, at distance 0: a caveat says how strong they are at distance 8), new ones for every
+    prompt. They are no strangers to the head: they ask whether u_i matters more than what the head
     does anyway.
 
     Args:
@@ -251,7 +259,7 @@ def direction_effect(
         n_random=n_random,
         caveats=(
             *without_distance(weights.caveats),
-            *_caveats(model, block, circuit),
+            *effect_caveats(model, block, head, svd if circuit == "QK" else None, sets),
             *rows.caveats,
         ),
     )
@@ -270,24 +278,3 @@ def _words(
         )
         for side in (found.left, found.right)
     )
-
-
-def _caveats(model: Any, block: Block, circuit: Circuit) -> tuple[Caveat, ...]:
-    """What the energies leave out, and what kl is of."""
-    named = []
-    if circuit == "QK" and block.scoring.rotary is not None:
-        sentence = (
-            "random pieces are as strong as their direction at distance 0; at other distances a "
-            "piece is what is read by it, and may be stronger or weaker."
-        )
-        named.append(Caveat("energy at distance 0", sentence))
-    if not block.scoring.causal:
-        sentence = "the model reads both ways: kl is of the words it says at each position."
-        named.append(Caveat("no next token", sentence))
-    if runs_in_half(model):
-        sentence = (
-            "rounding alone moves kl, by a direction and by random pieces alike (SmolLM2 in "
-            "bfloat16: 0.002 nats); what is small needs the model in float32."
-        )
-        named.append(Caveat("half precision", sentence))
-    return tuple(named)

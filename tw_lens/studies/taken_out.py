@@ -15,12 +15,16 @@ from torch import Tensor
 
 from tw_lens.analyses.result import Circuit
 from tw_lens.canonical import Block, Pieces, without_pieces
+from tw_lens.errors import Caveat
 from tw_lens.geometry import FactoredSVD, as_strong, random_frames
-from tw_lens.reading import run_edited
+from tw_lens.reading import run_edited, runs_in_half
 from tw_lens.studies.batches import POSITIONS_AT_ONCE
+from tw_lens.studies.rows import chance as fixed
 
 MEASURES = ("attention", "write", "kl")
 LEADING = 20
+DISTANCE = 8
+DRAWN = 16  # random pieces whose strength at a distance is measured
 LARGE = 80.0  # e^LARGE is near the end of float32
 
 Sets = tuple[tuple[int, ...], ...]
@@ -108,6 +112,20 @@ def _as_read(U: Tensor, directions: Tensor, scale: Tensor) -> tuple[Tensor, Tens
     return (U @ directions).T, scale
 
 
+def strength_behind(
+    block: Block, head: int, svd: FactoredSVD, sets: Sets, distance: int, chance: torch.Generator
+) -> Float[Tensor, " sets"]:
+    """The energy of every set of a head's W_QK at a distance, over that of its random pieces there.
+
+    1 at distance 0; NaN for a set of nothing.
+    """
+    L, R = block.qk_factors(distance)
+    pieces = pieces_of(svd, L[head], sets, keep=False, n_random=DRAWN, chance=chance)
+    core = torch.linalg.qr(R[block.kv_head[head]])[1]
+    energy = (pieces.sends @ core.T).flatten(1).square().sum(-1).unflatten(0, (len(sets), -1))
+    return (energy[:, 0] / energy[:, 1:].mean(1)).sqrt()
+
+
 def measured(
     model: Any,
     block: Block,
@@ -154,3 +172,31 @@ def divergence(logits: Float[Tensor, "rows position d_vocab"]) -> Float[Tensor, 
         overflows = (row - logits[0]).nan_to_num(0.0).amax(-1) > LARGE
         found.append(torch.where(overflows | ~exact.isfinite(), plain, exact))
     return torch.stack(found).clamp_min(0)
+
+
+def effect_caveats(
+    model: Any, block: Block, head: int, svd: FactoredSVD | None, sets: Sets
+) -> tuple[Caveat, ...]:
+    """How strong the pieces are at a distance (of a W_QK, whose `svd` is given), and what kl is."""
+    named = []
+    rotary = block.scoring.rotary
+    if svd is not None and rotary is not None:
+        distance = min(DISTANCE, (rotary.n_ctx or DISTANCE + 1) - 1)
+        drawn = fixed("strength behind", 0, 0)
+        ratio = strength_behind(block, head, svd, sets, distance, drawn).nan_to_num(1.0)
+        sentence = (
+            "random pieces are as strong as their direction at distance 0; at distance "
+            f"{distance} a direction is {float(ratio.min()):.2g} to {float(ratio.max()):.2g} times "
+            "as strong as they are."
+        )
+        named.append(Caveat("energy at distance 0", sentence))
+    if not block.scoring.causal:
+        sentence = "the model reads both ways: kl is of the words it says at each position."
+        named.append(Caveat("no next token", sentence))
+    if runs_in_half(model):
+        sentence = (
+            "rounding alone moves kl, by a direction and by random pieces alike (SmolLM2 in "
+            "bfloat16: 0.002 nats); what is small needs the model in float32."
+        )
+        named.append(Caveat("half precision", sentence))
+    return tuple(named)

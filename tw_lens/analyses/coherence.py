@@ -164,7 +164,7 @@ def coherence(
     Random directions are not random weights. Where a norm's gain singles out few coordinates (the
     first layer of SmolLM2: 34 of 576, by `sum(g^2)^2 / sum(g^4)`), the directions of any head lean
     along them, and words that are high on one coordinate are alike: a `random_twin` stands above
-    all three controls there, in 36 to 62 % of its lists. Read its `coherence` beside the model's.
+    all three controls there, in 31 to 62 % of its lists. Read its `coherence` beside the model's.
 
     Args:
         weights: from `read_weights`.

@@ -38,6 +38,16 @@ def test_spectra_and_the_atlas_say_what_coherence_says(circuit: str):
     assert "" in marks and (circuit == "OV" or "vocabulary" in marks)
 
 
+def test_a_word_and_what_is_added_to_it_have_no_control():
+    """The word itself brings words like it, in a model without training too."""
+    weights = tw.read_weights(shared_bridge("gpt2"))
+    asked = {"layer": 1, "words": [5, 6], "circuit": "OV"}
+    alone = tw.head_probe(weights, reading="u", **asked)
+    added = tw.head_probe(weights, reading="x+u", **asked)
+    assert alone.lists.beside is not None and added.lists.beside is None
+    assert "above" in alone.to_dataframe() and "above" not in added.to_dataframe()
+
+
 def test_a_list_is_compared_with_lists_that_are_read_as_it_is():
     """By hand: random states read as logits, their words' mean cosine, the share as much alike."""
     weights = tw.read_weights(shared_bridge("gpt2"))

@@ -1,5 +1,6 @@
 """Coherence: judged by loops, by random weights (calibration) and by planted heads (power)."""
 
+import sys
 from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
@@ -14,7 +15,7 @@ import tw_lens as tw
 from tests.models import shared_bridge, tiny_bridge
 from tests.planted import planted
 from tw_lens.analyses.coherence import CONTROLS
-from tw_lens.analyses.controls import PLACES, Controls, table_of
+from tw_lens.analyses.controls import PLACES, TABLES, Controls, table_of
 from tw_lens.analyses.likeness import likeness, word_classes
 from tw_lens.geometry import (
     covariance_directions,
@@ -275,3 +276,20 @@ def test_the_same_seed_gives_the_same_numbers():
     a, b, c = (tw.coherence(weights, n=2, n_controls=99, seed=s) for s in (5, 5, 6))
     assert torch.equal(a.p, b.p) and not torch.equal(a.p, c.p)
     assert replace(a, p=b.p).headline() == b.headline()
+
+
+def test_many_directions_are_read_in_parts(monkeypatch):
+    weights, whole = planted(1), sys.modules["tw_lens.analyses.controls"]
+    norm, g = weights.block(0).norm, torch.Generator().manual_seed(0)
+    control = Controls(weights, 5, None, [likeness(weights, "embedding")], 0)
+    directions = torch.randn(25, weights.d_model, generator=g)
+    expected = [control.alike(directions, table, norm) for table in TABLES]
+    monkeypatch.setattr(whole, "AT_ONCE", 10)
+    sizes, asked = [], control._alike
+    monkeypatch.setattr(
+        control, "_alike", lambda some, *rest: sizes.append(len(some)) or asked(some, *rest)
+    )
+    for table, found in zip(TABLES, expected, strict=True):
+        assert torch.allclose(control.alike(directions, table, norm), found, atol=2e-5)
+    assert sizes == [10, 10, 5] * len(TABLES)
+    assert [len(drawn[0]) for drawn in control.shared("points", norm, 25)] == [25, 25]

@@ -278,3 +278,8 @@ def test_layers_may_have_heads_of_another_width():
     weights = tw.read_weights(zoo_bridge("Gemma4ForCausalLM"))
     assert {weights.block(n).d_head for n in weights.attention_layers} == {16, 24}
     assert tw.head_atlas(weights, n=1).entries[-1][0] == 2
+
+
+def test_a_norm_of_the_values_is_said():
+    weights = tw.read_weights(zoo_bridge("Gemma4ForCausalLM"))
+    assert "value norm" in {caveat.name for caveat in weights.caveats}

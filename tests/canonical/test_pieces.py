@@ -1,13 +1,17 @@
 """Pieces of a head: parts that are the whole must come out as the whole does."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
 import tw_lens as tw
 from tests.zoo import zoo_bridge
+from tw_lens.analyses import head_svd
 from tw_lens.canonical import HeadNorm, Pieces, without_pieces
+from tw_lens.studies.rows import chance
+from tw_lens.studies.taken_out import pieces_of
 
 KINDS = {
     "Qwen3ForCausalLM": "query-key norm",
@@ -80,6 +84,37 @@ def test_without_its_values_a_head_writes_what_no_word_decides(block_and_stream)
     expected = block.opened(z, x)[:, 1] @ block.W_O[1]
     size = float(block.head_outputs(block.pattern_on(x), block.values(x), x).abs().max())
     assert float((found.written[0] - expected).abs().max()) < 1e-5 * size
+
+
+@pytest.mark.parametrize("architecture", ["CohereForCausalLM", "StableLmForCausalLM"])
+def test_what_a_centring_query_key_norm_cannot_see_is_not_in_the_map(architecture: str):
+    """A number added to all dimensions of a query or a key changes no score, and no W_QK."""
+    weights = tw.read_weights(zoo_bridge(architecture))
+    block = weights.block(weights.attention_layers[-1])
+    g = torch.Generator().manual_seed(2)
+    shifts = (torch.randn(weights.d_model, 1, generator=g) for _ in range(2))
+    W_Q, W_K = (W + shift for W, shift in zip((block.W_Q, block.W_K), shifts, strict=True))
+    other = replace(block, W_Q=W_Q, W_K=W_K)
+    x = torch.randn(7, weights.d_model, generator=g)
+    assert torch.allclose(block.pattern_on(x), other.pattern_on(x), atol=1e-4)
+    for factors, shifted in zip(block.qk_factors(), other.qk_factors(), strict=True):
+        assert torch.allclose(factors, shifted, atol=1e-4 * float(factors.abs().max()))
+
+
+@pytest.mark.parametrize("architecture", ["CohereForCausalLM", "StableLmForCausalLM"])
+def test_random_pieces_are_as_strong_where_a_query_key_norm_centres(architecture: str):
+    weights = tw.read_weights(zoo_bridge(architecture))
+    block = weights.block(weights.attention_layers[-1])
+    svd, norm = head_svd(block, [1], "QK"), block.scoring.q_norm
+    sets = ((0,), (3, 1, 2))
+    pieces = pieces_of(svd, block.A_Q[1], sets, keep=False, n_random=2, chance=chance("", 0, 0))
+    sends = pieces.sends - pieces.sends.mean(-1, keepdim=True)
+    sends = block.scoring.rotary.turn(sends * norm.gains(block.n_heads, block.d_head)[1], 0)
+    met = block.scoring.scale * sends @ block.qk_factors()[1][block.kv_head[1]].T
+    dense = pieces.reads.mT.double() @ met.double()
+    for row, held in enumerate(h for h in sets for _ in range(3)):
+        strengths = torch.linalg.svdvals(dense[row])[: len(held)]
+        assert torch.allclose(strengths, svd.S[0, sorted(held)].double(), rtol=1e-4)
 
 
 def test_a_norm_that_centres_all_heads_is_refused():

@@ -2,16 +2,20 @@
 
 import math
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import tw_lens as tw
 from tests.models import as_bridge, shared_bridge, tiny_bridge, tiny_hf
 from tests.oracles import raw_model
+from tests.zoo import zoo_bridge
 from tw_lens.analyses import head_svd
+from tw_lens.studies import Estimate
 from tw_lens.studies.rows import chance
-from tw_lens.studies.taken_out import divergence, pieces_of
+from tw_lens.studies.taken_out import direction_sets, divergence, pieces_of, strength_behind
 
 PROMPTS = [[5, 6, 7, 8, 900], [9, 10, 11], [700, 3, 3, 41]]
 LAYER, HEAD = 1, 2
@@ -135,7 +139,44 @@ def test_a_direction_of_a_rotating_head_with_biases_by_hand():
         as_bridge(hf_model, "tiny"), PROMPTS, layer=LAYER, head=HEAD, directions=[(0, 2)]
     )
     assert float(found.effect.value[0, 0, 0]) == pytest.approx(sum(moved) / len(moved), abs=1e-5)
-    assert "energy at distance 0" in {caveat.name for caveat in found.caveats}
+    (said,) = (str(c) for c in found.caveats if c.name == "energy at distance 0")
+    assert "random pieces are as strong as their direction at distance 0" in said
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "neox"])
+def test_how_strong_pieces_are_at_a_distance(architecture: str):
+    """As strong as their direction at distance 0; elsewhere by the dense matrix there."""
+    block = tw.read_weights(shared_bridge(architecture)).block(LAYER)
+    svd, sets = head_svd(block, [HEAD], "QK"), ((0,), (1, 2), ())
+    now = strength_behind(block, HEAD, svd, sets, 0, chance("", 0, 0))
+    assert torch.allclose(now[:2], torch.ones(2), atol=1e-4) and now[2].isnan()
+    behind = strength_behind(block, HEAD, svd, sets, 5, chance("", 0, 0))
+    L, R = (part.double() for part in block.qk_factors(5))
+    W = L[HEAD] @ R[block.kv_head[HEAD]].T
+    pieces = pieces_of(svd, block.A_Q[HEAD], sets, keep=False, n_random=16, chance=chance("", 0, 0))
+    scale = (pieces.sends / (pieces.reads @ block.A_Q[HEAD])).nanmedian(-1, keepdim=True).values
+    dense = (scale * pieces.reads).double().nan_to_num(0.0).mT @ (pieces.reads.double() @ W)
+    energy = dense.square().sum((-1, -2)).view(3, 17)
+    assert torch.allclose(
+        behind[:2].double(), (energy[:2, 0] / energy[:2, 1:].mean(1)).sqrt(), rtol=1e-3
+    )
+
+
+def test_that_rounding_moves_kl_is_said_in_half_precision():
+    for dtype, said in ((torch.bfloat16, True), (torch.float32, False)):
+        model = as_bridge(tiny_hf("gpt2").to(dtype), "tiny")
+        found = tw.direction_effect(model, PROMPTS, layer=LAYER, head=HEAD, directions=[0])
+        assert ("half precision" in {caveat.name for caveat in found.caveats}) is said
+
+
+def test_what_kl_is_of_is_said_where_it_is_not_the_next_token():
+    encoder = zoo_bridge("BertForMaskedLM")
+    found = tw.direction_effect(encoder, PROMPTS, layer=1, head=1, directions=[0])
+    assert "no next token" in {caveat.name for caveat in found.caveats}
+    no_words = replace(found, effect=Estimate(*(part.clone() for part in found.effect)))
+    no_words.effect.value[..., 2] = math.nan
+    assert "changes its write most, 0." in no_words.headline()
+    assert "nan" not in no_words.headline()
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e-1, 1.0, 10.0])
@@ -146,6 +187,16 @@ def test_divergence_is_exact_for_small_and_large_changes(size: float):
     p = rows.double().log_softmax(-1)
     expected = (p[0].exp() * (p[0] - p[1:])).sum(-1)
     assert torch.allclose(divergence(rows).double(), expected, rtol=1e-3, atol=1e-12)
+
+
+def test_divergence_is_measured_where_a_word_turns_from_impossible_to_certain():
+    """And where a model rules words out: neither may be left out as if it had no measure."""
+    rows = torch.zeros(3, 2, 6)
+    rows[:, :, 3] = torch.tensor([-200.0, 100.0, -50.0])[:, None]
+    rows[:, 1, 5] = -torch.inf
+    p = rows.double().log_softmax(-1)
+    expected = (p[0].exp() * (p[0] - p[1:])).nan_to_num(0.0).sum(-1)
+    assert torch.allclose(divergence(rows).double(), expected, rtol=1e-4, atol=1e-12)
 
 
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
@@ -229,6 +280,13 @@ def test_an_attention_that_is_not_the_canonical_one_is_refused(monkeypatch):
     monkeypatch.setattr(block_class, "head_outputs", lambda *given: 1.01 * was(*given))
     with pytest.raises(tw.UnsupportedModel, match="layer 1 taken out its stream is off by"):
         tw.direction_effect(shared_bridge("gpt2"), PROMPTS, layer=LAYER, head=HEAD, directions=[0])
+
+
+@pytest.mark.parametrize(
+    "given", [torch.tensor([0, 3]), [torch.tensor(0), torch.tensor([3])], np.arange(0, 4, 3)]
+)
+def test_directions_may_be_an_array_or_a_tensor(given):
+    assert direction_sets(given, 12) == ((0,), (3,))
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,15 @@ def test_bad_input_is_refused_in_one_sentence(options, error, sentence):
         tw.direction_uses(shared_bridge("gpt2"), PROMPTS, **given)
 
 
+def test_places_that_no_word_follows_have_no_share():
+    """Of prompts of two tokens the places stand at the end."""
+    prompts = [[i, i + 1] for i in range(5, 40)]
+    found = tw.direction_uses(shared_bridge("llama"), prompts, layer=1, head=2, circuit="OV", k=3)
+    assert len(found.of_side("right")) == 3
+    assert found.said("right") == "right: no place that a word follows"
+    assert "nan" not in found.headline()
+
+
 def test_prompts_and_circuits_that_do_not_fit_are_refused():
     model = shared_bridge("gpt2")
     for prompts in ([], ["", " "], [[5], [6]]):

@@ -161,6 +161,7 @@ def test_cut_and_empty_prompts_are_counted_and_said():
     ("prompts", "options", "error", "words"),
     [
         ("one text", {}, TypeError, "one text"),
+        ({"input_ids": [[5, 6]], "attention_mask": [[1, 1]]}, {}, TypeError, "one batch"),
         (["w5 w6"], {"controls": ["nonsense"]}, ValueError, "'nonsense' is unknown"),
         (["w5 w6"], {"batch_size": 0}, ValueError, "batch_size=0"),
         (["w5 w6"], {"first_position": -1}, ValueError, "first_position=-1"),

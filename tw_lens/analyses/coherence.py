@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ from tw_lens.analyses.result import (
     of_weights,
     require_choice,
     require_positive,
+    require_some,
 )
 from tw_lens.analyses.word_filter import WordFilter, listed
 from tw_lens.canonical import Weights
@@ -135,8 +136,8 @@ def coherence(
     layers: Iterable[int] | None = None,
     n: int = 20,
     k: int = 5,
-    measures: Sequence[Measure] = ("embedding",),
-    controls: Sequence[Control] = CONTROLS,
+    measures: Iterable[Measure] = ("embedding",),
+    controls: Iterable[Control] = CONTROLS,
     n_controls: int = 999,
     n_within: int = 39,
     among: WordFilter | None = None,
@@ -159,6 +160,11 @@ def coherence(
 
     "vocabulary" is the strict one: its directions lean to where the words spread, so that a head
     that knows nothing of the words is below it more often than above.
+
+    Random directions are not random weights. Where a norm's gain singles out few coordinates (the
+    first layer of SmolLM2: 34 of 576, by `sum(g^2)^2 / sum(g^4)`), the directions of any head lean
+    along them, and words that are high on one coordinate are alike: a `random_twin` stands above
+    all three controls there, in 31 to 62 % of its lists. Read its `coherence` beside the model's.
 
     Args:
         weights: from `read_weights`.
@@ -193,16 +199,10 @@ def coherence(
         raise ValueError(f"k={k} words cannot be alike: give at least 2.")
     require_positive("n_controls", n_controls)
     require_positive("n_within", n_within)
-    for measure in measures:
-        require_choice("measure", measure, MEASURES)
-    for control in controls:
-        require_choice("control", control, CONTROLS)
-    if not controls:
-        raise ValueError(f"controls is empty: {', '.join(map(repr, CONTROLS))} fit.")
-    controls = tuple(name for name in CONTROLS if name in controls)
-    alike = {measure: likeness(weights, measure) for measure in dict.fromkeys(measures)}
-    if not alike:
-        raise ValueError(f"measures is empty: {', '.join(map(repr, MEASURES))} fit.")
+    measures = require_some("measures", measures, MEASURES)
+    asked = require_some("controls", controls, CONTROLS)
+    controls = tuple(name for name in CONTROLS if name in asked)
+    alike = {measure: likeness(weights, measure) for measure in measures}
     say = progress or (lambda step: None)
     atlas = head_atlas(weights, layers=layers, n=n, k=k, among=among, progress=progress)
     lists = (atlas.left.token_index, atlas.right.token_index)

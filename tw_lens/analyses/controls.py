@@ -33,6 +33,7 @@ sign chosen by the rule of right-hand sides; against the readout `A_U`, with tha
 state of the sphere would be read, `y A_U + a_U`."""
 TABLES = get_args(Table)
 KEPT: WeakKeyDictionary[Weights, dict[tuple, Controls]] = WeakKeyDictionary()
+AT_ONCE = 4096  # directions read at a time: their scores of all words are what takes memory
 DRAWN = 399  # of each control beside a list: enough for a mark at 5 %
 
 
@@ -67,7 +68,14 @@ class Controls:
     def alike(
         self, directions: Float[Tensor, "lists d"], table: Table, norm: Norm
     ) -> Float[Tensor, "measures lists"]:
-        """How alike the words of directions are, read against a table."""
+        """How alike the words of directions are, read against a table, some thousands at once."""
+        return torch.cat(
+            [self._alike(some, table, norm) for some in directions.split(AT_ONCE)], dim=1
+        )
+
+    def _alike(
+        self, directions: Float[Tensor, "lists d"], table: Table, norm: Norm
+    ) -> Float[Tensor, "measures lists"]:
         points, readout, keep = self.vocabulary.on_sphere(norm), self.readout, self.keep
         if table == "points":
             words = nearest(directions, points, self.k, keep=keep)
@@ -99,7 +107,8 @@ class Controls:
             chance = torch.Generator().manual_seed(len(TABLES) * self.seed + TABLES.index(table))
             rows = self.rows(table, norm)
             isotropic = torch.randn(n, len(norm.gain), generator=chance)
-            like_words = covariance_directions(rows, n, chance)
+            sizes = [min(AT_ONCE, n - start) for start in range(0, n, AT_ONCE)]
+            like_words = torch.cat([covariance_directions(rows, size, chance) for size in sizes])
             self.drawn[key] = [
                 self.alike(directions, table, norm) for directions in (isotropic, like_words)
             ]

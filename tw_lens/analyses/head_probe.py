@@ -105,8 +105,9 @@ def head_probe(
     N(W_E)^T`, in attention-score units; with query-key norms or a bottleneck, the exact scores
     `s n_q(q) R(offset) n_k(k)^T` of whole keys; with a soft-cap, the capped scores. OV, `exact`:
     the model's readout (logits) of `u = (N(w) A_V + a_V) W_O` alone (`reading="u"`) or of `x + u`
-    (`reading="x+u"`, x the word as it enters the stream), per head and, with `head=None`, what the
-    whole layer adds for a word that attends to itself alone, `b_O` included (component "L5").
+    (`reading="x+u"`, x the word as it enters the stream; without a control, for x brings words like
+    itself), per head and, with `head=None`, what the whole layer adds for a word that attends to
+    itself alone, `b_O` included (component "L5").
     `published`: `n(w) W_Q W_K^T / sqrt(d_head) . n(W_E)^T` without query and key biases;
     `ln_f(e + u + b_O) . W_E^T` with `u = n(w) W_V W_O + b_V W_O`.
 
@@ -160,13 +161,13 @@ def head_probe(
             components += (f"L{layer}",)
         write = _published_update if convention == "published" else _exact_update
         update = write(weights, block, ids, heads, whole=head is None)
-        u = update.u
-        norm = u.norm(dim=-1)
+        norm = update.u.norm(dim=-1)
         if convention == "published":
             found = _published_reading(weights, update, ids, k)
         else:
             found = _exact_reading(weights, update, ids, k, reading, keep)
-            control = beside(weights, found, "said", block.norm, keep)
+            if reading == "u":
+                control = beside(weights, found, "said", block.norm, keep)
     return HeadProbe(
         model_name=weights.model_name,
         layer=layer,

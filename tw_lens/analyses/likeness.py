@@ -16,7 +16,7 @@ Measure = Literal["embedding", "unembedding", "word class"]
 MEASURES = ("embedding", "unembedding", "word class")
 Likeness = Callable[[Int[Tensor, "lists k"]], Float[Tensor, " lists"]]
 Vectors = Callable[[Int[Tensor, "lists k"]], Float[Tensor, "lists k d"]]
-WORDS_AT_ONCE = 20_000
+WORDS_AT_ONCE = 20_480
 
 
 def likeness(weights: Weights, measure: Measure) -> Likeness:
@@ -43,9 +43,8 @@ def likeness(weights: Weights, measure: Measure) -> Likeness:
 
     def alike(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
         ordered = lists.sort(-1).values  # the same words give the same number
-        lists_at_once = max(1, WORDS_AT_ONCE // lists.shape[1])
-        split = ordered.split(lists_at_once)
-        return torch.cat([mean_pairwise_cosine(vectors(some)) for some in split])
+        at_once = max(1, WORDS_AT_ONCE // lists.shape[1])
+        return torch.cat([mean_pairwise_cosine(vectors(some)) for some in ordered.split(at_once)])
 
     return alike
 

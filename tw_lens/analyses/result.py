@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatch, wraps
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
@@ -89,7 +89,8 @@ class Beside(NamedTuple):
 class WordLists:
     """Ranked words for many queries: ids, printable strings, scores, and the control beside them.
 
-    `beside` is None where lists of the published convention, or single words, have no control.
+    `beside` is None where lists have no control: of the published convention, of single words, of
+    normalised keys, of a probed word and what is added to it.
     """
 
     score: Float[Tensor, "lists k"]
@@ -173,6 +174,23 @@ def require_choice(name: str, given: str, choices: Sequence[str]) -> None:
     """
     if given not in choices:
         raise ValueError(f"{name}={given!r} is unknown: {' or '.join(map(repr, choices))} fits.")
+
+
+def require_some(name: str, given: Iterable[str], choices: Sequence[str]) -> tuple[str, ...]:
+    """Choices given as a list, each once.
+
+    Raises:
+        TypeError: one text, or something else that is no list.
+        ValueError: one of them is none of the choices, or there is none.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{name}={given!r} is no list: give [{given!r}].")
+    some = tuple(dict.fromkeys(given))
+    for one in some:
+        require_choice(name.removesuffix("s"), one, choices)
+    if not some:
+        raise ValueError(f"{name} is empty: {', '.join(map(repr, choices))} fit.")
+    return some
 
 
 def require_positive(name: str, given: int) -> None:

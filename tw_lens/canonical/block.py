@@ -158,9 +158,9 @@ class Block:
     def qk_factors(
         self, offset: int = 0
     ) -> tuple[Float[Tensor, "n_heads d_model d_head"], Float[Tensor, "n_kv_heads d_model d_head"]]:
-        """`L, R` with `W_QK = s L_h R_h^T`: `A_Q diag(g_q) R(offset)` and `A_K diag(g_k)`.
+        """`L, R` with `W_QK = s L_h R_h^T`: `A_Q P diag(g_q) R(offset)` and `A_K P diag(g_k)`.
 
-        `g` are the gains of the query-key norms (ones without them).
+        `g` and `P` are the query-key norms' gains and centring (ones and identity without them).
 
         Raises:
             ValueError: the layer cannot be read at this distance (see `require_offset`).
@@ -181,9 +181,9 @@ class Block:
         if scoring.norm_after_rotary and scoring.rotary is not None:
             q = scoring.rotary.turn(q, offset)
         if scoring.q_norm is not None:
-            q = q * scoring.q_norm.gains(len(q), q.shape[-1])[:, None]
+            q = scoring.q_norm.fold(q)
         if scoring.k_norm is not None:
-            k = k * scoring.k_norm.gains(len(k), k.shape[-1])[:, None]
+            k = scoring.k_norm.fold(k)
         if not scoring.norm_after_rotary and scoring.rotary is not None:
             q = scoring.rotary.turn(q, offset)
         return q, k

@@ -125,6 +125,15 @@ class HeadNorm:
             (part - part.mean(-1, keepdim=True) if self.centred else part) / divisor * gain
         )
 
+    def fold(self, W: Float[Tensor, "heads rows d_head"]) -> Float[Tensor, "heads rows d_head"]:
+        """`W P diag(gain)`: what the norm makes of a head's matrix but for the lengths.
+
+        A norm that centres all heads at once has no `P` for one of them: its gain alone is taken.
+        """
+        if self.centred and not self.across:
+            W = W - W.mean(-1, keepdim=True)
+        return W * self.gains(len(W), W.shape[-1])[:, None]
+
     def gains(self, heads: int, d_head: int) -> Float[Tensor, "heads d_head"]:
         """The gain of every head and dimension."""
         gain = self.gain.reshape(heads, d_head) if self.across else self.gain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from operator import index
 
 from tw_lens.canonical.block import Block
 from tw_lens.canonical.states import States
@@ -65,7 +66,14 @@ class Weights:
 
         Raises:
             IndexError: with the layers there are.
+            TypeError: it is no number.
         """
+        try:
+            index(layer)
+        except TypeError:
+            raise TypeError(
+                f"layer={layer!r} is no number: name one block, 0 to {self.n_layers - 1}."
+            ) from None
         if not 0 <= layer < self.n_layers:
             raise IndexError(
                 f"layer {layer} does not exist: {self.model_name} has layers 0 to "

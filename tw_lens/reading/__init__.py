@@ -1,6 +1,6 @@
 """Reading: the only place that knows TransformerLens."""
 
-from tw_lens.reading.certificate import Certificate, Comparison, certify, check
+from tw_lens.reading.certificate import Certificate, Comparison, certify, check, runs_in_half
 from tw_lens.reading.edited import EditedRun, run_edited
 from tw_lens.reading.kept import StatesNotLoaded, load_states, save_states
 from tw_lens.reading.loading import ModelNotLoaded, load_model
@@ -29,5 +29,6 @@ __all__ = [
     "read_streams",
     "read_weights",
     "run_edited",
+    "runs_in_half",
     "save_states",
 ]

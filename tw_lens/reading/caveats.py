@@ -52,6 +52,10 @@ def caveats_of(
             "W_QK and W_OV are composed through a normalised bottleneck: they leave out one "
             "divisor per position; the last dimensions of a key carry positions, not content.",
         ),
+        "value norm": (
+            block.v_norm is not None,
+            "each value is divided by its own length, which W_OV leaves out.",
+        ),
         "output gate": (
             writing.gate is not None,
             "W_OV leaves out the gate (0 to 1) that the attending word puts on each value.",

@@ -141,7 +141,7 @@ def certify(
     wanted = [f"blocks.{n}.attn.{hook}" for n in weights.attention_layers for hook in HOOKS]
     logits, held = run(model, tokens, needed, also=wanted + added_hooks(weights.n_layers))
     rows: list[Comparison] = []
-    in_half = _step_of(model) > torch.finfo(torch.float32).eps
+    in_half = runs_in_half(model)
     stream = start_of_stream(model, weights.vocabulary, tokens)
     for layer in range(weights.n_layers):
         before, after = (held[name] for name in needed[layer : layer + 2])
@@ -173,6 +173,11 @@ def certify(
 def default_tolerance(model: Any) -> float:
     """What a model's own rounding allows: its coarsest number format decides."""
     return max(TOLERANCE, ROUNDINGS * _step_of(model))
+
+
+def runs_in_half(model: Any) -> bool:
+    """Whether some of the model's numbers are coarser than float32."""
+    return _step_of(model) > torch.finfo(torch.float32).eps
 
 
 def _step_of(model: Any) -> float:

@@ -43,12 +43,16 @@ def many_tokens(
     empty prompt gives no ids; one beyond the context is cut at its end.
 
     Raises:
-        TypeError: the prompts are one text.
+        TypeError: the prompts are one text, or one batch.
         ValueError: an item is none of these; a text for a model without a tokenizer.
         IndexError: an id outside the vocabulary.
     """
     if isinstance(prompts, str):
         raise TypeError("the prompts are one text: give a list of texts, or another iterable.")
+    if isinstance(prompts, Mapping):
+        raise TypeError("the prompts are one batch: give a list of batches, such as [batch].")
+    if not isinstance(prompts, Iterable):
+        raise TypeError(f"prompts={prompts!r} is no list: give a list of texts, or of token ids.")
     n_ctx = int(model.cfg.n_ctx)
     for prompt in prompts:
         for row in _rows(prompt):

@@ -12,7 +12,8 @@ LEGEND = (
     "Beside the words: how alike they are (mean cosine of their embeddings; 1: the same). "
     f"{MARKS['isotropic']} more than for 95 % of isotropic random directions, "
     f"{MARKS['vocabulary']} also than for 95 % of random directions with the vocabulary's own "
-    "covariance: by chance 1 list in 20 has a mark. Words without a mark may mean nothing."
+    "covariance: by chance 1 list in 20 has a mark. Words without a mark may mean nothing; where a "
+    "norm weighs few coordinates (often in the first layer) random weights have marks too."
 )
 
 

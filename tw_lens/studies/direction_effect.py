@@ -12,9 +12,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import pandas as pd
 import torch
@@ -29,11 +29,20 @@ from tw_lens.analyses.result import (
     require_positive,
     without_distance,
 )
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.reading import Prompt, read_entering, read_weights
+from tw_lens.studies.directions import one_head
 from tw_lens.studies.rows import Report, Rows, chance, counted
-from tw_lens.studies.taken_out import MEASURES, Sets, direction_sets, measured, named, pieces_of
+from tw_lens.studies.taken_out import (
+    MEASURES,
+    Sets,
+    direction_sets,
+    effect_caveats,
+    measured,
+    named,
+    pieces_of,
+)
 from tw_lens.studies.tally import Estimate, Tally, beyond, estimate
 from tw_lens.tokens import visible
 
@@ -90,16 +99,20 @@ class DirectionEffect(Result):
 
     def headline(self) -> str:
         """How many of the sets change the model more than random pieces do."""
-        at = MEASURES.index("kl")
+        known = not bool(self.effect.value[0, :, MEASURES.index("kl")].isnan().all())
+        at = MEASURES.index("kl" if known else "write")
+        what, of, unit = (
+            ("the next token", "KL ", "nats") if known else ("its write", "", "of its length")
+        )
         stands = self.stands()
         above = sum(row[at] == "above" for row in stands)
         most = int(self.effect.value[0, :, at].argmax())
         value, low, high = (float(part[0, most, at]) for part in self.effect)
         return (
             f"{self.model_name} {self.component} {self.circuit}, {self.n_prompts} prompts: to "
-            f"{self.action} {self.names[most]} changes the next token most, KL {value:.2g} "
-            f"[{low:.2g}, {high:.2g}] nats; {above} of {len(self.sets)} change it more than random "
-            "pieces as strong do"
+            f"{self.action} {self.names[most]} changes {what} most, {of}{value:.2g} "
+            f"[{low:.2g}, {high:.2g}] {unit}; {above} of {len(self.sets)} change it more than "
+            "random pieces as strong do"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -141,7 +154,7 @@ def direction_effect(
     layer: int,
     head: int,
     circuit: Circuit = "QK",
-    directions: Sequence[int | Sequence[int]] | None = None,
+    directions: Iterable[SupportsIndex | Iterable[SupportsIndex]] | None = None,
     action: Action = "remove",
     n_random: int = 1,
     first_position: int = 1,
@@ -160,7 +173,8 @@ def direction_effect(
     the canonical form's in every run.
 
     Random pieces: the part of W that random orthonormal directions of the head's reading side
-    read, scaled to the same singular values (so of the same rank and energy), new ones for every
+    read, scaled to the same singular values (so of the same rank and energy; where positions
+    rotate, at distance 0: a caveat says how strong they are at distance 8), new ones for every
     prompt. They are no strangers to the head: they ask whether u_i matters more than what the head
     does anyway.
 
@@ -180,6 +194,7 @@ def direction_effect(
 
     Raises:
         IndexError: the layer, the head or a direction does not exist.
+        TypeError: the head or a direction is no number, or the directions are no list.
         ValueError: unknown circuit or action, no set, or no prompt with a position to count.
         UnsupportedModel: the model's attention is not what the canonical form computes, or cannot
             be changed by a hook.
@@ -201,7 +216,7 @@ def direction_effect(
     rows = Rows(model, prompts, first_position)
     weights = read_weights(model)
     block = weights.block(layer)
-    (head,) = block.heads(head)
+    head = one_head(block, head)
     svd = head_svd(block, [head], circuit)
     sets = direction_sets(directions, svd.S.shape[-1])
     A = block.A_Q[head] if circuit == "QK" else block.A_V[block.kv_head[head]]
@@ -242,7 +257,11 @@ def direction_effect(
         n_prompts=rows.n_prompts,
         n_positions=int(tally.count[0, 0]),
         n_random=n_random,
-        caveats=(*without_distance(weights.caveats), *_caveats(block, circuit), *rows.caveats),
+        caveats=(
+            *without_distance(weights.caveats),
+            *effect_caveats(model, block, head, svd if circuit == "QK" else None, sets),
+            *rows.caveats,
+        ),
     )
 
 
@@ -259,13 +278,3 @@ def _words(
         )
         for side in (found.left, found.right)
     )
-
-
-def _caveats(block: Block, circuit: Circuit) -> tuple[Caveat, ...]:
-    """What the energies leave out."""
-    if circuit == "OV" or block.scoring.rotary is None:
-        return ()
-    sentence = (
-        "energies are those at distance 0; at other distances a direction is what is read by it."
-    )
-    return (Caveat("energy at distance 0", sentence),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from tw_lens.analyses.controls import SIDES, WRITTEN
 from tw_lens.analyses.head_spectrum import head_svd
 from tw_lens.analyses.result import Circuit
-from tw_lens.canonical import Weights
+from tw_lens.canonical import Block, Weights
 from tw_lens.geometry import directions_within, nearest_of_both_signs, ranks_of
 from tw_lens.studies.highest import Highest
 
@@ -30,6 +31,21 @@ class Directions(NamedTuple):
         return (self.circuit, SIDES[side]) == WRITTEN
 
 
+def one_head(block: Block, head: int) -> int:
+    """The head that a study is about.
+
+    Raises:
+        IndexError: it does not exist.
+        TypeError: no head is named, or several.
+    """
+    try:
+        return block.heads(index(head))[0]
+    except TypeError:
+        raise TypeError(
+            f"head={head!r} is no number: name one head, 0 to {block.n_heads - 1}."
+        ) from None
+
+
 def head_directions(
     weights: Weights, layer: int, head: int, circuit: Circuit, direction: int, *, n: int, seed: int
 ) -> Directions:
@@ -37,9 +53,11 @@ def head_directions(
 
     Raises:
         IndexError: the layer, the head or the direction does not exist.
+        TypeError: one of them is no number.
     """
     block = weights.block(layer)
-    svd = head_svd(block, block.heads(head), circuit)
+    head = one_head(block, head)
+    svd = head_svd(block, [head], circuit)
     rank = svd.S.shape[-1]
     if not 0 <= direction < rank:
         raise IndexError(

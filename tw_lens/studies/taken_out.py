@@ -5,9 +5,9 @@ See `direction_effect`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from operator import index
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -15,35 +15,52 @@ from torch import Tensor
 
 from tw_lens.analyses.result import Circuit
 from tw_lens.canonical import Block, Pieces, without_pieces
+from tw_lens.errors import Caveat
 from tw_lens.geometry import FactoredSVD, as_strong, random_frames
-from tw_lens.reading import run_edited
+from tw_lens.reading import run_edited, runs_in_half
 from tw_lens.studies.batches import POSITIONS_AT_ONCE
+from tw_lens.studies.rows import chance as fixed
 
 MEASURES = ("attention", "write", "kl")
 LEADING = 20
+DISTANCE = 8
+DRAWN = 16  # random pieces whose strength at a distance is measured
+LARGE = 80.0  # e^LARGE is near the end of float32
 
 Sets = tuple[tuple[int, ...], ...]
 
 
-def direction_sets(directions: Sequence[int | Sequence[int]] | None, rank: int) -> Sets:
-    """The sets of directions asked for, each once and in order; the leading ones by default.
+def direction_sets(
+    directions: Iterable[SupportsIndex | Iterable[SupportsIndex]] | None, rank: int
+) -> Sets:
+    """The sets of directions asked for, in order; the leading ones, one by one, by default.
 
     Raises:
         IndexError: a direction does not exist.
+        TypeError: a direction is no number, or the sets are no list.
         ValueError: there is no set.
     """
     if directions is None:
         return tuple((i,) for i in range(min(LEADING, rank)))
-    sets = tuple(
-        tuple(sorted({index(i) for i in (one if isinstance(one, Iterable) else (one,))}))
-        for one in directions
-    )
+    try:
+        sets = tuple(tuple(sorted({index(i) for i in _members(one)})) for one in directions)
+    except TypeError:
+        raise TypeError(
+            f"directions={directions!r} is no list of numbers or of sets of numbers: [0, 1] or "
+            "[(0, 1, 2)] fit."
+        ) from None
     if not sets:
         raise ValueError("directions is empty: give at least one, such as [0] or [(0, 1, 2)].")
     for i in (i for held in sets for i in held):
         if not 0 <= i < rank:
             raise IndexError(f"direction {i} does not exist: the head has 0 to {rank - 1}.")
     return sets
+
+
+def _members(one: SupportsIndex | Iterable[SupportsIndex]) -> Iterable[SupportsIndex]:
+    """The directions of one set; a number is a set of its own, in an array or a tensor too."""
+    alone = getattr(one, "ndim", None) == 0 or not isinstance(one, Iterable)
+    return (one,) if alone else one
 
 
 def named(held: tuple[int, ...]) -> str:
@@ -95,6 +112,20 @@ def _as_read(U: Tensor, directions: Tensor, scale: Tensor) -> tuple[Tensor, Tens
     return (U @ directions).T, scale
 
 
+def strength_behind(
+    block: Block, head: int, svd: FactoredSVD, sets: Sets, distance: int, chance: torch.Generator
+) -> Float[Tensor, " sets"]:
+    """The energy of every set of a head's W_QK at a distance, over that of its random pieces there.
+
+    1 at distance 0; NaN for a set of nothing.
+    """
+    L, R = block.qk_factors(distance)
+    pieces = pieces_of(svd, L[head], sets, keep=False, n_random=DRAWN, chance=chance)
+    core = torch.linalg.qr(R[block.kv_head[head]])[1]
+    energy = (pieces.sends @ core.T).flatten(1).square().sum(-1).unflatten(0, (len(sets), -1))
+    return (energy[:, 0] / energy[:, 1:].mean(1)).sqrt()
+
+
 def measured(
     model: Any,
     block: Block,
@@ -128,11 +159,44 @@ def divergence(logits: Float[Tensor, "rows position d_vocab"]) -> Float[Tensor, 
     """`KL(p_0 || p_i)` in nats of every row after the first, position by position.
 
     With `d` the change of the logits less its mean under p_0: `log(1 + sum p_0 (e^d - 1 - d))`,
-    which stays exact in float32 where the change is small.
+    which stays exact in float32 where the change is small; the definition where `e^d` is too large.
+    Words that a model rules out (a logit of minus infinity) count for nothing.
     """
-    p, found = logits[0].softmax(-1), []
+    log_p, found = logits[0].log_softmax(-1), []
+    p = log_p.exp()
     for row in logits[1:]:
-        d = row - logits[0]
+        plain = (p * (log_p - row.log_softmax(-1))).masked_fill(p == 0, 0.0).sum(-1)
+        d = (row - logits[0]).masked_fill(p == 0, 0.0)
         d = d - (p * d).sum(-1, keepdim=True)
-        found.append((p * (d.expm1() - d)).sum(-1).log1p())
+        exact = (p * (d.expm1() - d)).sum(-1).log1p()
+        overflows = (row - logits[0]).nan_to_num(0.0).amax(-1) > LARGE
+        found.append(torch.where(overflows | ~exact.isfinite(), plain, exact))
     return torch.stack(found).clamp_min(0)
+
+
+def effect_caveats(
+    model: Any, block: Block, head: int, svd: FactoredSVD | None, sets: Sets
+) -> tuple[Caveat, ...]:
+    """How strong the pieces are at a distance (of a W_QK, whose `svd` is given), and what kl is."""
+    named = []
+    rotary = block.scoring.rotary
+    if svd is not None and rotary is not None:
+        distance = min(DISTANCE, (rotary.n_ctx or DISTANCE + 1) - 1)
+        drawn = fixed("strength behind", 0, 0)
+        ratio = strength_behind(block, head, svd, sets, distance, drawn).nan_to_num(1.0)
+        sentence = (
+            "random pieces are as strong as their direction at distance 0; at distance "
+            f"{distance} a direction is {float(ratio.min()):.2g} to {float(ratio.max()):.2g} times "
+            "as strong as they are."
+        )
+        named.append(Caveat("energy at distance 0", sentence))
+    if not block.scoring.causal:
+        sentence = "the model reads both ways: kl is of the words it says at each position."
+        named.append(Caveat("no next token", sentence))
+    if runs_in_half(model):
+        sentence = (
+            "rounding alone moves kl, by a direction and by random pieces alike (SmolLM2 in "
+            "bfloat16: 0.002 nats); what is small needs the model in float32."
+        )
+        named.append(Caveat("half precision", sentence))
+    return tuple(named)

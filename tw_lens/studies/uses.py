@@ -121,9 +121,11 @@ class DirectionUses(Result):
 
     def said(self, side: str) -> str:
         """How a side's places compare with its words, in half a sentence."""
-        n = len(self.of_side(side))
-        if not n:
+        if not self.of_side(side):
             return f"{side}: no place"
+        n = int((~self.word_ranks(side)[0].isnan()).sum())
+        if not n:
+            return f"{side}: no place that a word follows"
         (share, random), (median, usual) = self.listed(side), self.median_rank(side)
         hold = "hold" if (self.circuit, side) != WRITTEN else "stand before"
         return (

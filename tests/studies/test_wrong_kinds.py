@@ -1,0 +1,56 @@
+"""What is no number or no list is refused in one sentence: asked without the tests' type checks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = {
+    "no head": ("effect(head=None)", "head=None is no number: name one head, 0 to 3."),
+    "no head, uses": ("uses(head=None)", "head=None is no number: name one head, 0 to 3."),
+    "two heads": ("effect(head=[0, 1])", "head=[0, 1] is no number: name one head, 0 to 3."),
+    "no layer": ("uses(layer=None)", "layer=None is no number: name one block, 0 to 2."),
+    "a number": ("effect(directions=0)", "directions=0 is no list of numbers or of sets"),
+    "a text": ("effect(directions='01')", "directions='01' is no list of numbers or of sets"),
+    "no prompts": ("uses(prompts=None)", "prompts=None is no list: give a list of texts"),
+    "measures": ("alike(measures='embedding')", "measures='embedding' is no list: give ['embe"),
+    "controls": ("alike(controls='isotropic')", "controls='isotropic' is no list: give ['isot"),
+}
+ASKED = """
+import sys
+import tw_lens as tw
+from tests.models import golden_bridge
+model = golden_bridge()
+weights = tw.read_weights(model)
+def study(call, **options):
+    given = {"prompts": [[5, 6, 7]], "layer": 1, "head": 1} | options
+    return call(model, given.pop("prompts"), **given)
+def effect(**options):
+    return study(tw.direction_effect, **{"directions": [0]} | options)
+def uses(**options):
+    return study(tw.direction_uses, **options)
+def alike(**options):
+    return tw.coherence(weights, layers=[1], n=1, n_controls=9, **options)
+for case in sys.argv[1:]:
+    try:
+        eval(case)
+        print("nothing refused")
+    except TypeError as error:
+        print(error)
+alike(measures=(name for name in ["embedding"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, str]:
+    cases = [case for case, _ in CASES.values()]
+    command = [sys.executable, "-c", ASKED, *cases]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    return dict(zip(CASES, done.stdout.splitlines(), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sentence(answers: dict[str, str], case: str):
+    assert answers[case].startswith(CASES[case][1])

@@ -177,3 +177,18 @@ def test_hostile_prompts_are_read_like_any_other(prompt: str):
     assert all(string.isprintable() for string in states.token_strings)
     assert torch.isfinite(states.stream).all()
     assert tw.trajectory(tw.read_weights(model), states).norm.shape == (4, len(states))
+
+
+def test_a_model_that_drops_values_at_random_is_refused():
+    model = tiny_bridge("gpt2")
+    model.train()
+    for call in (
+        lambda: tw.read_states(model, [5, 6, 7]),
+        lambda: tw.check(model, [5, 6, 7]),
+        lambda: tw.trajectory_statistics(model, [[5, 6, 7]], controls=[]),
+        lambda: tw.direction_effect(model, [[5, 6, 7]], layer=1, head=0),
+    ):
+        with pytest.raises(ValueError, match=r"tiny-gpt2 is in training mode.*model.eval\(\)"):
+            call()
+    model.eval()
+    assert tw.check(model, [5, 6, 7]).passed

@@ -219,6 +219,11 @@ def test_to_remove_none_changes_nothing(circuit: str):
     assert found.names == ("none",) and float(found.energy[0]) == 0
 
 
+def test_a_set_named_twice_is_tried_once():
+    where = {"layer": LAYER, "head": HEAD, "directions": [1, (2, 0), [0, 2], 1]}
+    assert tw.direction_effect(shared_bridge("gpt2"), PROMPTS, **where).names == ("1", "0+2")
+
+
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
 def test_random_pieces_are_as_strong_and_of_the_same_rank(architecture: str, circuit: str):

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tw_lens.errors import UnsupportedModel
 from tw_lens.reading.offloaded import device_of
-from tw_lens.reading.parts import architecture_of, attention_of
+from tw_lens.reading.parts import architecture_of, attention_of, name_of
 
 
 def stream_hooks(n_layers: int) -> list[str]:
@@ -63,6 +63,7 @@ def run_batch(
     model: Any, tokens: Tensor, names: list[str], *, also: list[str] | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """As `run`, for prompts of one length: everything has a first axis, the prompt."""
+    _require_no_dropout(model)
     wanted = set(names) | set(also or [])
     tokens = tokens.to(device_of(model))
     with _unhooked_attention(model) as outputs, torch.no_grad():
@@ -84,6 +85,19 @@ def run_batch(
             "What does not need the stream (weights, spectra, probes) can still be computed.",
         )
     return logits.float().cpu(), held
+
+
+def _require_no_dropout(model: Any) -> None:
+    """Refuse a model whose every pass is another one.
+
+    Raises:
+        ValueError: dropout is at work.
+    """
+    if any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in model.modules()):
+        raise ValueError(
+            f"{name_of(model)} is in training mode and drops values at random: call model.eval() "
+            "first, so that every pass gives the same."
+        )
 
 
 def read_streams(model: Any, tokens: Tensor) -> Tensor:

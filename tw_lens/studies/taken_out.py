@@ -33,7 +33,7 @@ Sets = tuple[tuple[int, ...], ...]
 def direction_sets(
     directions: Iterable[SupportsIndex | Iterable[SupportsIndex]] | None, rank: int
 ) -> Sets:
-    """The sets of directions asked for, in order; the leading ones, one by one, by default.
+    """The sets of directions asked for, each once; the leading ones, one by one, by default.
 
     Raises:
         IndexError: a direction does not exist.
@@ -43,7 +43,8 @@ def direction_sets(
     if directions is None:
         return tuple((i,) for i in range(min(LEADING, rank)))
     try:
-        sets = tuple(tuple(sorted({index(i) for i in _members(one)})) for one in directions)
+        held = (tuple(sorted({index(i) for i in _members(one)})) for one in directions)
+        sets = tuple(dict.fromkeys(held))
     except TypeError:
         raise TypeError(
             f"directions={directions!r} is no list of numbers or of sets of numbers: [0, 1] or "

@@ -1,8 +1,10 @@
 """Figures in files: the format asked for, a paper's size and type, offline, whole or absent."""
 
+import contextlib
 import re
 import shutil
 import struct
+import zlib
 
 import pytest
 
@@ -25,6 +27,18 @@ def walk():
     return tw.trajectory(weights, states), tw.fit_map(weights, states)
 
 
+def placed(pdf: bytes) -> tuple[float, float, float]:
+    """How large a page's picture is drawn, and how far from the left and from the top."""
+    for stream in re.findall(rb"stream\r?\n(.*?)endstream", pdf, re.DOTALL):
+        with contextlib.suppress(zlib.error):
+            drawn = zlib.decompress(stream)
+            found = re.match(rb"(\S+) 0 0 -\S+ 0 \S+ cm\s+q\s+(\S+) 0 0 \S+ (\S+) (\S+) cm", drawn)
+            if found:
+                page, size, left, top = map(float, found.groups())
+                return round(page * size, 4), left, top
+    raise AssertionError("no page was found")
+
+
 @needs_chromium
 @pytest.mark.filterwarnings("ignore")  # of the browser's driver, at its end
 def test_every_format_is_written_in_the_papers_size(walk, tmp_path):
@@ -34,7 +48,12 @@ def test_every_format_is_written_in_the_papers_size(walk, tmp_path):
     assert width == pytest.approx(3.3 * 96) and "step angle" in svg and "http:" not in re.sub(
         r'xmlns[^=]*="[^"]*"', "", svg
     )  # fmt: skip
-    assert tw.save_figure(path, tmp_path / "walk.pdf", columns=2).read_bytes()[:5] == b"%PDF-"
+    pdf = tw.save_figure(path, tmp_path / "walk.pdf", columns=2).read_bytes()
+    assert pdf[:5] == b"%PDF-" and placed(pdf) == (
+        0.75,
+        0,
+        0,
+    )  # a pixel is 3/4 point; from the edge
     png = tw.save_figure(path.plot(chart), tmp_path / "walk.png", height=2.0).read_bytes()
     assert png[:4] == b"\x89PNG"
     assert struct.unpack(">II", png[16:24]) == (1267, 768)  # 3.3 by 2 inches at 384 dots

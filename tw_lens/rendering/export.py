@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("svg", "png", "pdf")
 SHARPNESS = 4  # 384 dots per inch in a PNG
+UNCUT = "<style>@page { margin: 0 }</style>"  # else a PDF is moved by a tenth of an inch, and cut
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -81,5 +82,7 @@ def _drawn(figure: go.Figure, kind: str) -> bytes:
         )
     options: dict[str, Any] = {"format": kind, "scale": SHARPNESS if kind == "png" else 1}
     size = {"width": figure.layout.width, "height": figure.layout.height}
-    where = {"path": browser, "mathjax": False}
+    page = kaleido.PageGenerator(mathjax=False)
+    page.header += UNCUT
+    where = {"path": browser, "page_generator": page}
     return kaleido.calc_fig_sync(figure, opts=options | size, kopts=where)

@@ -39,6 +39,7 @@ from tw_lens.studies.taken_out import (
     Sets,
     direction_sets,
     effect_caveats,
+    in_double,
     measured,
     named,
     pieces_of,
@@ -217,9 +218,10 @@ def direction_effect(
     weights = read_weights(model)
     block = weights.block(layer)
     head = one_head(block, head)
-    svd = head_svd(block, [head], circuit)
+    precise = in_double(block)
+    svd = head_svd(precise, [head], circuit)
     sets = direction_sets(directions, svd.S.shape[-1])
-    A = block.A_Q[head] if circuit == "QK" else block.A_V[block.kv_head[head]]
+    A = precise.A_Q[head] if circuit == "QK" else precise.A_V[block.kv_head[head]]
     shape = (len(SOURCES), len(sets), len(MEASURES))
     tally, gap = Tally.empty(math.prod(shape)), 0.0
     with counted(progress, prompts) as count:
@@ -259,7 +261,7 @@ def direction_effect(
         n_random=n_random,
         caveats=(
             *without_distance(weights.caveats),
-            *effect_caveats(model, block, head, svd if circuit == "QK" else None, sets),
+            *effect_caveats(model, precise, head, svd if circuit == "QK" else None, sets),
             *rows.caveats,
         ),
     )

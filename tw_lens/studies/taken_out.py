@@ -6,6 +6,7 @@ See `direction_effect`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from operator import index
 from typing import Any, SupportsIndex
 
@@ -71,6 +72,12 @@ def named(held: tuple[int, ...]) -> str:
     return "+".join(map(str, held)) or "none"
 
 
+def in_double(block: Block) -> Block:
+    """The block with weights in float64, so that pieces have their energies to 1e-6."""
+    names = ("W_Q", "W_K", "W_V", "W_O")
+    return replace(block, **{name: getattr(block, name).double() for name in names})
+
+
 def pieces_of(
     svd: FactoredSVD,
     A: Float[Tensor, "d_model d_inner"],
@@ -123,7 +130,7 @@ def strength_behind(
     L, R = block.qk_factors(distance)
     pieces = pieces_of(svd, L[head], sets, keep=False, n_random=DRAWN, chance=chance)
     core = torch.linalg.qr(R[block.kv_head[head]])[1]
-    energy = (pieces.sends @ core.T).flatten(1).square().sum(-1).unflatten(0, (len(sets), -1))
+    energy = (pieces.sends.to(core) @ core.T).flatten(1).square().sum(-1).unflatten(0, (len(sets), -1))
     return (energy[:, 0] / energy[:, 1:].mean(1)).sqrt()
 
 

@@ -8,8 +8,10 @@
    `coherence`, `side_pairing`, `direction_blocks`: what of it stands above chance.
 5. `read_states(model, prompt)`: a prompt's residual stream.
 6. `trajectory`, `movers`, `fit_map`, `attention_pattern`: the words travelling.
-7. `report(model, path, prompt=..., layers=[...])`: all of it on one page.
-8. `save_table(result, path)`: its table for a paper, with the line to `cite` it by.
+7. `trajectory_statistics`, `approach`, `direction_effect`, `direction_uses`: many prompts through
+   the running model, beside controls.
+8. `report(model, path, prompt=..., layers=[...])`: all of it on one page.
+9. `save_table(result, path)`: its table for a paper, with the line to `cite` it by.
 """
 
 from tw_lens.analyses import (

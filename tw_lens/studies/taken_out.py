@@ -130,7 +130,8 @@ def strength_behind(
     L, R = block.qk_factors(distance)
     pieces = pieces_of(svd, L[head], sets, keep=False, n_random=DRAWN, chance=chance)
     core = torch.linalg.qr(R[block.kv_head[head]])[1]
-    energy = (pieces.sends.to(core) @ core.T).flatten(1).square().sum(-1).unflatten(0, (len(sets), -1))
+    seen = (pieces.sends.to(core) @ core.T).flatten(1)
+    energy = seen.square().sum(-1).unflatten(0, (len(sets), -1))
     return (energy[:, 0] / energy[:, 1:].mean(1)).sqrt()
 
 

@@ -309,3 +309,8 @@ def test_prompts_and_circuits_that_do_not_fit_are_refused():
         tw.direction_uses(model, "w5 w6", layer=0, head=0)
     with pytest.raises(Exception, match="circuit"):
         tw.direction_uses(model, PROMPTS, layer=0, head=0, circuit="VO")
+
+
+def test_places_have_no_intervals_and_say_nothing_of_them():
+    names = {caveat.name for caveat in uses(golden_bridge(), "QK").caveats}
+    assert {"positions", "few prompts"} <= names and "intervals" not in names

@@ -262,7 +262,7 @@ def direction_effect(
         caveats=(
             *without_distance(weights.caveats),
             *effect_caveats(model, precise, head, svd if circuit == "QK" else None, sets),
-            *rows.caveats,
+            *rows.caveats_of_intervals,
         ),
     )
 

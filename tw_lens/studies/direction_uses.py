@@ -214,7 +214,4 @@ def _use(
 def _caveats(rows: Rows) -> tuple[Caveat, ...]:
     """What a reader must know of the prompts before the places."""
     few = f"the highest places of {rows.n_prompts} prompts may not be typical."
-    return tuple(
-        Caveat(caveat.name, few) if caveat.name == "few prompts" else caveat
-        for caveat in rows.caveats
-    )
+    return (*rows.caveats, *(Caveat("few prompts", few),) * rows.few)

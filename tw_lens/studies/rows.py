@@ -54,7 +54,7 @@ class Rows:
 
     @property
     def caveats(self) -> tuple[Caveat, ...]:
-        """What a reader must know of the prompts before the figures."""
+        """Which prompts and positions a study leaves out."""
         named = []
         if self._first:
             last = self._first - 1
@@ -66,8 +66,18 @@ class Rows:
             named.append(
                 Caveat("left out", f"{self.n_skipped} prompts had no position to measure.")
             )
-        named.append(Caveat("intervals", ONE_BY_ONE))
-        if self.n_prompts < FEW:
+        return tuple(named)
+
+    @property
+    def few(self) -> bool:
+        """Whether so few prompts say little of others."""
+        return self.n_prompts < FEW
+
+    @property
+    def caveats_of_intervals(self) -> tuple[Caveat, ...]:
+        """What a reader must know before figures with intervals over the prompts."""
+        named = [*self.caveats, Caveat("intervals", ONE_BY_ONE)]
+        if self.few:
             named.append(
                 Caveat("few prompts", f"intervals from {self.n_prompts} prompts are too narrow.")
             )

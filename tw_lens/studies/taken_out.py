@@ -174,12 +174,15 @@ def divergence(logits: Float[Tensor, "rows position d_vocab"]) -> Float[Tensor, 
     log_p, found = logits[0].log_softmax(-1), []
     p = log_p.exp()
     for row in logits[1:]:
-        plain = (p * (log_p - row.log_softmax(-1))).masked_fill(p == 0, 0.0).sum(-1)
-        d = (row - logits[0]).masked_fill(p == 0, 0.0)
+        change = row - logits[0]
+        d = change.masked_fill(p == 0, 0.0)
         d = d - (p * d).sum(-1, keepdim=True)
-        exact = (p * (d.expm1() - d)).sum(-1).log1p()
-        overflows = (row - logits[0]).nan_to_num(0.0).amax(-1) > LARGE
-        found.append(torch.where(overflows | ~exact.isfinite(), plain, exact))
+        kl = (p * (d.expm1() - d)).sum(-1).log1p()
+        large = (change.nan_to_num(0.0).amax(-1) > LARGE) | ~kl.isfinite()
+        if large.any():
+            plain = (p * (log_p - row.log_softmax(-1))).masked_fill(p == 0, 0.0).sum(-1)
+            kl = torch.where(large, plain, kl)
+        found.append(kl)
     return torch.stack(found).clamp_min(0)
 
 

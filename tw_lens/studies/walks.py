@@ -173,7 +173,7 @@ def walk(
         n_prompts=rows.n_prompts,
         n_cut=rows.n_cut,
         n_skipped=rows.n_skipped,
-        caveats=(*rows.caveats, *(ONE_TWIN,) * (TWIN in sources)),
+        caveats=(*rows.caveats_of_intervals, *(ONE_TWIN,) * (TWIN in sources)),
     )
 
 

@@ -67,7 +67,7 @@ class RawModel:
     layers: list[RawLayer]
     d_head: int
 
-    def entering(self) -> Tensor:
+    def embed(self) -> Tensor:
         """What enters the stream for every word."""
         return self.scale * self.E
 
@@ -93,10 +93,10 @@ class RawModel:
         return self.final.N(x) @ self.directions_of_readout() + self.offset_of_readout()
 
     def qk_probe(self, layer: int, head: int, word: int) -> Tensor:
-        """Score of every word as a key for `word` as a query, at rotary offset 0."""
+        """Score of every word as a key for `word` as a query, at rotary distance 0."""
         L = self.layers[layer]
         a_Q = L.norm.bias @ L.W_Q[head] + L.b_Q[head]
-        points = L.norm.N(self.entering())
+        points = L.norm.N(self.embed())
         query = points[word] @ L.norm.fold(L.W_Q[head]) + a_Q
         keys = points @ L.norm.fold(L.W_K[head])
         return keys @ query / math.sqrt(self.d_head)
@@ -104,7 +104,7 @@ class RawModel:
     def update(self, layer: int, head: int, word: int) -> Tensor:
         """What a head writes for a word."""
         L = self.layers[layer]
-        point = L.norm.N(self.entering()[word])
+        point = L.norm.N(self.embed()[word])
         value = point @ L.norm.fold(L.W_V[head]) + L.norm.bias @ L.W_V[head] + L.b_V[head]
         return value @ L.W_O[head] @ self.final.P()
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from tw_lens.canonical import Block, Norm, Readout, Scoring, Vocabulary, Weights, Writing
+from tw_lens.canonical import (
+    AttentionOutput,
+    AttentionScores,
+    Block,
+    Norm,
+    Readout,
+    Vocabulary,
+    Weights,
+)
 from tw_lens.tokens import TokenStrings
 
 D, D_HEAD, V, K = 48, 16, 2000, 5
@@ -16,7 +24,7 @@ def planted(
     """One layer of two heads: head 0's W_QK maps word sets to related ones, head 1 is random.
 
     Direction i of head 0 reads the words `10 i ... 10 i + 4` and attends to the next five; the two
-    sets share half of what they have in common. `repaired`: to those of the direction before.
+    sets share half of what they have in common. `null_association`: to those of the direction before.
     """
     g = torch.Generator().manual_seed(seed)
     n = len(strengths)
@@ -52,7 +60,7 @@ def by_hand(W_E, W_Q, W_K, W_V, W_O) -> Weights:
     zeros = torch.zeros(heads, d_head)
     block = Block(
         layer=0, norm=norm, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O, b_Q=zeros, b_K=zeros, b_V=zeros,
-        b_O=torch.zeros(d), scoring=Scoring(scale=d_head**-0.5), writing=Writing(),
+        b_O=torch.zeros(d), attention_scores=AttentionScores(scale=d_head**-0.5), attention_output=AttentionOutput(),
         centred_stream=False,
     )  # fmt: skip
     return Weights(

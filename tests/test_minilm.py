@@ -47,7 +47,7 @@ def test_words_are_read_against_its_embeddings_and_it_says_so(minilm):
     assert weights.readout.is_embedding
     probe = tw.head_probe(weights, layer=0, words=["cat"], circuit="OV", head=0, k=3)
     assert "no unembedding" in {caveat.name for caveat in probe.caveats}
-    x = weights.vocabulary.entering(torch.tensor(weights.tokens.look_up(["cat"])[0]))
+    x = weights.vocabulary.embed(torch.tensor(weights.tokens.look_up(["cat"])[0]))
     block = weights.block(0)
     update = block.values(x)[:, 0] @ block.W_O[0]
     scores = update @ weights.vocabulary.W_E.T

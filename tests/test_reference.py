@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tw_lens
-from tw_lens.analyses import Result
+from tw_lens.results import Result
 
 ROOT = Path(__file__).parent.parent
 

@@ -87,7 +87,7 @@ def test_certified_raw_and_processed_with_the_same_spectra(smollm2):
 def test_the_last_bird_is_killed_with_a_stone(smollm2):
     weights = tw.read_weights(smollm2)
     states = tw.read_states(smollm2, "To kill two birds with one")
-    assert tw.trajectory(weights, states).reading(weights.n_layers, len(states) - 1)[0] == " stone"
+    assert tw.trajectory(weights, states).readout(weights.n_layers, len(states) - 1)[0] == " stone"
 
 
 def test_certified_in_bfloat16():
@@ -106,7 +106,7 @@ def test_certified_in_bfloat16():
 def test_every_step_is_divided_among_heads_and_mlps(smollm2):
     """Position 0 carries entries of 25,000, whose rounding is larger than a small step's 1e-5."""
     states = tw.read_states(smollm2, PROMPT)
-    found = tw.movers(tw.read_weights(smollm2), states)
-    assert found.gap < 1e-5 and "attention" not in found.components
+    found = tw.trajectory_attribution(tw.read_weights(smollm2), states)
+    assert found.residual_error < 1e-5 and "attention" not in found.components
     shares = found.share[:, :, 1:].nansum(1)
     assert float((shares - 1).abs().max()) < 1e-3

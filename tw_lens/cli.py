@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tw_lens.terminal import layers as numbers
-from tw_lens.terminal import lines, progress, refusals, tabled
+from tw_lens.terminal import parse_layers, progress, read_lines, report_errors, table_command
 
 PROMPT = "To kill two birds with one stone"
 
@@ -29,7 +28,7 @@ Model = Annotated[
 ]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="The text to run.")]
 Layer = Annotated[int, typer.Option("--layer", "-l", help="Which block.")]
-Offset = Annotated[int, typer.Option(help="Distance back to the key (QK, rotary models).")]
+Distance = Annotated[int, typer.Option(help="Distance back to the key (QK, rotary models).")]
 Head = Annotated[int | None, typer.Option("--head", help="One head (default: all).")]
 Circuit = Annotated[Literal["QK", "OV"], typer.Option("--circuit", help="Which map.")]
 Convention = Annotated[
@@ -43,8 +42,8 @@ Readable = Annotated[
         help="List whole words only: no fragments, no special or never-trained tokens.",
     ),
 ]
-Sentences = Annotated[Path, typer.Option(help="A text file, one prompt a line.")]
-Kept = Annotated[
+Prompts = Annotated[Path, typer.Option(help="A text file, one prompt a line.")]
+Checkpoint = Annotated[
     Path | None, typer.Option(help="A file to keep the study in: named again, it goes on.")
 ]
 
@@ -58,32 +57,32 @@ def report(
     ] = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
     method: Annotated[Literal["pca", "umap"], typer.Option("--map", help="The drawing.")] = "pca",
-    sentences: Annotated[
+    prompts: Annotated[
         Path | None, typer.Option(help="A text file, one prompt a line, for a section on them.")
     ] = None,
 ) -> None:
     """Everything for chosen layers and a prompt, on one page that opens offline."""
-    with refusals(), progress() as say:
+    with report_errors(), progress() as say:
         from tw_lens.files import require_writable
         from tw_lens.rendering import report as write_report
 
         require_writable(output)
-        chosen = numbers(layers)
-        many = None if sentences is None else lines(sentences)
+        chosen = parse_layers(layers)
+        many = None if prompts is None else read_lines(prompts)
         path = write_report(
             _load(model, say),
             output,
             prompt=prompt,
             layers=chosen,
             method=method,
-            sentences=many,
+            prompts=many,
             progress=say,
         )
     typer.echo(f"The page is at {path.resolve()}")
 
 
 @app.command()
-@tabled
+@table_command
 def check(say: Say, model: Model = None, prompt: Prompt = PROMPT) -> Tabled:
     """The certificate: does the canonical form compute what the model computes?"""
     from tw_lens.reading import check as certify
@@ -95,7 +94,7 @@ def check(say: Say, model: Model = None, prompt: Prompt = PROMPT) -> Tabled:
 
 
 @app.command()
-@tabled
+@table_command
 def norms(
     say: Say,
     model: Model = None,
@@ -111,14 +110,16 @@ def norms(
     from tw_lens.analyses import token_norms
 
     weights = _weights(model, say)
-    say("Scoring every token")
-    among = _readable(weights, readable)
-    result = token_norms(weights, scale=scale, bias=bias, convention=convention, among=among)
+    say("AttentionScores every token")
+    token_filter = _readable(weights, readable)
+    result = token_norms(
+        weights, scale=scale, bias=bias, convention=convention, token_filter=token_filter
+    )
     return result, pd.concat([result.top(k), result.bottom(k)])
 
 
 @app.command()
-@tabled
+@table_command
 def probe(
     say: Say,
     model: Model = None,
@@ -130,7 +131,7 @@ def probe(
     circuit: Circuit = "QK",
     convention: Convention = "exact",
     head: Head = None,
-    offset: Offset = 0,
+    distance: Distance = 0,
     readable: Readable = False,
     k: K = 5,
 ) -> Tabled:
@@ -147,14 +148,14 @@ def probe(
         k=k,
         convention=convention,
         head=head,
-        offset=offset,
-        among=_readable(weights, readable),
+        distance=distance,
+        token_filter=_readable(weights, readable),
     )
     return result, result.to_dataframe()
 
 
 @app.command()
-@tabled
+@table_command
 def spectrum(
     say: Say,
     model: Model = None,
@@ -162,7 +163,7 @@ def spectrum(
     circuit: Circuit = "QK",
     convention: Convention = "exact",
     head: Head = None,
-    offset: Offset = 0,
+    distance: Distance = 0,
     n: Annotated[int, typer.Option("-n", help="Leading directions to read.")] = 5,
     readable: Readable = False,
     k: K = 5,
@@ -180,14 +181,14 @@ def spectrum(
         k=k,
         convention=convention,
         head=head,
-        offset=offset,
-        among=_readable(weights, readable),
+        distance=distance,
+        token_filter=_readable(weights, readable),
     )
     return result, result.to_dataframe()
 
 
 @app.command()
-@tabled
+@table_command
 def atlas(
     say: Say,
     model: Model = None,
@@ -202,14 +203,16 @@ def atlas(
     from tw_lens.analyses import head_atlas
 
     weights = _weights(model, say)
-    among = _readable(weights, readable)
-    found = head_atlas(weights, layers=numbers(layers), n=n, k=k, among=among, progress=say)
+    token_filter = _readable(weights, readable)
+    found = head_atlas(
+        weights, layers=parse_layers(layers), n=n, k=k, token_filter=token_filter, progress=say
+    )
     result = found.only(circuit=circuit, word=word or None)
     return result, result.to_dataframe()
 
 
 @app.command()
-@tabled
+@table_command
 def trajectory(say: Say, model: Model = None, prompt: Prompt = PROMPT) -> Tabled:
     """The path of every position of a prompt: norms, angles, and what each state reads as."""
     from tw_lens.analyses import trajectory as travel
@@ -222,32 +225,36 @@ def trajectory(say: Say, model: Model = None, prompt: Prompt = PROMPT) -> Tabled
 
 
 @app.command()
-@tabled
-def statistics(say: Say, sentences: Sentences, model: Model = None, kept: Kept = None) -> Tabled:
+@table_command
+def trajectory_statistics(
+    say: Say, prompts: Prompts, model: Model = None, checkpoint: Checkpoint = None
+) -> Tabled:
     """Many prompts travelling: every measure at every layer, with intervals and controls."""
-    from tw_lens.studies import trajectory_statistics
+    from tw_lens.studies import trajectory_statistics as study
 
-    prompts = lines(sentences)
-    result = trajectory_statistics(_load(model, say), prompts, kept=kept, progress=say)
+    prompts = read_lines(prompts)
+    result = study(_load(model, say), prompts, checkpoint=checkpoint, progress=say)
     return result, result.to_dataframe()
 
 
 @app.command()
-@tabled
-def approach(say: Say, sentences: Sentences, model: Model = None, kept: Kept = None) -> Tabled:
+@table_command
+def trajectory_alignment(
+    say: Say, prompts: Prompts, model: Model = None, checkpoint: Checkpoint = None
+) -> Tabled:
     """Does a word approach what follows it? Over many prompts, with intervals and controls."""
-    from tw_lens.studies import approach as study
+    from tw_lens.studies import trajectory_alignment as study
 
-    prompts = lines(sentences)
-    result = study(_load(model, say), prompts, kept=kept, progress=say)
+    prompts = read_lines(prompts)
+    result = study(_load(model, say), prompts, checkpoint=checkpoint, progress=say)
     return result, result.summary()
 
 
 @app.command()
-@tabled
-def effect(
+@table_command
+def direction_ablation(
     say: Say,
-    sentences: Sentences,
+    prompts: Prompts,
     layer: Layer,
     head: Annotated[int, typer.Option("--head", help="Which head.")],
     model: Model = None,
@@ -255,9 +262,9 @@ def effect(
     n: Annotated[int, typer.Option("-n", help="Leading directions, taken out one by one.")] = 20,
 ) -> Tabled:
     """What changes when directions of a head are taken out of the running model, with controls."""
-    from tw_lens.studies import direction_effect as study
+    from tw_lens.studies import direction_ablation as study
 
-    prompts, tried = lines(sentences), range(n)
+    prompts, tried = read_lines(prompts), range(n)
     asked = {"layer": layer, "head": head, "circuit": circuit, "directions": tried}
     result = study(_load(model, say), prompts, **asked, progress=say)
     return result, result.to_dataframe()
@@ -270,9 +277,9 @@ def _weights(model: str | None, say: Say) -> Any:
 
 
 def _readable(weights: Any, readable: bool) -> Any:
-    from tw_lens.analyses import word_filter
+    from tw_lens.analyses import token_filter as token_filter
 
-    return word_filter(weights) if readable else None
+    return token_filter(weights) if readable else None
 
 
 def _load(model: str | None, say: Say) -> Any:

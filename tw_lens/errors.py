@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class UnsupportedModel(ValueError):
+class UnsupportedModelError(ValueError):
     """A model (or a part of it) that cannot be read exactly.
 
     The message names the architecture, the part that does not fit, and what can still be done.

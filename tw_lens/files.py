@@ -28,7 +28,7 @@ def require_writable(path: Path) -> None:
         raise PermissionError(f"the folder {folder} cannot be written to.") from refused
 
 
-def written_whole(path: Path, write: Callable[[Path], Any]) -> Path:
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     """Write a file beside its place and move it there when it is complete."""
     require_writable(path)
     handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=".tw_lens-")

@@ -27,7 +27,7 @@ FORMATS = {
 }
 
 
-def tabled(command: Callable[..., tuple[Any, pd.DataFrame]]) -> Callable[..., None]:
+def table_command(command: Callable[..., tuple[Any, pd.DataFrame]]) -> Callable[..., None]:
     """Make a command of a function that returns a result and its table.
 
     The function's first parameter, which the terminal does not see, takes a sentence at each step.
@@ -44,10 +44,10 @@ def tabled(command: Callable[..., tuple[Any, pd.DataFrame]]) -> Callable[..., No
     @wraps(command)
     def run(**given: Any) -> None:
         files = {name: path for name in FORMATS if (path := given.pop(name)) is not None}
-        with refusals():
+        with report_errors():
             with progress() as say:
                 result, table = command(say, **given)
-            show(result, table, files)
+            write_or_print(result, table, files)
         if not getattr(result, "passed", True):
             raise typer.Exit(FAILED)
 
@@ -57,7 +57,7 @@ def tabled(command: Callable[..., tuple[Any, pd.DataFrame]]) -> Callable[..., No
     return run
 
 
-def show(result: Any, table: pd.DataFrame, files: dict[str, Path]) -> None:
+def write_or_print(result: Any, table: pd.DataFrame, files: dict[str, Path]) -> None:
     """Write a result's table to the files asked for, or print it."""
     from rich.console import Console
 
@@ -73,7 +73,7 @@ def show(result: Any, table: pd.DataFrame, files: dict[str, Path]) -> None:
             console.print(f"Caveat, {caveat}", markup=False, highlight=False)
 
 
-def layers(text: str) -> list[int] | None:
+def parse_layers(text: str) -> list[int] | None:
     """Numbers with commas between them; None for no text.
 
     Raises:
@@ -87,7 +87,7 @@ def layers(text: str) -> list[int] | None:
         raise ValueError(f"--layers {text!r}: numbers with commas fit, as in 0,5,11.") from None
 
 
-def lines(file: Path) -> list[str]:
+def read_lines(file: Path) -> list[str]:
     """The sentences of a text file, one per line; blank lines are left out.
 
     Raises:
@@ -125,7 +125,7 @@ def progress() -> Iterator[Any]:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Errors that name what was given and what fits, as one sentence and an exit code of 2."""
     try:
         yield

@@ -42,10 +42,10 @@ def test_head_probe_qk(both):
         assert cell["rank"].tolist() == list(range(7))
 
 
-@pytest.mark.parametrize("reading", ["u", "x+u"])
-def test_head_probe_ov(both, reading: str):
+@pytest.mark.parametrize("readout", ["update", "residual"])
+def test_head_probe_ov(both, readout: str):
     raw, weights = both
-    options = {"words": WORDS, "circuit": "OV", "k": 7, "reading": reading}
+    options = {"words": WORDS, "circuit": "OV", "k": 7, "readout": readout}
     table = tw.head_probe(weights, layer=2, **options).to_dataframe()
     assert len(table) == (weights.n_heads + 1) * len(WORDS) * 7
     for (component, word), cell in cells(table, "component", "word_index"):
@@ -56,7 +56,7 @@ def test_head_probe_ov(both, reading: str):
             else raw.update(2, int(component.removeprefix("L2H")), word)
         )
         assert cell["norm"].tolist() == pytest.approx([float(u.norm())] * 7, rel=1e-5)
-        state = u + raw.entering()[word] if reading == "x+u" else u
+        state = u + raw.embed()[word] if readout == "residual" else u
         scores = raw.logits(state[None])[0]
         assert_ranking(cell.token_index.tolist(), cell.score.tolist(), scores, 2e-5)
 
@@ -77,7 +77,7 @@ def test_one_head_is_a_part_of_all(both):
 def test_head_spectrum(both, circuit: str):
     raw, weights = both
     result = tw.head_spectrum(weights, layer=1, circuit=circuit, n=3, k=6)
-    points = raw.layers[1].norm.N(raw.entering())
+    points = raw.layers[1].norm.N(raw.embed())
     written = raw.directions_of_readout().T  # relative to the mean word: logits have no origin
     written = points if circuit == "QK" else written - written.mean(0)
     table = result.to_dataframe()
@@ -115,7 +115,7 @@ def test_bias_directions(both):
         return
     table = tw.bias_directions(weights, layer=1, k=4).to_dataframe()
     assert len(table) == weights.n_heads * 4 * 4
-    points = raw.layers[1].norm.N(raw.entering())
+    points = raw.layers[1].norm.N(raw.embed())
     for (component, side, sign), cell in cells(table, "component", "side", "sign"):
         direction = raw.bias_direction(1, int(component.removeprefix("L1H")), side)
         scores = points @ direction * (1 if sign == "+" else -1)
@@ -156,15 +156,15 @@ def test_embedding_distances(both):
 
 
 @pytest.fixture(scope="module")
-def travel(both):
+def trajectory_measures(both):
     raw, weights = both
     model = shared_bridge(weights.model_name.removeprefix("tiny-"))
     states = tw.read_states(model, PROMPT)
     return raw, weights, states, tw.trajectory(weights, states, k=3)
 
 
-def test_trajectory(travel):
-    raw, _, states, path = travel
+def test_trajectory(trajectory_measures):
+    raw, _, states, path = trajectory_measures
     table = path.to_dataframe().set_index(["layer", "position"])
     x = states.stream.double()
     y = raw.final.N(x)
@@ -192,11 +192,11 @@ def test_trajectory(travel):
                 assert math.isnan(row.turning_angle)
 
 
-def test_trajectory_towards_other_things(travel):
-    raw, _, states, path = travel
+def test_trajectory_towards_other_things(trajectory_measures):
+    raw, _, states, path = trajectory_measures
     table = path.to_dataframe().set_index(["layer", "position"])
     y = raw.final.N(states.stream.double())
-    own = raw.final.N(raw.entering()[PROMPT])
+    own = raw.final.N(raw.embed()[PROMPT])
     speak = raw.directions_of_readout().T[PROMPT]
     logits = raw.logits(states.stream.double())
     last = len(PROMPT) - 1
@@ -217,16 +217,16 @@ def test_trajectory_towards_other_things(travel):
         assert to == pytest.approx(arccos_angle(here, speak[p + 1]), abs=1e-4)
 
 
-def test_trajectory_readings(travel):
-    raw, _, states, path = travel
+def test_trajectory_readings(trajectory_measures):
+    raw, _, states, path = trajectory_measures
     logits = raw.logits(states.stream.double())
     for layer in range(4):
         for p in range(len(PROMPT)):
             which = layer * len(PROMPT) + p
-            rows = list(path.readings.rows(which))
+            rows = list(path.readouts.rows(which))
             ids, scores = [r["token_index"] for r in rows], [r["score"] for r in rows]
             assert_ranking(ids, scores, logits[layer, p], 2e-5)
-            assert path.reading(layer, p) == tuple(f"w{i}" for i in ids)
+            assert path.readout(layer, p) == tuple(f"w{i}" for i in ids)
     model = shared_bridge(path.model_name.removeprefix("tiny-"))
     with torch.no_grad():
         predicted = model(torch.tensor([PROMPT]))[0].argmax(-1)
@@ -234,8 +234,8 @@ def test_trajectory_readings(travel):
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_attention_pattern_is_the_models_own(travel, layer: int):
-    _, weights, states, path = travel
+def test_attention_pattern_is_the_models_own(trajectory_measures, layer: int):
+    _, weights, states, path = trajectory_measures
     model = shared_bridge(path.model_name.removeprefix("tiny-"))
     result = tw.attention_pattern(weights, states, layer=layer)
     name = f"blocks.{layer}.attn.hook_pattern"
@@ -259,7 +259,7 @@ def test_head_ellipsoid(both, circuit: str):
     dense = raw.W_QK(1, 1) if circuit == "QK" else raw.W_OV(1, 1)
     U, S, Vh = torch.linalg.svd(dense)
     assert result.semi_axes.tolist() == pytest.approx(S[:3].tolist(), rel=1e-5)
-    points = raw.layers[1].norm.N(raw.entering())[WORDS]
+    points = raw.layers[1].norm.N(raw.embed())[WORDS]
     points = points / points.norm(dim=-1, keepdim=True)
     inside = points @ U[:, :3]
     share = inside.square().sum(-1)
@@ -272,23 +272,23 @@ def test_head_ellipsoid(both, circuit: str):
     assert torch.allclose(result.before.norm(dim=-1), torch.ones(len(WORDS)))
 
 
-def test_fit_map(travel):
+def test_fit_map(trajectory_measures):
     """PCA keeps what a float64 SVD of the centred points keeps."""
-    raw, weights, states, _ = travel
-    chart = tw.fit_map(weights, states, n_words=60, n_components=2)
-    words = list(chart.word_index)
+    raw, weights, states, _ = trajectory_measures
+    projection = tw.fit_projection(weights, states, n_words=60, n_components=2)
+    words = list(projection.word_index)
     y = torch.cat(
-        [raw.final.N(states.stream.double()).flatten(0, 1), raw.final.N(raw.entering()[words])]
+        [raw.final.N(states.stream.double()).flatten(0, 1), raw.final.N(raw.embed()[words])]
     )
     S = torch.linalg.svdvals(y - y.mean(0)).square()
-    assert list(chart.explained) == pytest.approx((S[:2] / S.sum()).tolist(), rel=1e-4)
-    flat = torch.cat([chart.state_points.flatten(0, 1), chart.word_points]).double()
+    assert list(projection.explained) == pytest.approx((S[:2] / S.sum()).tolist(), rel=1e-4)
+    flat = torch.cat([projection.state_points.flatten(0, 1), projection.word_points]).double()
     assert flat.square().sum(0).tolist() == pytest.approx(S[:2].tolist(), rel=1e-4)
     assert len(set(words)) == len(words) >= 60
-    assert set(PROMPT) <= set(words[: chart.landmarks])
-    assert chart.words[0] == "w5"
-    again = tw.fit_map(weights, states, n_words=60, n_components=2)
-    assert torch.equal(again.word_points, chart.word_points)
-    other = tw.fit_map(weights, states, n_words=60, n_components=2, seed=1)
-    assert other.word_index != chart.word_index
-    assert 0 < chart.trustworthiness <= 1
+    assert set(PROMPT) <= set(words[: projection.landmarks])
+    assert projection.words[0] == "w5"
+    again = tw.fit_projection(weights, states, n_words=60, n_components=2)
+    assert torch.equal(again.word_points, projection.word_points)
+    other = tw.fit_projection(weights, states, n_words=60, n_components=2, seed=1)
+    assert other.word_index != projection.word_index
+    assert 0 < projection.trustworthiness <= 1

@@ -73,8 +73,8 @@ def test_conventions_readings_and_methods(weights, states):
             lambda: tw.bias_directions(weights, layer=0, **bad),
             lambda: tw.token_norms(weights, **bad),
         ],
-        "reading": [lambda: tw.head_probe(weights, layer=0, words=[1], reading="x")],
-        "method": [lambda: tw.fit_map(weights, states, method="tsne")],
+        "readout": [lambda: tw.head_probe(weights, layer=0, words=[1], readout="x")],
+        "method": [lambda: tw.fit_projection(weights, states, method="tsne")],
     }
     for name, group in calls.items():
         for call in group:
@@ -83,7 +83,7 @@ def test_conventions_readings_and_methods(weights, states):
 
 def test_the_calls_own_refusals():
     """Without beartype: the library's own sentences."""
-    from tw_lens.analyses.result import require_choice, require_positive
+    from tw_lens.results.arguments import require_choice, require_positive
 
     with pytest.raises(ValueError, match="circuit='VO' is unknown: 'QK' or 'OV' fits"):
         require_choice("circuit", "VO", ("QK", "OV"))
@@ -103,7 +103,7 @@ def test_counts(weights, states, k: int):
         lambda: tw.trajectory(weights, states, k=k),
         lambda: tw.token_norms(weights).top(k),
         lambda: tw.token_norms(weights).bottom(k),
-        lambda: tw.fit_map(weights, states, n_words=k),
+        lambda: tw.fit_projection(weights, states, n_words=k),
     ]
     for call in calls:
         with pytest.raises(ValueError, match=f"={k} is no count"):
@@ -120,7 +120,7 @@ def test_more_than_there_is_gives_all(weights):
 def test_axes_of_a_map(weights, states):
     for axes in (1, 4):
         with pytest.raises(ValueError, match=f"n_components={axes}: a map has 2 or 3 axes"):
-            tw.fit_map(weights, states, n_components=axes)
+            tw.fit_projection(weights, states, n_components=axes)
 
 
 def test_words_of_several_tokens_are_dropped_and_named(weights):
@@ -151,7 +151,7 @@ def test_states_of_another_model(weights):
     other = tw.read_states(shared_bridge("neo"), [5, 6])
     for call in (
         lambda: tw.trajectory(weights, other),
-        lambda: tw.fit_map(weights, other),
+        lambda: tw.fit_projection(weights, other),
         lambda: tw.attention_pattern(weights, other, layer=0),
     ):
         with pytest.raises(ValueError, match="are not of the weights' model"):
@@ -170,7 +170,7 @@ def test_one_token_prompts_travel(weights):
     path = tw.trajectory(weights, states)
     assert path.norm.shape == (4, 1)
     assert tw.attention_pattern(weights, states, layer=0).pattern.tolist() == [[[1.0]]] * 4
-    assert torch.isfinite(tw.fit_map(weights, states).state_points).all()
+    assert torch.isfinite(tw.fit_projection(weights, states).state_points).all()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_one_token_prompts_travel(weights):
 )
 def test_a_model_in_the_weights_place_is_named(name):
     model = torch.nn.Linear(2, 2)
-    with pytest.raises(TypeError, match=rf"{name} asks weights first.*and was given Linear\."):
+    with pytest.raises(TypeError, match=rf"{name} expects Weights;.*\(got Linear\)\."):
         getattr(tw, name)(model)
 
 

@@ -19,7 +19,7 @@ def test_every_row_is_the_head_spectrums(architecture: str):
         S = spectrum.singular_values
         assert rows.singular_value.tolist() == pytest.approx(S[:, :2].flatten().tolist())
         assert rows.share.tolist() == pytest.approx((S / S.sum(-1, True))[:, :2].flatten().tolist())
-        for lists, column in ((spectrum.left, "left_words"), (spectrum.right, "right_words")):
+        for lists, column in ((spectrum.left, "left_tokens"), (spectrum.right, "right_tokens")):
             assert rows[column].tolist() == [" ".join(words) for words in lists.token_string]
 
 
@@ -44,19 +44,19 @@ def test_hybrids_show_only_layers_that_attend():
 
 def test_words_are_chosen_from_a_filter():
     weights = tw.read_weights(shared_bridge("gpt2"))
-    among = tw.word_filter(weights, whole_words=False, id_band=(0, 200))
-    atlas = tw.head_atlas(weights, layers=[1], n=2, k=3, among=among)
-    spectrum = tw.head_spectrum(weights, layer=1, circuit="OV", n=2, k=3, among=among)
+    token_filter = tw.token_filter(weights, whole_words=False, id_band=(0, 200))
+    atlas = tw.head_atlas(weights, layers=[1], n=2, k=3, token_filter=token_filter)
+    spectrum = tw.head_spectrum(weights, layer=1, circuit="OV", n=2, k=3, token_filter=token_filter)
     ov = [i for i, (_, _, circuit, _) in enumerate(atlas.entries) if circuit == "OV"]
     assert torch.equal(atlas.right.token_index[ov], spectrum.right.token_index)
-    assert among.keep[atlas.left.token_index].all() and "words among" in atlas.headline()
+    assert token_filter.keep[atlas.left.token_index].all() and "words among" in atlas.headline()
 
 
 def test_heads_are_chosen_by_layer_by_map_and_by_word():
     atlas = tw.head_atlas(tw.read_weights(shared_bridge("gpt2")), n=2)
     whole = atlas.to_dataframe()
     token = atlas.right.token_string[3][0]
-    lists = whole.left_words + " " + whole.right_words
+    lists = whole.left_tokens + " " + whole.right_tokens
     for given, expected in (
         ({"layers": [2]}, whole[whole.layer == 2]),
         ({"circuit": "OV", "layers": (0, 1)}, whole[(whole.circuit == "OV") & (whole.layer < 2)]),

@@ -10,10 +10,10 @@ import pytest
 
 import tw_lens as tw
 from tests.models import shared_bridge
-from tw_lens.analyses import Result
 from tw_lens.analyses.common_nouns import NOUNS
 from tw_lens.canonical import Weights
-from tw_lens.studies import DirectionUses
+from tw_lens.results import Result
+from tw_lens.studies import DirectionExamples
 from tw_lens.tokens import TokenStrings
 
 BAD = '<img src=x onerror="alert(1)">'
@@ -33,75 +33,76 @@ class HostileTokenizer:
         return f"{BAD}</script>&\n{ids[0]}"
 
 
+HEAD = ["layer", "head", "component"]
 WORDS = ["rank", "token_index", "token_string", "score"]
-CONTROL = ["coherence", "above"]
+NULL = ["coherence", "exceeds_null"]
 COLUMNS = {
     "EmbeddingDistances": ["setting", "l2_mean", "l2_std", "cosine_mean", "cosine_std"],
     "TokenNorms": WORDS,
-    "HeadProbe": ["component", "word", "word_index", *WORDS, "norm", *CONTROL],
-    "HeadSpectrum": ["component", "direction", "side", "singular_value", *WORDS, *CONTROL],
-    "BiasDirections": ["component", "side", "sign", *WORDS, *CONTROL],
+    "HeadProbe": [*HEAD, "word", "word_index", *WORDS, "norm", *NULL],
+    "HeadSpectrum": [*HEAD, "direction", "side", "singular_value", *WORDS, *NULL],
+    "BiasDirections": [*HEAD, "side", "sign", *WORDS, *NULL],
     "Trajectory": [
         "layer", "label", "position", "token_index", "token_string", "norm", "step_angle",
         "arc_length", "turning_angle", "chord", "tortuosity", "radial_share", "tangential_share",
         "angle_to_embedding", "angle_to_next_readout", "angle_to_last", "angle_to_next",
         "reads_as", "reads_as_index", "logit", "final_rank",
     ],
-    "Movers": [
-        "layer", "component", "position", "token_index", "token_string", "share", "length",
+    "TrajectoryAttribution": [
+        *HEAD, "position", "token_index", "token_string", "share", "length",
     ],
-    "AttentionPattern": ["component", "query", "key", "query_token", "key_token", "attention"],
-    "Chart": [
+    "AttentionPattern": [*HEAD, "query", "key", "query_token", "key_token", "attention"],
+    "Projection": [
         "kind", "prompt", "layer", "position", "token_string", "axis_0", "axis_1", "axis_2",
     ],
-    "Ellipsoid": [
-        "word", "word_index", "share",
+    "HeadEllipsoid": [
+        *HEAD, "word", "word_index", "share",
         "left_0", "left_1", "left_2", "right_0", "right_1", "right_2",
     ],
-    "NounList": ["token_index", "token_string"],
+    "CommonNouns": ["token_index", "token_string"],
     "HeadAtlas": [
         "layer", "head", "component", "circuit", "direction", "singular_value", "share",
-        "left_words", "right_words", "left_coherence", "left_above", "right_coherence",
-        "right_above",
+        "left_tokens", "right_tokens", "left_coherence", "left_exceeds_null", "right_coherence",
+        "right_exceeds_null",
     ],
-    "Coherence": [
+    "DirectionCoherence": [
         "layer", "head", "component", "circuit", "direction", "side", "measure", "coherence",
-        "control", "control_mean", "p", "q_head", "q_layer", "q_model",
+        "null", "null_mean", "p", "q_head", "q_layer", "q_model",
     ],
-    "SidePairing": [
-        "layer", "head", "component", "circuit", "direction", "left_words", "right_words",
-        "association", "repaired", "p_same_head", "p_other_heads", "p_head", "q_head",
+    "DirectionAssociation": [
+        "layer", "head", "component", "circuit", "direction", "left_tokens", "right_tokens",
+        "association", "null_association", "p_same_head", "p_other_heads", "p_head", "q_head",
     ],
-    "DirectionBlocks": [
-        "component", "direction", "singular_value", "gap", "noise", "block", "kept_rotated_left",
-        "kept_rotated_right", "kept_rounded_left", "kept_rounded_right", "sign_margin",
+    "DirectionDegeneracy": [
+        *HEAD, "direction", "singular_value", "spectral_gap", "perturbation_norm", "subspace", "overlap_rotated_left",
+        "overlap_rotated_right", "overlap_rounded_left", "overlap_rounded_right", "sign_margin",
     ],
-    "DistanceProbe": ["component", "word", "word_index", "offset", *WORDS, *CONTROL],
-    "WordFilter": ["condition", "tokens", "examples"],
-    "ScoreByDistance": ["component", "offset", "mean", "std"],
+    "HeadProbeByDistance": [*HEAD, "word", "word_index", "distance", *WORDS, *NULL],
+    "TokenFilter": ["condition", "tokens", "examples"],
+    "HeadScoreByDistance": [*HEAD, "distance", "mean", "std"],
     "TrajectoryStatistics": [
-        "layer", "label", "measure", "source", "mean", "spread", "low", "high", "count", "beyond",
-        "beyond_low", "beyond_high", "model_stands",
+        "layer", "label", "measure", "source", "mean", "std", "low", "high", "count", "difference",
+        "difference_low", "difference_high", "vs_control",
     ],
-    "DirectionUses": [
-        "component", "circuit", "direction", "side", "rank", "prompt", "position", "token_index",
-        "token_string", "along", "cosine", "word_rank", "context_before", "context_after",
-        "partner_position", "partner_token", "partner_along", "contribution", "attention",
+    "DirectionExamples": [
+        *HEAD, "circuit", "direction", "side", "rank", "prompt", "position", "token_index",
+        "token_string", "projection", "cosine", "token_rank", "context_before", "context_after",
+        "counterpart_position", "counterpart_token", "counterpart_projection", "contribution", "attention",
     ],
-    "Approach": ["layer", "label", "target", "place", "source", "angle", "low", "high"],
-    "DirectionEffect": [
-        "component", "circuit", "action", "directions", "energy", "share", "measure", "value",
-        "low", "high", "random", "random_low", "random_high", "beyond", "beyond_low",
-        "beyond_high", "stands", "left_words", "right_words",
+    "TrajectoryAlignment": ["layer", "label", "target", "place", "source", "angle", "low", "high"],
+    "DirectionAblation": [
+        *HEAD, "circuit", "action", "directions", "energy", "share", "measure", "value",
+        "low", "high", "random", "random_low", "random_high", "difference", "difference_low",
+        "difference_high", "vs_control", "left_tokens", "right_tokens",
     ],
 }  # fmt: skip
 WITHOUT_WORDS = {
-    "Approach",
-    "Coherence",
-    "DirectionBlocks",
-    "DirectionEffect",
+    "TrajectoryAlignment",
+    "DirectionCoherence",
+    "DirectionDegeneracy",
+    "DirectionAblation",
     "EmbeddingDistances",
-    "ScoreByDistance",
+    "HeadScoreByDistance",
     "TrajectoryStatistics",
 }
 
@@ -122,33 +123,35 @@ def results() -> dict[str, Result]:
         tw.head_spectrum(weights, layer=1, n=2),
         tw.bias_directions(weights, layer=1),
         tw.trajectory(weights, states),
-        tw.movers(weights, states),
+        tw.trajectory_attribution(weights, states),
         tw.attention_pattern(weights, states, layer=1),
-        tw.fit_map(weights, states, n_words=20),
+        tw.fit_projection(weights, states, n_words=20),
         tw.head_ellipsoid(weights, layer=1, head=2, words=[5, 6]),
         tw.common_nouns(weights),
         tw.head_atlas(weights, n=2),
-        tw.coherence(weights, n=2, n_controls=99),
-        tw.side_pairing(weights, n=2),
-        tw.direction_blocks(weights, layer=1, n=3),
-        tw.word_filter(weights, whole_words=False),
-        tw.distance_probe(weights, layer=1, words=[5, 6], offsets=[0]),
-        tw.score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
+        tw.direction_coherence(weights, n=2, n_null=99),
+        tw.direction_association(weights, n=2),
+        tw.direction_degeneracy(weights, layer=1, n=3),
+        tw.token_filter(weights, whole_words=False),
+        tw.head_probe_by_distance(weights, layer=1, words=[5, 6], distances=[0]),
+        tw.head_score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
         tw.trajectory_statistics(model, [[5, 6, 7], [8, 9]], controls=["random steps"]),
-        tw.approach(model, [[5, 6, 7, 8], [8, 9, 10, 11]], controls=[]),
-        _said(tw.direction_uses(model, [[*range(5, 30)]], layer=1, head=3, context=1), tokens),
-        tw.direction_effect(model, [[5, 6, 7]], layer=1, head=0, directions=[0, 1]),
+        tw.trajectory_alignment(model, [[5, 6, 7, 8], [8, 9, 10, 11]], controls=[]),
+        _said(tw.direction_examples(model, [[*range(5, 30)]], layer=1, head=3, context=1), tokens),
+        tw.direction_ablation(model, [[5, 6, 7]], layer=1, head=0, directions=[0, 1]),
     ]
     return {type(result).__name__: result for result in made}
 
 
-def _said(found: DirectionUses, tokens: TokenStrings) -> DirectionUses:
+def _said(found: DirectionExamples, tokens: TokenStrings) -> DirectionExamples:
     """Places with the strings of other tokens (a bridge takes no tokenizer but its own kind)."""
     hostile = (
-        use._replace(token_string=tokens.string(use.token_index), partner_token=tokens.string(5))
-        for use in found.uses
+        use._replace(
+            token_string=tokens.string(use.token_index), counterpart_token=tokens.string(5)
+        )
+        for use in found.examples
     )
-    return replace(found, uses=tuple(hostile))
+    return replace(found, examples=tuple(hostile))
 
 
 def _rotating(tokens: TokenStrings) -> Weights:

@@ -20,7 +20,7 @@ BEGIN, END = "<!-- architectures: begin -->", "<!-- architectures: end -->"
 PROMPT = list(range(3, 15))
 EXACT = 2e-5
 HUB, MOST = "its code is on a model hub", 90
-ALWAYS_SAID = {"rotary offset 0", "no position"}
+ALWAYS_SAID = {"rotary distance 0", "no position"}
 # Words travel through two stacks, and from one to the other by cross-attention.
 TWO_STACKS = "stack of blocks"
 NO_WORDS = ("it has no embed", "it has no W_E")
@@ -71,7 +71,7 @@ def row(architecture: str) -> Row:
         certificate = _checked(model)
         moved = _moved(model, weights)
         gap, change = _taken_out(model, weights)
-    except tw.UnsupportedModel as refusal:
+    except tw.UnsupportedModelError as refusal:
         return Row(architecture, "refused", remarks=refusal.part)
     block = weights.block(weights.attention_layers[0])
     table = certificate.to_dataframe()
@@ -87,7 +87,7 @@ def row(architecture: str) -> Row:
         quantities="all" if quantities == QUANTITIES else ", ".join(quantities),
         remarks=", ".join(said),
         error=certificate.max_rel_error,
-        movers_gap=moved.gap,
+        movers_gap=moved.residual_error,
         heads_apart="heads" not in {caveat.name for caveat in moved.caveats},
         taken_out_gap=gap,
         taken_out_change=change,
@@ -106,7 +106,7 @@ def _checked(model: Any) -> Any:
 def _moved(model: Any, weights: Weights) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tw.movers(weights, tw.read_states(model, PROMPT))
+        return tw.trajectory_attribution(weights, tw.read_states(model, PROMPT))
 
 
 def _taken_out(model: Any, weights: Weights) -> tuple[float, float]:
@@ -119,12 +119,14 @@ def _taken_out(model: Any, weights: Weights) -> tuple[float, float]:
             block = weights.block(layer)
             rank = (block.W_Q if circuit == "QK" else block.W_V).shape[-1]
             found.append(
-                tw.direction_effect(
+                tw.direction_ablation(
                     model, [PROMPT], layer=layer, head=1, circuit=circuit,
                     directions=[range(rank)],
                 )
             )  # fmt: skip
-    return max(one.gap for one in found), min(float(one.effect.value[0, 0, 1]) for one in found)
+    return max(one.residual_error for one in found), min(
+        float(one.effect.value[0, 0, 1]) for one in found
+    )
 
 
 def _processed(model: Any) -> str:
@@ -141,19 +143,21 @@ def _processed(model: Any) -> str:
 def _norm(block: Block) -> str:
     before = {"none": "none"}.get(block.norm.kind, block.norm.kind)
     after = ", post-norm of the stream" if block.stream_norms else ""
-    return before + after + (", after attention too" if block.writing.norm else "")
+    return before + after + (", after attention too" if block.attention_output.norm else "")
 
 
 def _positions(weights: Weights) -> str:
     kinds = []
     for layer in weights.attention_layers:
         block = weights.block(layer)
-        scoring = block.scoring
-        if scoring.rotary is not None:
-            pairs = scoring.rotary.tables(1)[0].shape[-1]
+        attention_scores = block.attention_scores
+        if attention_scores.rotary is not None:
+            pairs = attention_scores.rotary.tables(1)[0].shape[-1]
             partial = "partial " if 2 * pairs < block.d_head else ""
-            kinds.append(f"{partial}rotary{' (interleaved)' if scoring.rotary.interleaved else ''}")
-        elif scoring.slopes is not None:
+            kinds.append(
+                f"{partial}rotary{' (interleaved)' if attention_scores.rotary.interleaved else ''}"
+            )
+        elif attention_scores.slopes is not None:
             kinds.append("ALiBi")
         else:
             kinds.append("none in scores")
@@ -166,14 +170,14 @@ def _attention(weights: Weights) -> str:
     n_kv = first.W_K.shape[0]
     heads = "full" if n_kv == first.n_heads else "multi-query" if n_kv == 1 else "grouped"
     has = {
-        "latent": first.latent_KV is not None,
-        "query-key norm": first.scoring.q_norm is not None,
-        "soft-cap": first.scoring.softcap is not None,
-        "sinks": first.scoring.sinks is not None,
-        "window": any(block.scoring.window for block in blocks),
-        "chunks": any(block.scoring.chunk for block in blocks),
-        "gate": first.writing.gate is not None,
-        "both ways": not first.scoring.causal,
+        "latent": first.bottleneck_KV is not None,
+        "query-key norm": first.attention_scores.q_norm is not None,
+        "soft-cap": first.attention_scores.softcap is not None,
+        "sinks": first.attention_scores.sinks is not None,
+        "window": any(block.attention_scores.window for block in blocks),
+        "chunks": any(block.attention_scores.chunk for block in blocks),
+        "gate": first.attention_output.gate is not None,
+        "both ways": not first.attention_scores.causal,
     }
     return ", ".join([heads, *(name for name, present in has.items() if present)])
 

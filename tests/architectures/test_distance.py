@@ -7,7 +7,7 @@ import tw_lens as tw
 from tests.architectures.support import PROMPT
 from tests.models import shared_bridge
 from tests.zoo import zoo_bridge
-from tw_lens.reading.running import run
+from tw_lens.reading.forward import run
 
 YARN = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
@@ -44,78 +44,84 @@ def rotating(request):
     return tw.read_weights(model), tokens, logs - logs.diagonal(0, 1, 2)[..., None]
 
 
-def probed(weights, query: int, key: int, offset: int) -> torch.Tensor:
+def probed(weights, query: int, key: int, distance: int) -> torch.Tensor:
     """The score of a key word by `head_probe`, with the part that is the same for every key."""
     k = len(weights.vocabulary)
-    table = tw.head_probe(weights, layer=0, words=[query], k=k, offset=offset).to_dataframe()
+    table = tw.head_probe(weights, layer=0, words=[query], k=k, distance=distance).to_dataframe()
     score = torch.tensor(table[table.token_index == key].score.to_numpy()).double()
     block = weights.block(0)
     if not block.bilinear:
         return score
-    q = block.met_query(block.queries(weights.vocabulary.entering(torch.tensor([query]))), offset)
+    q = block.query_at_distance(
+        block.queries(weights.vocabulary.embed(torch.tensor([query]))), distance
+    )
     constant = (q[0] * block.a_K[block.kv_head]).sum(-1)
-    assert block.scoring.softcap is None or not constant.any()
+    assert block.attention_scores.softcap is None or not constant.any()
     return score + constant
 
 
 def own_word(weights, word: int, at: int) -> torch.Tensor:
     """The certified score of a word with itself at one position."""
     block = weights.block(0)
-    x = weights.vocabulary.entering(torch.tensor([word] * (at + 1)))
+    x = weights.vocabulary.embed(torch.tensor([word] * (at + 1)))
     return block.scores(block.queries(x), block.keys(x))[:, at, at].double()
 
 
-@pytest.mark.parametrize("offset", [1, 2, 3])
-def test_a_probe_scores_as_the_model_does_at_that_distance(rotating, offset):
+@pytest.mark.parametrize("distance", [1, 2, 3])
+def test_a_probe_scores_as_the_model_does_at_that_distance(rotating, distance):
     weights, tokens, theirs = rotating
     compared = 0
     block = weights.block(0)
     places = (3, 6, 11)
-    if block.scoring.norm_after_rotary:  # such scores depend on both positions, and it is said
+    if (
+        block.attention_scores.norm_after_rotary
+    ):  # such scores depend on both positions, and it is said
         assert "norm after rotation" in {caveat.name for caveat in weights.caveats}
-        places = (offset,)
+        places = (distance,)
     for at in places:
-        query, key = int(tokens[at]), int(tokens[at - offset])
-        ours = probed(weights, query, key, offset) - own_word(weights, query, at)
-        seen = theirs[:, at, at - offset].isfinite()
+        query, key = int(tokens[at]), int(tokens[at - distance])
+        ours = probed(weights, query, key, distance) - own_word(weights, query, at)
+        seen = theirs[:, at, at - distance].isfinite()
         torch.testing.assert_close(
-            ours[seen], theirs[:, at, at - offset][seen], rtol=1e-4, atol=1e-3
+            ours[seen], theirs[:, at, at - distance][seen], rtol=1e-4, atol=1e-3
         )
         compared += int(seen.sum())
     assert compared > 3 * (len(places) > 1)
 
 
-@pytest.mark.parametrize("offset", [0, 2, 5])
-def test_a_spectrum_is_that_of_the_dense_matrix(rotating, offset):
-    """`R(offset)` from rotating unit vectors to two positions (as certified), without `turn`."""
+@pytest.mark.parametrize("distance", [0, 2, 5])
+def test_a_spectrum_is_that_of_the_dense_matrix(rotating, distance):
+    """`R(distance)` from rotating unit vectors to two positions (as certified), without `turn`."""
     weights, _, _ = rotating
     block = weights.block(0)
-    ours = tw.head_spectrum(weights, layer=0, n=1, offset=offset).singular_values.double()
+    ours = tw.head_spectrum(weights, layer=0, n=1, distance=distance).singular_values.double()
     eye = torch.eye(block.d_head)
-    positions = torch.zeros(offset + 1, block.d_head, block.d_head)
+    positions = torch.zeros(distance + 1, block.d_head, block.d_head)
     positions[:] = eye
-    turned = block.scoring.rotary.rotate(positions)
-    R = turned[offset].double() @ turned[0].double().mT
+    turned = block.attention_scores.rotary.rotate(positions)
+    R = turned[distance].double() @ turned[0].double().mT
     for h, kv in enumerate(block.kv_head):
         A_Q, A_K = block.A_Q[h].double(), block.A_K[kv].double()
-        if block.scoring.norm_after_rotary:
+        if block.attention_scores.norm_after_rotary:
             A_Q = A_Q @ R
-        if block.scoring.q_norm is not None:
-            A_Q = A_Q * block.scoring.q_norm.gains(block.n_heads, block.d_head)[h]
-            A_K = A_K * block.scoring.k_norm.gains(len(block.W_K), block.d_head)[kv]
-        if not block.scoring.norm_after_rotary:
+        if block.attention_scores.q_norm is not None:
+            A_Q = A_Q * block.attention_scores.q_norm.gains(block.n_heads, block.d_head)[h]
+            A_K = A_K * block.attention_scores.k_norm.gains(len(block.W_K), block.d_head)[kv]
+        if not block.attention_scores.norm_after_rotary:
             A_Q = A_Q @ R
-        S = torch.linalg.svdvals(block.scoring.scale * A_Q @ A_K.mT)[: block.d_head]
+        S = torch.linalg.svdvals(block.attention_scores.scale * A_Q @ A_K.mT)[: block.d_head]
         assert torch.allclose(ours[h], S, atol=1e-5 * float(S[0]))
 
 
 def test_a_sweep_is_the_probe_at_every_distance(rotating):
     weights, tokens, _ = rotating
     words = tokens[:2].tolist()
-    sweep = tw.distance_probe(weights, layer=0, words=words, offsets=[0, 4], k=3).to_dataframe()
-    for offset in (0, 4):
-        probe = tw.head_probe(weights, layer=0, words=words, k=3, offset=offset).to_dataframe()
-        mine = sweep[sweep.offset == offset].reset_index(drop=True)
+    sweep = tw.head_probe_by_distance(
+        weights, layer=0, words=words, distances=[0, 4], k=3
+    ).to_dataframe()
+    for distance in (0, 4):
+        probe = tw.head_probe(weights, layer=0, words=words, k=3, distance=distance).to_dataframe()
+        mine = sweep[sweep.distance == distance].reset_index(drop=True)
         assert mine.token_index.equals(probe.token_index)
         assert mine.score.tolist() == pytest.approx(probe.score.tolist(), rel=1e-5)
 
@@ -123,9 +129,9 @@ def test_a_sweep_is_the_probe_at_every_distance(rotating):
 def test_the_curve_is_the_mean_over_pairs_of_certified_scores(rotating):
     weights, tokens, _ = rotating
     words = [int(tokens[9]), int(tokens[6])]
-    curve = tw.score_by_distance(weights, layer=0, words=words, offsets=[3])
+    curve = tw.head_score_by_distance(weights, layer=0, words=words, distances=[3])
     block = weights.block(0)
-    x = weights.vocabulary.entering(torch.tensor(words))
+    x = weights.vocabulary.embed(torch.tensor(words))
     placed = x.new_zeros(4, x.shape[-1])
     scores = []
     for q, k in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -138,18 +144,18 @@ def test_the_curve_is_the_mean_over_pairs_of_certified_scores(rotating):
 
 def test_alibi_falls_with_its_slope():
     weights = tw.read_weights(zoo_bridge("BloomForCausalLM"))
-    curve = tw.score_by_distance(weights, layer=1, words=[5, 6, 7], offsets=[0, 10])
-    slopes = weights.block(1).scoring.slopes
+    curve = tw.head_score_by_distance(weights, layer=1, words=[5, 6, 7], distances=[0, 10])
+    slopes = weights.block(1).attention_scores.slopes
     torch.testing.assert_close(curve.mean[:, 0] - curve.mean[:, 1], 10 * slopes)
     assert torch.allclose(curve.std[:, 0], curve.std[:, 1])
 
 
 REFUSED = {
-    "OV knows no distance": ("llama", {"circuit": "OV", "offset": 1}, "W_OV and the published"),
-    "nor does the paper": ("llama", {"convention": "published", "offset": 1}, "no distance"),
-    "positions do not rotate": ("gpt2", {"offset": 1}, "does not rotate"),
-    "a query would look ahead": ("llama", {"offset": -1}, "look ahead"),
-    "beyond the context": ("llama", {"offset": 100_000}, "beyond the"),
+    "OV knows no distance": ("llama", {"circuit": "OV", "distance": 1}, "W_OV and the published"),
+    "nor does the paper": ("llama", {"convention": "published", "distance": 1}, "no distance"),
+    "positions do not rotate": ("gpt2", {"distance": 1}, "does not rotate"),
+    "a query would look ahead": ("llama", {"distance": -1}, "look ahead"),
+    "beyond the context": ("llama", {"distance": 100_000}, "beyond the"),
 }
 
 
@@ -166,6 +172,6 @@ def test_distances_that_have_no_meaning_are_refused(name):
 def test_a_curve_needs_scores_that_depend_on_distance():
     weights = tw.read_weights(shared_bridge("gpt2"))
     with pytest.raises(ValueError, match="do not depend on the distance"):
-        tw.score_by_distance(weights, layer=0, words=[5])
+        tw.head_score_by_distance(weights, layer=0, words=[5])
     with pytest.raises(ValueError, match="no distance was given"):
-        tw.distance_probe(weights, layer=0, words=[5], offsets=[])
+        tw.head_probe_by_distance(weights, layer=0, words=[5], distances=[])

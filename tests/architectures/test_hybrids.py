@@ -19,7 +19,9 @@ def test_layers_keep_their_numbers(hybrid):
     layer = weights.attention_layers[0]
     assert weights.block(layer).layer == layer
     assert tw.head_spectrum(weights, layer=layer, n=1).to_dataframe().component[0] == f"L{layer}H0"
-    with pytest.raises(tw.UnsupportedModel, match=r"layer 0 has no attention\. The layers with"):
+    with pytest.raises(
+        tw.UnsupportedModelError, match=r"layer 0 has no attention\. The layers with"
+    ):
         weights.block(0)
 
 

@@ -34,12 +34,12 @@ class Mutation:
     own: dict[str, Any] = field(default_factory=dict)
 
 
-def scoring(**parts: Any) -> Callable[[Block], Block]:
-    return lambda block: replace(block, scoring=replace(block.scoring, **parts))
+def attention_scores(**parts: Any) -> Callable[[Block], Block]:
+    return lambda block: replace(block, attention_scores=replace(block.attention_scores, **parts))
 
 
-def writing(**parts: Any) -> Callable[[Block], Block]:
-    return lambda block: replace(block, writing=replace(block.writing, **parts))
+def attention_output(**parts: Any) -> Callable[[Block], Block]:
+    return lambda block: replace(block, attention_output=replace(block.attention_output, **parts))
 
 
 def vocabulary(**parts: Any) -> Callable[[Weights], Weights]:
@@ -52,22 +52,22 @@ def readout(**parts: Any) -> Callable[[Weights], Weights]:
 
 def rotary(**parts: Any) -> Callable[[Block], Block]:
     def mutate(block: Block) -> Block:
-        held = block.scoring.rotary
+        held = block.attention_scores.rotary
         if held is None:
             return block
-        return scoring(rotary=replace(held, **parts))(block)
+        return attention_scores(rotary=replace(held, **parts))(block)
 
     return mutate
 
 
 def interleaved_otherwise(block: Block) -> Block:
-    held = block.scoring.rotary
+    held = block.attention_scores.rotary
     return block if held is None else rotary(interleaved=not held.interleaved)(block)
 
 
 def rotated_whole(block: Block) -> Block:
     """A partial rotation taken for one of the whole head."""
-    held = block.scoring.rotary
+    held = block.attention_scores.rotary
     pairs = block.d_head // 2
 
     def tables(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +80,7 @@ def rotated_whole(block: Block) -> Block:
 
 def unscaled(block: Block) -> Block:
     """The rotation without its scaling: `base^(-i / pairs)` radians per position."""
-    held = block.scoring.rotary
+    held = block.attention_scores.rotary
     pairs = held.tables(1)[0].shape[-1]
 
     def tables(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,7 +103,7 @@ def turned_heads(block: Block) -> Block:
 
 
 def without_its_norm(block: Block) -> Block:
-    assert block.norm.divides
+    assert block.norm.normalises
     return replace(block, norm=Norm.none(len(block.b_O)))
 
 
@@ -138,9 +138,9 @@ def heads_of_the_first_width(weights: Weights) -> Weights:
 
 
 def undivided(block: Block) -> Block:
-    """Latent keys and values without the divisor of their bottleneck."""
-    blank = torch.zeros_like(block.latent_KV.W_down)
-    return replace(block, latent_KV=replace(block.latent_KV, W_down=blank, eps=1.0))
+    """Bottleneck keys and values without the divisor of their bottleneck."""
+    blank = torch.zeros_like(block.bottleneck_KV.W_down)
+    return replace(block, bottleneck_KV=replace(block.bottleneck_KV, W_down=blank, eps=1.0))
 
 
 def no_bias(name: str) -> Callable[[Block], Block]:
@@ -166,7 +166,7 @@ Q_K = {"q_norm": None, "k_norm": None}
 
 MUTATIONS = {
     "learned positions": Mutation("GPT2LMHeadModel"),
-    "rotary, half-split": Mutation("LlamaForCausalLM", scoring(rotary=None)),
+    "rotary, half-split": Mutation("LlamaForCausalLM", attention_scores(rotary=None)),
     "rotary, not interleaved": Mutation("LlamaForCausalLM", interleaved_otherwise),
     "rotary, interleaved": Mutation("GPTJForCausalLM", interleaved_otherwise),
     "rotary, partial": Mutation("GPTNeoXForCausalLM", rotated_whole),
@@ -176,30 +176,30 @@ MUTATIONS = {
         "LlamaForCausalLM", unscaled, own=own_rope("yarn", original_max_position_embeddings=8)
     ),
     "rotary, long": Mutation("LlamaForCausalLM", unscaled, own=own_rope("longrope", **LONG)),
-    "ALiBi": Mutation("BloomForCausalLM", scoring(slopes=None)),
-    "ALiBi, MPT": Mutation("MptForCausalLM", scoring(slopes=None)),
+    "ALiBi": Mutation("BloomForCausalLM", attention_scores(slopes=None)),
+    "ALiBi, MPT": Mutation("MptForCausalLM", attention_scores(slopes=None)),
     "grouped heads": Mutation("LlamaForCausalLM", turned_heads),
     "grouped heads as one": Mutation("LlamaForCausalLM", of_one_head),
-    "query-key norm": Mutation("Qwen3ForCausalLM", scoring(**Q_K)),
-    "query-key norm across heads": Mutation("Olmo2ForCausalLM", scoring(**Q_K)),
+    "query-key norm": Mutation("Qwen3ForCausalLM", attention_scores(**Q_K)),
+    "query-key norm across heads": Mutation("Olmo2ForCausalLM", attention_scores(**Q_K)),
     "query-key norm after the rotation": Mutation(
-        "HunYuanDenseV1ForCausalLM", scoring(norm_after_rotary=False)
+        "HunYuanDenseV1ForCausalLM", attention_scores(norm_after_rotary=False)
     ),
-    "query-key norm, one module per head": Mutation("StableLmForCausalLM", scoring(**Q_K)),
-    "attention soft-cap": Mutation("Gemma2ForCausalLM", scoring(softcap=None)),
+    "query-key norm, one module per head": Mutation("StableLmForCausalLM", attention_scores(**Q_K)),
+    "attention soft-cap": Mutation("Gemma2ForCausalLM", attention_scores(softcap=None)),
     "logit soft-cap": Mutation("Gemma2ForCausalLM", whole=readout(softcap=None)),
-    "attention sinks": Mutation("GptOssForCausalLM", scoring(sinks=None)),
-    "local window": Mutation("GPTNeoForCausalLM", scoring(window=None)),
-    "sliding window": Mutation("MistralForCausalLM", scoring(window=None)),
-    "chunks": Mutation("Llama4ForCausalLM", scoring(chunk=None)),
-    "temperature": Mutation("Llama4ForCausalLM", scoring(temperature=None)),
-    "both ways": Mutation("BertForMaskedLM", scoring(causal=True)),
-    "scale": Mutation("GPTNeoForCausalLM", scoring(scale=0.1)),
+    "attention sinks": Mutation("GptOssForCausalLM", attention_scores(sinks=None)),
+    "local window": Mutation("GPTNeoForCausalLM", attention_scores(window=None)),
+    "sliding window": Mutation("MistralForCausalLM", attention_scores(window=None)),
+    "chunks": Mutation("Llama4ForCausalLM", attention_scores(chunk=None)),
+    "temperature": Mutation("Llama4ForCausalLM", attention_scores(temperature=None)),
+    "both ways": Mutation("BertForMaskedLM", attention_scores(causal=True)),
+    "scale": Mutation("GPTNeoForCausalLM", attention_scores(scale=0.1)),
     # Parallel blocks differ in their MLP's input only, which the certificate takes from the model.
     "norm before parallel attention and MLP": Mutation("GPTJForCausalLM", without_its_norm),
     "norm's own kind": Mutation("LlamaForCausalLM", centred_otherwise),
-    "post-attention norm": Mutation("Olmo2ForCausalLM", writing(norm=None)),
-    "sandwich norm": Mutation("Gemma2ForCausalLM", writing(norm=None)),
+    "post-attention norm": Mutation("Olmo2ForCausalLM", attention_output(norm=None)),
+    "sandwich norm": Mutation("Gemma2ForCausalLM", attention_output(norm=None)),
     "post-LayerNorm, BERT": Mutation(
         "BertForMaskedLM", lambda block: replace(block, stream_norms=None)
     ),
@@ -209,21 +209,21 @@ MUTATIONS = {
     "embedding scale": Mutation("GemmaForCausalLM", whole=vocabulary(scale=1.0)),
     "embedding norm": Mutation("BloomForCausalLM", whole=vocabulary(norm=None)),
     "embedding norm without a module": Mutation("NanoChatForCausalLM", whole=vocabulary(norm=None)),
-    "token types": Mutation("BertForMaskedLM", whole=vocabulary(added=None)),
+    "token types": Mutation("BertForMaskedLM", whole=vocabulary(token_type=None)),
     "embedding multiplier": Mutation("GraniteForCausalLM", whole=vocabulary(scale=1.0)),
-    "residual multiplier": Mutation("GraniteForCausalLM", writing(multiplier=1.0)),
+    "residual multiplier": Mutation("GraniteForCausalLM", attention_output(multiplier=1.0)),
     "logit scale": Mutation("CohereForCausalLM", whole=readout(scale=1.0)),
     "logit divisor": Mutation("GraniteForCausalLM", whole=readout(scale=1.0)),
     "language head": Mutation("BertForMaskedLM", whole=readout(head=None)),
-    "gate": Mutation("Qwen3NextForCausalLM", writing(gate=None)),
-    "gate per head": Mutation("LagunaForCausalLM", writing(gate=None)),
-    "norm of the mixed values": Mutation("BitNetForCausalLM", writing(z_norm=None)),
+    "gate": Mutation("Qwen3NextForCausalLM", attention_output(gate=None)),
+    "gate per head": Mutation("LagunaForCausalLM", attention_output(gate=None)),
+    "norm of the mixed values": Mutation("BitNetForCausalLM", attention_output(z_norm=None)),
     "norm of the values": Mutation("Gemma4ForCausalLM", lambda block: replace(block, v_norm=None)),
     "scale of the stream": Mutation(
         "Gemma4ForCausalLM", lambda block: replace(block, stream_scale=1.0)
     ),
     "latent queries": Mutation(
-        "DeepseekV3ForCausalLM", lambda block: replace(block, latent_Q=None)
+        "DeepseekV3ForCausalLM", lambda block: replace(block, bottleneck_Q=None)
     ),
     "latent keys and values": Mutation("DeepseekV3ForCausalLM", undivided),
     "norm without gain": Mutation("OlmoForCausalLM", a_gain),
@@ -256,7 +256,7 @@ def test_a_part_switched_off_fails_the_certificate(name: str, monkeypatch):
         mutated = replace(weights, read_block=lambda n: mutation.block(weights.block(n)))
     else:  # the table of learned positions belongs to the model, not to the weights
         mutated = weights
-        monkeypatch.setattr("tw_lens.reading.ends._learned_positions", lambda model, n: None)
+        monkeypatch.setattr("tw_lens.reading.embeddings._learned_positions", lambda model, n: None)
     assert error(model, mutated) > FAILS
 
 
@@ -270,8 +270,8 @@ def test_a_dynamic_rotation_is_the_plain_one_within_the_context_and_refused_beyo
     assert error(model, plain) < EXACT
     with pytest.raises(ValueError, match="13 tokens and the model's context 12"):
         tw.check(model, [*PROMPT, 5])
-    with pytest.raises(ValueError, match="offset=12 is beyond the 12 positions"):
-        tw.head_probe(weights, layer=0, words=[5], offset=12)
+    with pytest.raises(ValueError, match="distance=12 is beyond the 12 positions"):
+        tw.head_probe(weights, layer=0, words=[5], distance=12)
 
 
 def test_layers_may_have_heads_of_another_width():

@@ -24,7 +24,7 @@ REFUSED = {
 def test_refused_by_the_name_of_the_part(name: str):
     architecture, own, part = REFUSED[name]
     model = zoo_bridge(architecture, **own)
-    with pytest.raises(tw.UnsupportedModel) as caught:
+    with pytest.raises(tw.UnsupportedModelError) as caught:
         tw.check(model, [5, 6, 7])
     sentence = str(caught.value)
     assert part in sentence and architecture in sentence and caught.value.remedy in sentence
@@ -34,7 +34,7 @@ def test_refused_by_the_name_of_the_part(name: str):
 def test_prompts_beyond_what_an_indexer_leaves_whole_are_refused():
     model = zoo_bridge("GlmMoeDsaForCausalLM", index_topk=16)
     weights = tw.read_weights(model)
-    most = weights.block(weights.attention_layers[0]).scoring.dense_up_to
+    most = weights.block(weights.attention_layers[0]).attention_scores.dense_up_to
     assert tw.check(model, list(range(3, 3 + most))).max_rel_error < EXACT
     with pytest.raises(ValueError, match=f"beyond {most} this model"):
         tw.check(model, list(range(3, 4 + most)))

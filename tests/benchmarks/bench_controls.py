@@ -3,8 +3,8 @@
 With one thread: `python tests/benchmarks/bench_controls.py`. One run of each.
 
 1. SmolLM2 (30 layers of 9 heads, W_QK and W_OV, 20 directions, both sides, all three controls):
-   what `coherence` takes beyond the bare spectra, `head_atlas` without a control beside its lists.
-2. `direction_effect`: 20 directions of a head of SmolLM2 over 50 sentences, random pieces beside
+   what `direction_coherence` takes beyond the bare spectra, `head_atlas` without a control beside its lists.
+2. `direction_ablation`: 20 directions of a head of SmolLM2 over 50 sentences, random pieces beside
    each, beside as many bare passes of the model over the sentences.
 """
 
@@ -29,7 +29,7 @@ DIRECTIONS, SENTENCES = 20, 50
 def bare(weights: tw.Weights, **options: Any) -> None:
     """The atlas without the controls beside its lists."""
     module = sys.modules["tw_lens.analyses.head_atlas"]
-    with mock.patch.object(module, "beside_sides", lambda *given: (None, None)):
+    with mock.patch.object(module, "compare_sides_with_null", lambda *given: (None, None)):
         tw.head_atlas(weights, n=DIRECTIONS, **options)
 
 
@@ -43,12 +43,12 @@ def main() -> None:
     bare(weights)
     spectra = time.perf_counter() - start
     start = time.perf_counter()
-    made = tw.coherence(weights, n=DIRECTIONS)
+    made = tw.direction_coherence(weights, n=DIRECTIONS)
     controls = time.perf_counter() - start - spectra
     print("| ratio | what | ours | beside it |")
     print("|--:|:--|--:|--:|")
     print(
-        f"| {controls / spectra:.2f} | controls {made.n_controls} of {len(made.entries):,} "
+        f"| {controls / spectra:.2f} | controls {made.n_null} of {len(made.entries):,} "
         f"directions, both sides, beside the spectra | {controls:.0f} s | {spectra:.0f} s |"
     )
     sentences = english_sentences(SENTENCES)
@@ -59,7 +59,7 @@ def main() -> None:
             model(prompt.repeat(1 + 2 * DIRECTIONS, 1))
     passes = time.perf_counter() - start
     start = time.perf_counter()
-    found = tw.direction_effect(model, sentences, layer=5, head=1)
+    found = tw.direction_ablation(model, sentences, layer=5, head=1)
     effect = time.perf_counter() - start
     print(
         f"| {effect / passes:.2f} | causal test of {len(found.sets)} directions of a head over "

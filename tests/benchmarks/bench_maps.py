@@ -1,7 +1,7 @@
 """What does a UMAP chart of a walk cost beside the paper's route, and what when it is on disk?
 
 SmolLM2, 10,000 random words and the walk of a proverb (31 states of every token): ours is one joint
-fit with its figures of faith (`fit_map`); beside it scikit-learn's Laplacian eigenmap of the words
+fit with its figures of faith (`fit_projection`); beside it scikit-learn's Laplacian eigenmap of the words
 as a start, UMAP's fit of the words, and `transform` of one layer after the other. One run of each,
 compiled before on a few points: `python tests/benchmarks/bench_maps.py`. The model is loaded
 before the clock starts; a chart from the disk is asked for in a process that has fitted none.
@@ -35,7 +35,7 @@ def points(n_words: int) -> tuple[tw.Weights, tw.States, torch.Tensor, torch.Ten
     weights, states = tw.read_weights(model), tw.read_states(model, PROMPT)
     norm = weights.readout.norm
     drawn = torch.randperm(weights.d_vocab, generator=torch.Generator().manual_seed(0))[:n_words]
-    words = norm.sphere(weights.vocabulary.entering(drawn))
+    words = norm.sphere(weights.vocabulary.embed(drawn))
     return weights, states, words, norm.sphere(states.stream)
 
 
@@ -55,16 +55,16 @@ def papers_route(words: torch.Tensor, layers: torch.Tensor) -> list[float]:
     return [after - before for before, after in pairwise(ends)]
 
 
-def chart(weights: tw.Weights, states: tw.States, n_words: int) -> tuple[tw.Chart, float]:
+def projection(weights: tw.Weights, states: tw.States, n_words: int) -> tuple[tw.Projection, float]:
     start = time.perf_counter()
-    made = tw.fit_map(weights, states, method="umap", n_words=n_words)
+    made = tw.fit_projection(weights, states, method="umap", n_words=n_words)
     return made, time.perf_counter() - start
 
 
 def from_disk() -> None:
     """The seconds of a chart that another process fitted, the first and the second time."""
     weights, states, _, _ = points(1)
-    print(*(chart(weights, states, WORDS)[1] for _ in range(2)))
+    print(*(projection(weights, states, WORDS)[1] for _ in range(2)))
 
 
 def row(ratio: float, *cells: str) -> None:
@@ -76,13 +76,13 @@ def main() -> None:
     os.environ["TW_LENS_CACHE"] = tempfile.mkdtemp()
     weights, states, words, layers = points(WORDS)
     papers_route(words[:300], layers[:2])
-    chart(weights, states, 300)  # both are compiled now
-    made, ours = chart(weights, states, WORDS)
+    projection(weights, states, 300)  # both are compiled now
+    made, ours = projection(weights, states, WORDS)
     parts = papers_route(words, layers)
     theirs = sum(parts)
     run = [sys.executable, "-W", "ignore", __file__, "from disk"]
     cold, warm = map(float, subprocess.check_output(run, text=True).split()[-2:])
-    what = f"`fit_map` with UMAP, {WORDS:,} words and {layers[..., 0].numel()} states"
+    what = f"`fit_projection` with UMAP, {WORDS:,} words and {layers[..., 0].numel()} states"
     print("| ratio | what | ours | beside it |")
     print("|--:|:--|--:|--:|")
     row(ours / theirs, f"{what}, beside the paper's route", f"{ours:.0f} s", f"{theirs:.0f} s")

@@ -20,7 +20,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import tw_lens as tw
-from tw_lens.canonical import Block, Norm, Readout, Scoring, Vocabulary, Weights, Writing
+from tw_lens.canonical import (
+    AttentionOutput,
+    AttentionScores,
+    Block,
+    Norm,
+    Readout,
+    Vocabulary,
+    Weights,
+)
 from tw_lens.tokens import TokenStrings
 
 D, HEADS, D_HEAD, V, LAYERS = 768, 12, 64, 50257, 12
@@ -35,7 +43,7 @@ def random_weights() -> Weights:
 
     norm = Norm(gain=1 + normal(D), bias=normal(D), eps=1e-5, centred=True)
     block = Block(
-        layer=0, norm=norm, b_O=normal(D), scoring=Scoring(scale=D_HEAD**-0.5), writing=Writing(),
+        layer=0, norm=norm, b_O=normal(D), attention_scores=AttentionScores(scale=D_HEAD**-0.5), attention_output=AttentionOutput(),
         W_Q=normal(HEADS, D, D_HEAD), W_K=normal(HEADS, D, D_HEAD), W_V=normal(HEADS, D, D_HEAD),
         W_O=normal(HEADS, D_HEAD, D), b_Q=normal(HEADS, D_HEAD), b_K=normal(HEADS, D_HEAD),
         b_V=normal(HEADS, D_HEAD), centred_stream=True,
@@ -67,7 +75,7 @@ def naive_spectra(weights: Weights) -> None:
     block = weights.block(0)
     points = block.norm.sphere(weights.vocabulary.W_E)
     dense = {
-        "QK": (block.A_Q[0] @ block.A_K[0].T * block.scoring.scale, points),
+        "QK": (block.A_Q[0] @ block.A_K[0].T * block.attention_scores.scale, points),
         "OV": (block.A_V[0] @ block.A_O[0], weights.vocabulary.W_E * block.norm.gain),
     }
     for W, written in dense.values():
@@ -89,7 +97,7 @@ def naive_probe(weights: Weights) -> None:
     block = weights.block(0)
     points = block.norm.sphere(weights.vocabulary.W_E)
     for head in range(HEADS):
-        W = block.A_Q[head] @ block.A_K[head].T * block.scoring.scale
+        W = block.A_Q[head] @ block.A_K[head].T * block.attention_scores.scale
         torch.argsort(points[:WORDS] @ W @ points.T, descending=True)[:, :K]
 
 

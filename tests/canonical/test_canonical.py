@@ -10,7 +10,7 @@ import tw_lens as tw
 from tests.models import BRIDGES, shared_bridge, tiny_hf
 from tests.oracles import raw_model
 from tw_lens.canonical import Norm, Readout, Rotary, Vocabulary
-from tw_lens.canonical import vocabulary as vocabulary_module
+from tw_lens.canonical import embedding as vocabulary_module
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 2e-6) -> bool:
@@ -25,15 +25,13 @@ def test_folded_weights(architecture: str):
     raw = raw_model(tiny_hf(architecture))
     weights = tw.read_weights(shared_bridge(architecture))
     assert weights.n_heads == len(raw.layers[0].W_Q)
-    assert close(
-        weights.vocabulary.scale * torch.cat(list(weights.vocabulary.rows())), raw.entering()
-    )
+    assert close(weights.vocabulary.scale * torch.cat(list(weights.vocabulary.rows())), raw.embed())
     assert close(torch.cat(list(weights.readout.directions()())), raw.directions_of_readout().T)
-    offset = raw.offset_of_readout()
-    assert float((weights.readout.offset() - offset).abs().max()) < 1e-5
+    distance = raw.offset_of_readout()
+    assert float((weights.readout.bias() - distance).abs().max()) < 1e-5
     for layer in range(3):
         block, L = weights.block(layer), raw.layers[layer]
-        assert block.scoring.scale == pytest.approx(1 / math.sqrt(raw.d_head))
+        assert block.attention_scores.scale == pytest.approx(1 / math.sqrt(raw.d_head))
         for head, kv in enumerate(block.kv_head):
             beta = L.norm.bias
             assert close(block.A_Q[head], L.norm.fold(L.W_Q[head]))
@@ -66,10 +64,10 @@ def test_the_sphere(centred: bool):
     if centred:
         assert float(y.sum(-1).abs().max()) < 1e-10
         assert torch.allclose(norm.sphere(x + 3.0), y)
-        assert torch.allclose(norm.affine(x), torch.nn.functional.layer_norm(x, (d,), eps=1e-5))
+        assert torch.allclose(norm(x), torch.nn.functional.layer_norm(x, (d,), eps=1e-5))
     else:
         expected = torch.nn.functional.rms_norm(x, (d,), eps=1e-5)
-        assert torch.allclose(norm.affine(x), expected)
+        assert torch.allclose(norm(x), expected)
     exact = Norm(gain=ones, bias=0 * ones, eps=0.0, centred=centred)
     assert torch.allclose(exact.sphere(100 * x), exact.sphere(x))
     assert torch.allclose(exact.sphere(x).norm(dim=-1), torch.full((7,), d**0.5).double())
@@ -82,7 +80,7 @@ def test_folding_reads_the_sphere_as_the_weights_read_the_ellipsoid():
     W = torch.randn(3, 10, 4, generator=generator, dtype=torch.float64)
     x = torch.randn(6, 10, generator=generator, dtype=torch.float64)
     folded = torch.einsum("pd,hde->hpe", norm.sphere(x), norm.fold(W)) + (bias @ W)[:, None]
-    assert torch.allclose(folded, norm.affine(x) @ W)
+    assert torch.allclose(folded, norm(x) @ W)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -170,7 +168,7 @@ def test_vocabulary_and_readout_by_hand():
     assert torch.allclose(ellipsoid, torch.tensor([[1.2 * root + 1, 0.8 * root], [1.0, root]]))
     W_U = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
     readout = Readout(norm=norm, W_U=W_U, b_U=torch.tensor([0.5, 0.0]))
-    assert torch.allclose(readout.offset(), torch.tensor([1.5, 0.0]))
+    assert torch.allclose(readout.bias(), torch.tensor([1.5, 0.0]))
     (directions,) = readout.directions()()
     assert torch.allclose(directions, torch.tensor([[2.0, 1.0], [0.0, 2.0]]))
     logits = readout.logits(torch.tensor([[3.0, 4.0]]))
@@ -181,4 +179,4 @@ def test_repr_tells_the_sizes_and_caveats():
     text = repr(tw.read_weights(shared_bridge("llama")))
     for part in ("tiny-llama", "LlamaForCausalLM", "raw", "6 heads (2 key/value)", "RMSNorm"):
         assert part in text
-    assert "caveat, rotary offset 0" in text
+    assert "caveat, rotary distance 0" in text

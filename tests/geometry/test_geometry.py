@@ -11,14 +11,16 @@ from tw_lens.geometry import (
     factored_svd,
     log_map,
     measure_path,
-    nearest,
     radial_and_tangential,
     radial_share,
     rank_of,
     tangential_shares,
     unit,
 )
-from tw_lens.geometry.nearest import chosen, nearest_of_both_signs
+from tw_lens.geometry import (
+    top_tokens as top_tokens,
+)
+from tw_lens.geometry.top_tokens import select, top_tokens_both_signs
 
 SEEDS = range(8)
 
@@ -71,17 +73,17 @@ def chunks_of(words: torch.Tensor, size: int):
 @pytest.mark.parametrize("size", [1, 3, 7, 29, 30, 64])
 @pytest.mark.parametrize("k", [1, 4, 40])
 def test_nearest_is_the_full_sort(size: int, k: int):
-    queries, words, offset = (
+    queries, words, bias = (
         normal(1, 5, 6).float(),
         normal(2, 30, 6).float(),
         normal(3, 30).float(),
     )
-    found = nearest(queries, chunks_of(words, size), k, offset=offset)
-    everything = queries @ words.T + offset
+    found = top_tokens(queries, chunks_of(words, size), k, bias=bias)
+    everything = queries @ words.T + bias
     order = torch.argsort(everything, dim=-1, descending=True)[:, :k]
     assert torch.equal(found.token_index, order)
     assert torch.allclose(found.score, everything.gather(1, order))
-    along, against, upright = nearest_of_both_signs(queries, chunks_of(words, size), k)
+    along, against, upright = top_tokens_both_signs(queries, chunks_of(words, size), k)
     scores = queries @ words.T
     assert torch.equal(upright, scores.amax(-1) >= -scores.amin(-1))
     assert torch.equal(along.token_index, scores.argsort(descending=True)[:, :k])
@@ -91,8 +93,8 @@ def test_nearest_is_the_full_sort(size: int, k: int):
 
 def test_chosen_takes_whole_lists():
     words = normal(2, 9, 4).float()
-    along, against, _ = nearest_of_both_signs(normal(1, 3, 4).float(), chunks_of(words, 4), 2)
-    mixed = chosen(torch.tensor([True, False, True]), along, against)
+    along, against, _ = top_tokens_both_signs(normal(1, 3, 4).float(), chunks_of(words, 4), 2)
+    mixed = select(torch.tensor([True, False, True]), along, against)
     assert torch.equal(mixed.token_index[0], along.token_index[0])
     assert torch.equal(mixed.token_index[1], against.token_index[1])
     assert torch.equal(mixed.score[1], against.score[1])
@@ -230,10 +232,10 @@ def test_a_part_that_holds_back_has_a_negative_share():
 
 @pytest.mark.parametrize("size", [1, 7, 30])
 def test_rank_is_the_place_in_the_full_sort(size: int):
-    queries, words, offset = normal(1, 9, 6).float(), normal(2, 30, 6).float(), normal(3, 30)
+    queries, words, bias = normal(1, 9, 6).float(), normal(2, 30, 6).float(), normal(3, 30)
     asked = torch.arange(9) * 3
-    order = (queries @ words.T + offset.float()).argsort(descending=True)
-    found = rank_of(queries, chunks_of(words, size), asked, offset=offset.float())
+    order = (queries @ words.T + bias.float()).argsort(descending=True)
+    found = rank_of(queries, chunks_of(words, size), asked, bias=bias.float())
     assert found.tolist() == [row.tolist().index(w) for row, w in zip(order, asked, strict=True)]
     above = rank_of(queries, chunks_of(words, size), order[:, 0] * 0 + 5)
     assert above.tolist() == (queries @ words.T > (queries @ words.T)[:, 5:6]).sum(-1).tolist()
@@ -242,7 +244,7 @@ def test_rank_is_the_place_in_the_full_sort(size: int):
 @pytest.mark.parametrize("n", [5, 63, 700, 1000, 8192])
 @pytest.mark.parametrize("largest", [True, False])
 def test_the_best_of_long_rows_are_those_of_topk(n: int, largest: bool):
-    from tw_lens.geometry.nearest import _top
+    from tw_lens.geometry.top_tokens import _top
 
     g = torch.Generator().manual_seed(n)
     scores = torch.randn(9, n, generator=g)

@@ -159,11 +159,11 @@ def test_a_head_without_its_map_is_the_head_with_its_weights_at_zero(kind: tuple
         attention.W_O.data[2] = 0
     if kind[3] and circuit == "QK":  # rotated keys keep what their constant brings
         assert float(block.a_K[block.kv_head[2]].abs().max()) < 1e-6
-    found = tw.direction_effect(
+    found = tw.direction_ablation(
         model, [PROMPT], layer=1, head=2, circuit=circuit, directions=[range(8)]
     )
     with torch.no_grad():
         p, q = (m(torch.tensor([PROMPT]))[0].double().log_softmax(-1) for m in (model, other))
     kl = (p.exp() * (p - q)).sum(-1)[1:].mean()
     assert float(found.effect.value[0, 0, 2]) == pytest.approx(float(kl), rel=1e-3, abs=1e-7)
-    assert float(kl) > 1e-4 and found.gap < 1e-5
+    assert float(kl) > 1e-4 and found.residual_error < 1e-5

@@ -73,7 +73,7 @@ def read(folder: str) -> dict[str, float]:
     error = tw.check(model, [1, 2, 3, 4]).max_rel_error
     return {
         "model": 4 * sum(p.numel() for p in model.original_model.parameters()),
-        "reading": reading,
+        "readout": reading,
         "certifying": peak.reached(),
         "max_rel_error": error,
     }

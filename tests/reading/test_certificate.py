@@ -58,22 +58,22 @@ def values_swapped(block: Block) -> Block:
 
 
 def rescored(block: Block, **changes: Any) -> Block:
-    return replace(block, scoring=replace(block.scoring, **changes))
+    return replace(block, attention_scores=replace(block.attention_scores, **changes))
 
 
 def unrotated(block: Block) -> Block:
-    assert block.scoring.rotary is not None
+    assert block.attention_scores.rotary is not None
     return rescored(block, rotary=None)
 
 
 def pairs_mistaken(block: Block) -> Block:
-    rotary = block.scoring.rotary
+    rotary = block.attention_scores.rotary
     assert rotary is not None
     return rescored(block, rotary=replace(rotary, interleaved=not rotary.interleaved))
 
 
 def scale_off(block: Block) -> Block:
-    return rescored(block, scale=block.scoring.scale * 1.01)
+    return rescored(block, scale=block.attention_scores.scale * 1.01)
 
 
 def without_eps(block: Block) -> Block:
@@ -179,7 +179,9 @@ def test_sliding_window(architecture: str, windows: list[int | None]):
     """Positions beyond the window are really left out of the recomputed attention."""
     model = shared_bridge(architecture)
     weights = tw.read_weights(model)
-    assert [weights.block(layer).scoring.window for layer in range(weights.n_layers)] == windows
+    assert [
+        weights.block(layer).attention_scores.window for layer in range(weights.n_layers)
+    ] == windows
     certificate = certify(model, weights, PROMPT)
     assert certificate.max_rel_error < 1e-5
     unwindowed = altered(weights, lambda block: rescored(block, window=None))

@@ -5,8 +5,8 @@ import torch
 
 import tw_lens as tw
 from tests.models import BRIDGES, as_bridge, shared_bridge, tiny_hf
-from tw_lens.analyses import WordLists
 from tw_lens.canonical import Weights
+from tw_lens.results import TokenLists
 
 WORDS = [5, 17, 300, 901]
 
@@ -80,9 +80,9 @@ def test_qk_probe_of_raw_and_processed(architecture: str):
         assert_same_words(b.lists, a.lists)
 
 
-@pytest.mark.parametrize("reading", ["u", "x+u"])
+@pytest.mark.parametrize("readout", ["update", "residual"])
 @pytest.mark.parametrize("architecture", BRIDGES)
-def test_ov_probe_of_raw_and_processed(architecture: str, reading: str):
+def test_ov_probe_of_raw_and_processed(architecture: str, readout: str):
     """Scores up to a constant per list: centring the unembedding shifts all logits alike.
 
     Where value biases were folded into b_O, only the sum over heads can be compared.
@@ -90,7 +90,7 @@ def test_ov_probe_of_raw_and_processed(architecture: str, reading: str):
     raw, folded = pair(architecture)
     moved = "b_V" if raw.block(0).a_V.abs().max() > 1e-6 else None
     for layer in range(raw.n_layers):
-        options = {"layer": layer, "words": WORDS, "circuit": "OV", "reading": reading}
+        options = {"layer": layer, "words": WORDS, "circuit": "OV", "readout": readout}
         a, b = tw.head_probe(raw, **options), tw.head_probe(folded, **options)
         assert a.components == b.components
         lists = slice(-len(WORDS), None) if moved else slice(None)
@@ -98,10 +98,10 @@ def test_ov_probe_of_raw_and_processed(architecture: str, reading: str):
         assert_close(b.norm[-1], a.norm[-1], 1e-4)
 
 
-def _part(lists: WordLists, which: slice | torch.Tensor) -> WordLists:
+def _part(lists: TokenLists, which: slice | torch.Tensor) -> TokenLists:
     rows = torch.arange(len(lists.token_string))[which].tolist()
     strings = tuple(lists.token_string[row] for row in rows)
-    return WordLists(lists.score[rows], lists.token_index[rows], strings)
+    return TokenLists(lists.score[rows], lists.token_index[rows], strings)
 
 
 def test_folding_caveats():
@@ -111,33 +111,33 @@ def test_folding_caveats():
     assert "norms folded" in repr(folded)
     result = tw.head_spectrum(folded, layer=0, n=1)
     assert "norms folded" in repr(result)
-    assert "rotary offset 0" in repr(tw.read_weights(shared_bridge("llama")))
+    assert "rotary distance 0" in repr(tw.read_weights(shared_bridge("llama")))
 
 
 def rotated_llama():
     """A llama with gain one, and the same with its residual basis rotated."""
-    plain, turned = tiny_hf("llama"), tiny_hf("llama")
+    to_float32_cpu, turned = tiny_hf("llama"), tiny_hf("llama")
     generator = torch.Generator().manual_seed(7)
     R = torch.linalg.qr(torch.randn(48, 48, generator=generator, dtype=torch.float64)).Q
-    for model in (plain, turned):
-        for name, parameter in model.named_parameters():
+    for model in (to_float32_cpu, turned):
+        for name, find_tensor in model.named_parameters():
             if "norm" in name:
-                parameter.data.fill_(1.0)
-    for name, parameter in turned.named_parameters():
+                find_tensor.data.fill_(1.0)
+    for name, find_tensor in turned.named_parameters():
         if "norm" in name:
             continue
         writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-        W = parameter.data.double()
-        parameter.data.copy_(R.T @ W if writes else W @ R)
-    return as_bridge(plain, "plain"), as_bridge(turned, "turned")
+        W = find_tensor.data.double()
+        find_tensor.data.copy_(R.T @ W if writes else W @ R)
+    return as_bridge(to_float32_cpu, "plain"), as_bridge(turned, "turned")
 
 
 def test_a_rotation_of_the_residual_basis_changes_nothing():
-    plain, turned = rotated_llama()
+    to_float32_cpu, turned = rotated_llama()
     ids = torch.tensor([[0, 5, 6, 7, 8, 9]])
     with torch.no_grad():
-        assert_close(turned(ids), plain(ids))
-    a, b = tw.read_weights(plain), tw.read_weights(turned)
+        assert_close(turned(ids), to_float32_cpu(ids))
+    a, b = tw.read_weights(to_float32_cpu), tw.read_weights(turned)
     assert not torch.allclose(a.block(0).A_Q, b.block(0).A_Q, atol=0.05)
     for layer in range(3):
         for circuit in ("QK", "OV"):
@@ -149,18 +149,22 @@ def test_a_rotation_of_the_residual_basis_changes_nothing():
             probes = [tw.head_probe(w, layer=layer, words=WORDS, circuit=circuit) for w in (a, b)]
             assert_same_words(probes[1].lists, probes[0].lists, tolerance=5e-5)
     prompt = [0, 5, 6, 7, 8, 9]
-    paths = [tw.trajectory(w, tw.read_states(m, prompt)) for w, m in ((a, plain), (b, turned))]
-    assert_close(paths[1].measures.step_angle[:-1], paths[0].measures.step_angle[:-1], 1e-4)
+    paths = [
+        tw.trajectory(w, tw.read_states(m, prompt)) for w, m in ((a, to_float32_cpu), (b, turned))
+    ]
+    assert_close(
+        paths[1].path_measures.step_angle[:-1], paths[0].path_measures.step_angle[:-1], 1e-4
+    )
     assert_close(paths[1].radial_share[:-1], paths[0].radial_share[:-1], 1e-4)
     assert_close(paths[1].norm, paths[0].norm)
 
 
 def test_a_permutation_of_the_vocabulary_permutes_the_ids():
-    plain, shuffled = tiny_hf("gpt2"), tiny_hf("gpt2")
+    to_float32_cpu, shuffled = tiny_hf("gpt2"), tiny_hf("gpt2")
     order = torch.randperm(997, generator=torch.Generator().manual_seed(3))
-    shuffled.transformer.wte.weight.data.copy_(plain.transformer.wte.weight.data[order])
+    shuffled.transformer.wte.weight.data.copy_(to_float32_cpu.transformer.wte.weight.data[order])
     new_id = torch.argsort(order)
-    a = tw.read_weights(as_bridge(plain, "plain"))
+    a = tw.read_weights(as_bridge(to_float32_cpu, "plain"))
     b = tw.read_weights(as_bridge(shuffled, "shuffled"))
     moved = new_id[torch.tensor(WORDS)].tolist()
     assert moved != WORDS

@@ -13,7 +13,7 @@ import torch
 
 import tw_lens as tw
 from tests.models import as_bridge, shared_bridge, tiny_hf
-from tw_lens.reading.offloaded import at_hand
+from tw_lens.reading.offloaded import materialised
 
 pytestmark = pytest.mark.skipif(
     version("transformer_lens").startswith("3."),
@@ -46,28 +46,32 @@ def test_the_weights_are_those_of_the_plain_model(architecture: str, where: str,
     model = offloaded(architecture, where, tmp_path)
     before = away(model)
     assert len(before) > 20
-    plain, read = tw.read_weights(shared_bridge(architecture)), tw.read_weights(model)
-    for layer in range(plain.n_layers):
+    to_float32_cpu, read = tw.read_weights(shared_bridge(architecture)), tw.read_weights(model)
+    for layer in range(to_float32_cpu.n_layers):
         for name in ("A_Q", "A_K", "A_V", "A_O", "a_Q", "a_K", "a_V", "a_O"):
-            assert torch.equal(getattr(read.block(layer), name), getattr(plain.block(layer), name))
-    assert torch.equal(read.vocabulary.W_E, plain.vocabulary.W_E)
-    assert torch.equal(read.readout.W_U, plain.readout.W_U)
-    assert repr(read) == repr(plain)
+            assert torch.equal(
+                getattr(read.block(layer), name), getattr(to_float32_cpu.block(layer), name)
+            )
+    assert torch.equal(read.vocabulary.W_E, to_float32_cpu.vocabulary.W_E)
+    assert torch.equal(read.readout.W_U, to_float32_cpu.readout.W_U)
+    assert repr(read) == repr(to_float32_cpu)
     assert away(model) == before
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_certified_with_every_weight_on_disk(architecture: str, tmp_path: Path):
-    model, plain = offloaded(architecture, "disk", tmp_path), shared_bridge(architecture)
+    model, to_float32_cpu = offloaded(architecture, "disk", tmp_path), shared_bridge(architecture)
     before = away(model)
     certificate = tw.check(model, PROMPT)
     assert certificate.passed and certificate.max_rel_error < 1e-5
-    assert certificate.comparisons == tw.check(plain, PROMPT).comparisons
-    states, expected = (tw.read_states(m, PROMPT) for m in (model, plain))
+    assert certificate.comparisons == tw.check(to_float32_cpu, PROMPT).comparisons
+    states, expected = (tw.read_states(m, PROMPT) for m in (model, to_float32_cpu))
     for name in ("stream", "attn_out", "mlp_out"):
         assert torch.equal(getattr(states, name), getattr(expected, name))
     path = tw.trajectory(tw.read_weights(model), states)
-    assert path.reading(2, 2) == tw.trajectory(tw.read_weights(plain), expected).reading(2, 2)
+    assert path.readout(2, 2) == tw.trajectory(tw.read_weights(to_float32_cpu), expected).readout(
+        2, 2
+    )
     assert away(model) == before
 
 
@@ -95,12 +99,12 @@ def test_spread_as_transformers_does_it(tmp_path: Path):
 def test_only_what_is_asked_for_is_brought_in(tmp_path: Path):
     model = offloaded("llama", "disk", tmp_path)
     block = model.blocks[1]
-    with at_hand(block, leaving_out=block.mlp):
+    with materialised(block, exclude=block.mlp):
         assert not block.attn.q.original_component.weight.is_meta
         assert not block.ln1.original_component.weight.is_meta
         assert all(p.is_meta for p in block.mlp.parameters())
         assert all(p.is_meta for p in model.blocks[0].parameters())
-        with at_hand(block.attn):
+        with materialised(block.attn):
             pass
         assert not block.attn.q.original_component.weight.is_meta
     assert all(p.is_meta for p in block.parameters())
@@ -138,4 +142,4 @@ def test_memory_stays_far_below_the_model(tmp_path: Path):
     found = json.loads(in_a_process_of_its_own("read", folder).splitlines()[-1])
     assert found["model"] > 3e8
     assert found["max_rel_error"] < 1e-5
-    assert found["reading"] <= found["certifying"] < 0.5 * found["model"]
+    assert found["readout"] <= found["certifying"] < 0.5 * found["model"]

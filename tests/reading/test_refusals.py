@@ -7,7 +7,7 @@ import torch
 
 import tw_lens as tw
 from tests.models import shared_bridge, tiny_bridge, tiny_hf
-from tw_lens.reading.parts import plain
+from tw_lens.reading.model_access import to_float32_cpu
 
 REFUSED = [
     ("mamba", "no layer has attention", "MambaForCausalLM"),
@@ -18,7 +18,7 @@ REFUSED = [
 def test_unsupported_parts_are_named(architecture: str, part: str, name: str):
     model = tiny_bridge(architecture)
     for call in (tw.read_weights, lambda m: tw.check(m, [5, 6, 7])):
-        with pytest.raises(tw.UnsupportedModel, match=part) as caught:
+        with pytest.raises(tw.UnsupportedModelError, match=part) as caught:
             call(model)
         assert caught.value.architecture == name
         assert name in str(caught.value) and caught.value.remedy in str(caught.value)
@@ -29,7 +29,9 @@ def test_a_norm_of_another_kind_is_named(monkeypatch):
     model = tiny_bridge("gpt2")
     norm = model.blocks[1].ln1
     monkeypatch.setattr(norm.hook_normalized, "forward", torch.tanh)
-    with pytest.raises(tw.UnsupportedModel, match=r"blocks\.1\.ln1.*neither LayerNorm nor RMSNorm"):
+    with pytest.raises(
+        tw.UnsupportedModelError, match=r"blocks\.1\.ln1.*neither LayerNorm nor RMSNorm"
+    ):
         tw.read_weights(model)
 
 
@@ -46,7 +48,7 @@ def test_a_hugging_face_model_is_no_transformer_lens_model():
 
 def test_a_model_without_words_is_named():
     model = SimpleNamespace(cfg=SimpleNamespace(architecture="Half", d_model=4), blocks=[])
-    with pytest.raises(tw.UnsupportedModel, match="Half: it has no embed"):
+    with pytest.raises(tw.UnsupportedModelError, match="Half: it has no embed"):
         tw.read_weights(model)
 
 
@@ -89,12 +91,12 @@ def test_meta_weights():
 
 def test_quantised_weights():
     with pytest.raises(ValueError, match="quantised"):
-        plain(torch.zeros(3, dtype=torch.int8), "W")
+        to_float32_cpu(torch.zeros(3, dtype=torch.int8), "W")
 
 
 def test_plain_is_a_copy():
     held = torch.zeros(3)
-    copy = plain(held, "W")
+    copy = to_float32_cpu(held, "W")
     copy += 1
     assert held.sum() == 0
 

@@ -5,8 +5,8 @@ import torch
 
 import tw_lens as tw
 from tests.models import BRIDGES, CONTEXT, VOCABULARY, shared_bridge, tiny_bridge
-from tw_lens.reading.running import stream_hooks
-from tw_lens.reading.states import added_hooks
+from tw_lens.reading.forward import residual_hooks
+from tw_lens.reading.states import write_hooks
 
 PROMPT = "w5 w6 w7 w8"
 
@@ -64,7 +64,7 @@ def test_cache_without_its_batch_dimension():
     assert torch.equal(states.stream, tw.read_states(model, [0, 5, 6, 7]).stream)
 
 
-EVERYTHING = [*stream_hooks(3), *added_hooks(3)]
+EVERYTHING = [*residual_hooks(3), *write_hooks(3)]
 
 
 def cache_of(model, ids: list[list[int]], keep: list[str]):
@@ -186,7 +186,7 @@ def test_a_model_that_drops_values_at_random_is_refused():
         lambda: tw.read_states(model, [5, 6, 7]),
         lambda: tw.check(model, [5, 6, 7]),
         lambda: tw.trajectory_statistics(model, [[5, 6, 7]], controls=[]),
-        lambda: tw.direction_effect(model, [[5, 6, 7]], layer=1, head=0),
+        lambda: tw.direction_ablation(model, [[5, 6, 7]], layer=1, head=0),
     ):
         with pytest.raises(ValueError, match=r"tiny-gpt2 is in training mode.*model.eval\(\)"):
             call()

@@ -14,9 +14,9 @@ def snapshot(model) -> dict[str, torch.Tensor]:
 
 
 def hooks_left(model) -> int:
-    plain = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    to_float32_cpu = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     points = model.hook_dict.values()
-    return plain + sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in points)
+    return to_float32_cpu + sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in points)
 
 
 @pytest.mark.parametrize("processed", [False, True])
@@ -51,7 +51,7 @@ def test_state_dict_hooks_and_logits_stay(architecture: str, processed: bool):
         assert torch.equal(value, after[name]), name
     assert hooks_left(model) == hooks_before
     assert model.training == mode
-    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(find_tensor.grad is None for find_tensor in model.parameters())
     with torch.no_grad():
         assert torch.equal(model(ids), logits_before)
 

@@ -34,14 +34,14 @@ def folded_page(tmp_path_factory):
     """A page with so many layers that each is folded."""
     path = tmp_path_factory.mktemp("folded") / "page.html"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["tw_lens.rendering.report"], "LAYERS_OPEN", 1)
+        patch.setattr(sys.modules["tw_lens.rendering.page.report"], "LAYERS_OPEN", 1)
         return tw.report(golden_bridge(), path, prompt="w5 w6 w7 w8", layers=[0, 2])
 
 
 @pytest.fixture(scope="module")
 def hostile_page(tmp_path_factory):
     """A page whose prompt holds markup, newlines, emoji, right-to-left text and lone bytes."""
-    from tw_lens.rendering.report import report
+    from tw_lens.rendering.page.report import report
 
     model = golden_bridge()
     strings = [HOSTILE, "\n", "\U0001f426", "\u05d0\u05d1", "\udcff"]

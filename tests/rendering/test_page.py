@@ -10,8 +10,8 @@ from plotly.offline import get_plotlyjs
 
 import tw_lens as tw
 from tests.models import golden_bridge, tiny_bridge
-from tw_lens.rendering import attention_widget, coloured_tokens
-from tw_lens.rendering.widgets import circuitsvis_script
+from tw_lens.rendering import attention_widget, token_widget
+from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -36,7 +36,7 @@ def test_only_the_page_is_left(page):
     assert [file.name for file in page.parent.iterdir()] == ["page.html"]
 
 
-@pytest.mark.parametrize("step", ["Certifying", "Following the prompt", "Writing the page"])
+@pytest.mark.parametrize("step", ["Certifying", "Following the prompt", "AttentionOutput the page"])
 def test_an_interruption_leaves_nothing(step, tmp_path):
     def stop(now):
         if now == step:
@@ -71,7 +71,7 @@ def test_widgets_keep_tokens_inside_their_script():
     states = tw.read_states(golden_bridge(), "w5 w6")
     pattern = tw.attention_pattern(weights, states, layer=1)
     path = tw.trajectory(weights, states)
-    widget = coloured_tokens(replace(path, token_strings=(HOSTILE, "\u2028 \n")))
+    widget = token_widget(replace(path, token_strings=(HOSTILE, "\u2028 \n")))
     for fragment in (attention_widget(pattern).fragment(), widget.fragment()):
         assert fragment.count("</script>") == 1 and "<img" not in fragment
     inside = re.search(r"ColoredTokensMulti, (.*)\);</script>", widget.fragment()).group(1)
@@ -87,21 +87,24 @@ def test_a_place_that_only_looks_writable_is_refused_first():
 def test_a_widget_in_a_notebook_has_a_frame_and_a_height():
     model = golden_bridge()
     path = tw.trajectory(tw.read_weights(model), tw.read_states(model, [5, 6]))
-    widget = coloured_tokens(replace(path, token_strings=(HOSTILE, "b")))
-    shown = widget._repr_html_()
+    widget = token_widget(replace(path, token_strings=(HOSTILE, "b")))
+    escape_token = widget._repr_html_()
     assert (
-        shown.startswith("<iframe srcdoc=") and 'height="232"' in shown
+        escape_token.startswith("<iframe srcdoc=") and 'height="232"' in escape_token
     )  # 24 for each of 3 layers
-    assert shown.count("<") == 2 and "google" not in shown.split("CircuitsVis.render(")[-1]
+    assert (
+        escape_token.count("<") == 2
+        and "google" not in escape_token.split("CircuitsVis.render(")[-1]
+    )
 
 
 def test_sentences_get_a_section_that_claims_what_the_intervals_say(tmp_path):
     sentences = [[5, 6, 7, 8, 9], [8, 9, 10, 11], [3, 2, 1, 0, 4, 5]]
     model = golden_bridge()
-    path = tw.report(model, tmp_path / "p.html", prompt="w5 w6", layers=[0], sentences=sentences)
+    path = tw.report(model, tmp_path / "p.html", prompt="w5 w6", layers=[0], prompts=sentences)
     text = path.read_text(encoding="utf-8")
     assert 'id="sentences"' in text and "Many sentences travelling" in text
-    found = tw.approach(model, sentences)
+    found = tw.trajectory_alignment(model, sentences)
     for place in ("middle", "end"):
         for target in ("last state", "next state", "next readout"):
             _, low, high = found.fall_of(target, place)
@@ -112,18 +115,18 @@ def test_sentences_get_a_section_that_claims_what_the_intervals_say(tmp_path):
 def test_tokens_are_coloured_by_the_step_or_by_who_moved_them():
     model = golden_bridge()
     weights, states = tw.read_weights(model), tw.read_states(model, [5, 6, 7])
-    path, movers = tw.trajectory(weights, states), tw.movers(weights, states)
-    drawn = coloured_tokens(path).properties
+    path, movers = tw.trajectory(weights, states), tw.trajectory_attribution(weights, states)
+    drawn = token_widget(path).properties
     assert drawn["labels"] == ["layer 0", "layer 1", "layer 2"] and len(drawn["tokens"]) == 3
     steps = path.values["step_angle"][:-1].T
     assert torch.allclose(torch.tensor(drawn["values"]), steps, rtol=1e-3)
-    heads = torch.tensor(coloured_tokens(movers, "heads").properties["values"])
+    heads = torch.tensor(token_widget(movers, "heads").properties["values"])
     which = [name.startswith("H") for name in movers.components]
     assert torch.allclose(heads, movers.share[:, which].nansum(1).T, rtol=1e-3, atol=1e-4)
-    mlp = torch.tensor(coloured_tokens(movers).properties["values"])
+    mlp = torch.tensor(token_widget(movers).properties["values"])
     assert not torch.allclose(mlp, heads)
     with pytest.raises(ValueError, match="component='H99' is none of H0"):
-        coloured_tokens(movers, "H99")
+        token_widget(movers, "H99")
 
 
 def test_an_encoder_shows_what_it_sees_behind_a_word():
@@ -151,7 +154,7 @@ def test_directions_that_are_only_known_together_say_so():
     """Two equal planted singular values: on the page as one block."""
     from tests.planted import equal_pair
     from tw_lens.analyses import head_spectrum
-    from tw_lens.rendering.sections import _spectrum_panel
+    from tw_lens.rendering.page.head_sections import _spectrum_panel
 
     weights = equal_pair(0)
     panel = _spectrum_panel(weights, head_spectrum(weights, layer=0, n=4))

@@ -15,11 +15,13 @@ SPOILT = {  # what a mistake may do to a part, and in which part it must be seen
     "no labels": ("text { display: none !important }", ["atlas", "probe", "walk", "loudest"]),
     "no figure": (".main-svg { visibility: hidden !important }", ["certificate", "movers"]),
     "no bars": (".bars, .heatmaplayer { display: none !important }", ["distances", "probe"]),
-    "no words": ("td.words, td.tokens-cell { color: transparent }", ["heads", "words"]),
+    "no words": ("td.tokens, td.tokens-cell { color: transparent }", ["heads", "words"]),
     "overlapping": (".tokens { margin-top: -60px }", ["title"]),
     "dark letters on dark": ("td { color: #14181e !important }", ["heads"]),
 }
-ANOTHER_FONT = "body, text, td, td.words span { font-family: 'Liberation Serif', serif !important }"
+ANOTHER_FONT = (
+    "body, text, td, td.tokens span { font-family: 'Liberation Serif', serif !important }"
+)
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed and could not be"

@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 import tw_lens as tw
 from tests.models import golden_bridge
-from tw_lens.rendering.latex import escaped, latex_table
-from tw_lens.rendering.tables import rich_table, save_table
+from tw_lens.rendering.export.latex import escaped, latex_table
+from tw_lens.rendering.export.tables import rich_table, save_table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 PDFLATEX = shutil.which("pdflatex")

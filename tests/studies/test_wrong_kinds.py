@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 CASES = {
-    "no head": ("effect(head=None)", "head=None is no number: name one head, 0 to 3."),
-    "no head, uses": ("uses(head=None)", "head=None is no number: name one head, 0 to 3."),
-    "two heads": ("effect(head=[0, 1])", "head=[0, 1] is no number: name one head, 0 to 3."),
+    "no head": ("effect(head=None)", "head must be an int, 0 to 3; got None."),
+    "no head, uses": ("uses(head=None)", "head must be an int, 0 to 3; got None."),
+    "two heads": ("effect(head=[0, 1])", "head must be an int, 0 to 3; got [0, 1]."),
     "no layer": ("uses(layer=None)", "layer=None is no number: name one block, 0 to 2."),
     "a number": ("effect(directions=0)", "directions=0 is no list of numbers or of sets"),
     "a text": ("effect(directions='01')", "directions='01' is no list of numbers or of sets"),
     "no prompts": ("uses(prompts=None)", "prompts=None is no list: give a list of texts"),
     "measures": ("alike(measures='embedding')", "measures='embedding' is no list: give ['embe"),
-    "controls": ("alike(controls='isotropic')", "controls='isotropic' is no list: give ['isot"),
+    "controls": ("alike(nulls='isotropic')", "nulls='isotropic' is no list: give ['isot"),
 }
 ASKED = """
 import sys
@@ -27,11 +27,11 @@ def study(call, **options):
     given = {"prompts": [[5, 6, 7]], "layer": 1, "head": 1} | options
     return call(model, given.pop("prompts"), **given)
 def effect(**options):
-    return study(tw.direction_effect, **{"directions": [0]} | options)
+    return study(tw.direction_ablation, **{"directions": [0]} | options)
 def uses(**options):
-    return study(tw.direction_uses, **options)
+    return study(tw.direction_examples, **options)
 def alike(**options):
-    return tw.coherence(weights, layers=[1], n=1, n_controls=9, **options)
+    return tw.direction_coherence(weights, layers=[1], n=1, n_null=9, **options)
 for case in sys.argv[1:]:
     try:
         eval(case)

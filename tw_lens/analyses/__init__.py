@@ -2,67 +2,64 @@
 
 from tw_lens.analyses.attention_pattern import AttentionPattern, attention_pattern
 from tw_lens.analyses.bias_directions import BiasDirections, bias_directions
-from tw_lens.analyses.chart import Chart, fit_map
-from tw_lens.analyses.coherence import Coherence, coherence
-from tw_lens.analyses.common_nouns import NounList, common_nouns
-from tw_lens.analyses.direction_blocks import DirectionBlocks, direction_blocks
-from tw_lens.analyses.ellipsoid import Ellipsoid, head_ellipsoid
+from tw_lens.analyses.common_nouns import CommonNouns, common_nouns
+from tw_lens.analyses.direction_association import DirectionAssociation, direction_association
+from tw_lens.analyses.direction_coherence import DirectionCoherence, direction_coherence
+from tw_lens.analyses.direction_degeneracy import DirectionDegeneracy, direction_degeneracy
 from tw_lens.analyses.embedding_distances import EmbeddingDistances, embedding_distances
 from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
-from tw_lens.analyses.head_probe import HeadProbe, head_probe
-from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum, head_svd
-from tw_lens.analyses.movers import Movers, movers
-from tw_lens.analyses.qk_distance import (
-    DistanceProbe,
-    ScoreByDistance,
-    distance_probe,
-    score_by_distance,
+from tw_lens.analyses.head_directions import head_svd
+from tw_lens.analyses.head_distance import (
+    HeadProbeByDistance,
+    HeadScoreByDistance,
+    head_probe_by_distance,
+    head_score_by_distance,
 )
-from tw_lens.analyses.result import Result, WordLists, figure
-from tw_lens.analyses.side_pairing import SidePairing, side_pairing
+from tw_lens.analyses.head_ellipsoid import HeadEllipsoid, head_ellipsoid
+from tw_lens.analyses.head_probe import HeadProbe, head_probe
+from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum
+from tw_lens.analyses.projection import Projection, fit_projection
+from tw_lens.analyses.token_filter import TokenFilter, token_filter
 from tw_lens.analyses.token_norms import TokenNorms, token_norms
 from tw_lens.analyses.trajectory import Trajectory, trajectory
-from tw_lens.analyses.word_filter import WordFilter, word_filter
+from tw_lens.analyses.trajectory_attribution import TrajectoryAttribution, trajectory_attribution
 
 __all__ = [
     "AttentionPattern",
     "BiasDirections",
-    "Chart",
-    "Coherence",
-    "DirectionBlocks",
-    "DistanceProbe",
-    "Ellipsoid",
+    "CommonNouns",
+    "DirectionAssociation",
+    "DirectionCoherence",
+    "DirectionDegeneracy",
     "EmbeddingDistances",
     "HeadAtlas",
+    "HeadEllipsoid",
     "HeadProbe",
+    "HeadProbeByDistance",
+    "HeadScoreByDistance",
     "HeadSpectrum",
-    "Movers",
-    "NounList",
-    "Result",
-    "ScoreByDistance",
-    "SidePairing",
+    "Projection",
+    "TokenFilter",
     "TokenNorms",
     "Trajectory",
-    "WordFilter",
-    "WordLists",
+    "TrajectoryAttribution",
     "attention_pattern",
     "bias_directions",
-    "coherence",
     "common_nouns",
-    "direction_blocks",
-    "distance_probe",
+    "direction_association",
+    "direction_coherence",
+    "direction_degeneracy",
     "embedding_distances",
-    "figure",
-    "fit_map",
+    "fit_projection",
     "head_atlas",
     "head_ellipsoid",
     "head_probe",
+    "head_probe_by_distance",
+    "head_score_by_distance",
     "head_spectrum",
     "head_svd",
-    "movers",
-    "score_by_distance",
-    "side_pairing",
+    "token_filter",
     "token_norms",
     "trajectory",
-    "word_filter",
+    "trajectory_attribution",
 ]

@@ -8,9 +8,10 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.result import Result, of_weights
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
+from tw_lens.results.arguments import require_weights
+from tw_lens.results.base import Result, component_label, head_columns
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -22,10 +23,16 @@ class AttentionPattern(Result):
 
     model_name: str
     layer: int
+    heads: tuple[int, ...]
     token_strings: tuple[str, ...]
     pattern: Float[Tensor, "heads position position"]
     causal: bool
     caveats: tuple[Caveat, ...] = ()
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """A label per head: "L5H1"."""
+        return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
         """How many heads, and how much of the attention rests on the first position."""
@@ -36,25 +43,29 @@ class AttentionPattern(Result):
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: component, query, key, query_token, key_token, attention (keys seen only)."""
+        """Columns: layer, head, component, query, key, query_token, key_token, attention (keys seen only)."""
         rows = []
         tokens = self.token_strings
-        for head, pattern in enumerate(self.pattern.tolist()):
+        for head, pattern in zip(self.heads, self.pattern.tolist(), strict=True):
+            of = tuple(head_columns(self.layer, head).values())
             for i, row in enumerate(pattern):
                 for j in range(i + 1 if self.causal else len(row)):
-                    rows.append((f"L{self.layer}H{head}", i, j, tokens[i], tokens[j], row[j]))
-        columns = ["component", "query", "key", "query_token", "key_token", "attention"]
+                    rows.append((*of, i, j, tokens[i], tokens[j], row[j]))
+        columns = ["layer", "head", "component", "query", "key", "query_token", "key_token",
+                   "attention"]  # fmt: skip
         return pd.DataFrame(rows, columns=columns)
 
 
-@of_weights
-def attention_pattern(weights: Weights, states: States, *, layer: int) -> AttentionPattern:
+@require_weights
+def attention_pattern(
+    weights: Weights, states: States, *, layer: int, head: int | None = None
+) -> AttentionPattern:
     """The attention pattern of a layer on a prompt, `softmax(s q_i R(i-j) k_j^T)`.
 
     The softmax is over j <= i in causal models, over every j in encoders.
 
     Raises:
-        IndexError: the layer does not exist.
+        IndexError: the layer or the head does not exist.
         ValueError: states of another model.
 
     Example:
@@ -66,6 +77,12 @@ def attention_pattern(weights: Weights, states: States, *, layer: int) -> Attent
     weights.require_states(states)
     block = weights.block(layer)
     x = states.stream[layer]
-    pattern = block.pattern_on(x)
-    causal = block.scoring.causal
-    return AttentionPattern(states.model_name, layer, states.token_strings, pattern, causal)
+    heads = block.heads(head)
+    return AttentionPattern(
+        model_name=states.model_name,
+        layer=layer,
+        heads=tuple(heads),
+        token_strings=states.token_strings,
+        pattern=block.attention_pattern(x)[heads],
+        causal=block.attention_scores.causal,
+    )

@@ -7,21 +7,19 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from tw_lens.analyses.controls import beside
-from tw_lens.analyses.result import (
-    CONVENTIONS,
-    Convention,
-    Result,
-    WordLists,
-    of_weights,
-    require_choice,
-    require_positive,
-    said_above,
-    word_lists,
-)
+from tw_lens.analyses.conventions import convention_rules
+from tw_lens.analyses.null_directions import compare_with_null
+from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import nearest
+from tw_lens.geometry import top_tokens as top_tokens
+from tw_lens.results.arguments import (
+    Convention,
+    require_positive,
+    require_weights,
+)
+from tw_lens.results.base import Result, component_label, head_columns
+from tw_lens.results.token_lists import TokenLists, make_token_lists, significance_summary
 
 CELLS = (("query", "+"), ("key", "+"), ("query", "-"), ("key", "-"))
 
@@ -33,37 +31,45 @@ class BiasDirections(Result):
     model_name: str
     layer: int
     convention: Convention
-    lists: WordLists
+    heads: tuple[int, ...]
+    lists: TokenLists
+    token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     @property
-    def n_heads(self) -> int:
-        """Number of heads read."""
-        return self.lists.score.shape[0] // len(CELLS)
+    def components(self) -> tuple[str, ...]:
+        """A label per head: "L5H1"."""
+        return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
         """What was read."""
-        read = f"{self.model_name} layer {self.layer}, {self.convention}: {self.n_heads} heads"
-        return read + said_above(self.lists)
+        read = f"{self.model_name} layer {self.layer}, {self.convention}: {len(self.heads)} heads"
+        return read + significance_summary(self.lists)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per word.
 
-        Columns: component, side, sign, rank, token_index, token_string, score and, in the exact
-        convention, coherence, above (the control beside the list, see `Beside`).
+        Columns: layer, head, component, side, sign, rank, token_index, token_string, score and, in the exact
+        convention, coherence, above (the control beside the list, see `NullComparison`).
         """
         rows = []
         for which in range(self.lists.score.shape[0]):
             side, sign = CELLS[which % len(CELLS)]
-            component = f"L{self.layer}H{which // len(CELLS)}"
-            head = {"component": component, "side": side, "sign": sign}
+            head = head_columns(self.layer, self.heads[which // len(CELLS)])
+            head |= {"side": side, "sign": sign}
             rows.extend(head | row for row in self.lists.rows(which))
         return pd.DataFrame(rows)
 
 
-@of_weights
+@require_weights
 def bias_directions(
-    weights: Weights, *, layer: int, k: int = 5, convention: Convention = "exact"
+    weights: Weights,
+    *,
+    layer: int,
+    k: int = 5,
+    convention: Convention = "exact",
+    head: int | None = None,
+    token_filter: TokenFilter | None = None,
 ) -> BiasDirections:
     """The words that the query and key biases of each head prefer.
 
@@ -76,40 +82,42 @@ def bias_directions(
         layer: which block.
         k: words per direction.
         convention: "exact" or "published".
+        head: one head, or None for all.
+        token_filter: which tokens may be listed (`exact`), from `token_filter`; all by default.
 
     Raises:
-        IndexError: the layer does not exist.
+        IndexError: the layer or the head does not exist.
         ValueError: unknown convention, `published` on processed weights, or a layer whose queries
             and keys have no bias at all (there is no direction to read).
 
     Example:
-        >>> bias_directions(weights, layer=0).n_heads
-        4
+        >>> bias_directions(weights, layer=0).heads
+        (0, 1, 2, 3)
 
     Source: arXiv 2309.07315, section 4.3.
     """
-    require_choice("convention", convention, CONVENTIONS)
     require_positive("k", k)
-    if convention == "published":
-        weights.require_unprocessed('convention="published"')
+    rules = convention_rules(weights, convention)
+    keep = allowed_mask(weights, token_filter, convention)
     block = weights.block(layer)
-    kv = block.kv_head
-    if convention == "published":
-        query = torch.einsum("hde,he->hd", block.W_Q, block.b_K[kv])
-        key = torch.einsum("he,hde->hd", block.b_Q, block.W_K[kv])
-        rows = weights.vocabulary.on_ellipsoid(block.norm)
-    else:
-        (L, R), (a_Q, a_K) = block.qk_factors(), block.qk_constants()
-        query = torch.einsum("hde,he->hd", L, a_K[kv])
-        key = torch.einsum("he,hde->hd", a_Q, R[kv])
-        rows = weights.vocabulary.on_sphere(block.norm)
+    heads = block.heads(head)
+    query, key = (side[heads] for side in rules.bias_directions(block))
     if not query.any() and not key.any():
         raise ValueError(
             f"layer {layer} of {weights.model_name} has no bias on queries or keys (neither its "
             "own nor the norm's): there is no bias direction to read."
         )
     directions = torch.stack([query, key, -query, -key], dim=1).flatten(0, 1)
-    found = nearest(directions, rows, k)
-    control = None if convention == "published" else beside(weights, found, "points", block.norm)
-    lists = word_lists(found, weights.tokens, control)
-    return BiasDirections(weights.model_name, layer, convention, lists, weights.caveats)
+    result = top_tokens(directions, rules.points(weights, block.norm), k, keep=keep)
+    null = None
+    if rules.has_null:
+        null = compare_with_null(weights, result, "points", block.norm, keep)
+    return BiasDirections(
+        model_name=weights.model_name,
+        layer=layer,
+        convention=convention,
+        heads=tuple(heads),
+        lists=make_token_lists(result, weights.tokens, null),
+        token_filter=token_filter,
+        caveats=weights.caveats + filter_caveat(token_filter),
+    )

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tw_lens.analyses.result import Result, of_weights
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
+from tw_lens.results.arguments import require_weights
+from tw_lens.results.base import Result
 
 NOUNS = """
 time year people way day man thing woman life child world school state family student group
@@ -23,7 +24,7 @@ guy moment air teacher force education
 
 
 @dataclass(frozen=True, repr=False)
-class NounList(Result):
+class CommonNouns(Result):
     """The nouns that are one token, in one spelling; iterating gives their token ids."""
 
     model_name: str
@@ -52,8 +53,8 @@ class NounList(Result):
         return pd.DataFrame({"token_index": self.token_index, "token_string": self.token_strings})
 
 
-@of_weights
-def common_nouns(weights: Weights, *, leading_space: bool = True) -> NounList:
+@require_weights
+def common_nouns(weights: Weights, *, leading_space: bool = True) -> CommonNouns:
     """A hundred frequent English nouns as token ids, those that are single tokens.
 
     Args:
@@ -74,4 +75,6 @@ def common_nouns(weights: Weights, *, leading_space: bool = True) -> NounList:
     spelled = [f" {noun}" if leading_space else noun for noun in NOUNS]
     index, dropped = weights.tokens.look_up(spelled)
     strings = weights.tokens.strings(index)
-    return NounList(weights.model_name, leading_space, tuple(index), tuple(strings), tuple(dropped))
+    return CommonNouns(
+        weights.model_name, leading_space, tuple(index), tuple(strings), tuple(dropped)
+    )

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from tw_lens.analyses.result import Result, of_weights
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
+from tw_lens.results.arguments import require_weights
+from tw_lens.results.base import Result
 
 SAID = ("centred", "normalised stream", "stream read as it is")
 SETTINGS = ("original", "centered", "scaled", "centered_scaled")
@@ -47,7 +48,7 @@ class EmbeddingDistances(Result):
         return pd.DataFrame([vars(setting) for setting in self.settings])
 
 
-@of_weights
+@require_weights
 def embedding_distances(weights: Weights) -> EmbeddingDistances:
     """How far normalising moves the word embeddings.
 

@@ -12,23 +12,29 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.analyses.head_spectrum import beside_sides, head_svd, signed_words
-from tw_lens.analyses.result import (
-    CIRCUITS,
-    Beside,
-    Circuit,
-    Result,
-    WordLists,
-    of_weights,
-    require_choice,
-    require_positive,
-    said_above,
-    word_lists,
+from tw_lens.analyses.head_directions import (
+    compare_sides_with_null,
+    head_svd,
+    tokens_of_direction_pair,
 )
-from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
+from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
 from tw_lens.canonical import Norm, Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import Neighbours, joined
+from tw_lens.geometry import TopTokens, concat
+from tw_lens.results.arguments import (
+    CIRCUITS,
+    Circuit,
+    require_choice,
+    require_positive,
+    require_weights,
+)
+from tw_lens.results.base import Result, head_columns
+from tw_lens.results.token_lists import (
+    NullComparison,
+    TokenLists,
+    make_token_lists,
+    significance_summary,
+)
 from tw_lens.tokens import visible
 
 AT_ONCE = 2048
@@ -46,9 +52,9 @@ class HeadAtlas(Result):
     entries: tuple[tuple[int, int, Circuit, int], ...]
     singular_value: Float[Tensor, " entries"]
     share: Float[Tensor, " entries"]
-    left: WordLists
-    right: WordLists
-    among: WordFilter | None = None
+    left: TokenLists
+    right: TokenLists
+    token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -59,23 +65,21 @@ class HeadAtlas(Result):
         return (
             f"{self.model_name}: {len(heads)} heads; the most concentrated spectrum is that of "
             f"L{layer}H{head} {circuit} ({100 * float(self.share[strongest]):.0f} % in direction "
-            f"{direction}){'' if self.among is None else f', words among {self.among.said}'}"
-            f"{said_above(self.left, self.right)}"
+            f"{direction}){'' if self.token_filter is None else f', words among {self.token_filter.description}'}"
+            f"{significance_summary(self.left, self.right)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per head, circuit and direction.
 
-        Columns: layer, head, component, circuit, direction, singular_value, share, left_words,
-        right_words (the words best first, a space between two, spaces of their own marked), and the
-        control beside each side: left_coherence, left_above, right_coherence, right_above (see
-        `Beside`).
+        Columns: layer, head, component, circuit, direction, singular_value, share, left_tokens,
+        right_tokens (the words best first, a space between two, spaces of their own marked), and the
+        control beside each side: left_coherence, left_exceeds_null, right_coherence, right_exceeds_null (see
+        `NullComparison`).
         """
         rows = [
             (
-                layer,
-                head,
-                f"L{layer}H{head}",
+                *head_columns(layer, head).values(),
                 circuit,
                 direction,
                 float(self.singular_value[at]),
@@ -88,8 +92,8 @@ class HeadAtlas(Result):
             for at, (layer, head, circuit, direction) in enumerate(self.entries)
         ]
         names = ["layer", "head", "component", "circuit", "direction", "singular_value", "share",
-                 "left_words", "right_words", "left_coherence", "left_above", "right_coherence",
-                 "right_above"]  # fmt: skip
+                 "left_tokens", "right_tokens", "left_coherence", "left_exceeds_null", "right_coherence",
+                 "right_exceeds_null"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
     def only(
@@ -136,19 +140,19 @@ class HeadAtlas(Result):
             entries=tuple(self.entries[at] for at in kept),
             singular_value=self.singular_value[kept],
             share=self.share[kept],
-            left=self.left.some(kept),
-            right=self.right.some(kept),
+            left=self.left.subset(kept),
+            right=self.right.subset(kept),
         )
 
 
-@of_weights
+@require_weights
 def head_atlas(
     weights: Weights,
     *,
     layers: Iterable[int] | None = None,
     n: int = 3,
     k: int = 5,
-    among: WordFilter | None = None,
+    token_filter: TokenFilter | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> HeadAtlas:
     """Which words does every head of the model connect?
@@ -162,7 +166,7 @@ def head_atlas(
         layers: which blocks; all that attend by default.
         n: leading directions per head and circuit, at most d_head of them.
         k: words per side.
-        among: which words may be listed, from `word_filter`; all of them by default.
+        token_filter: which words may be listed, from `token_filter`; all of them by default.
         progress: called with a sentence at each step.
 
     Returns:
@@ -170,7 +174,7 @@ def head_atlas(
 
     Raises:
         IndexError: a layer does not exist.
-        UnsupportedModel: a layer does not attend.
+        UnsupportedModelError: a layer does not attend.
         ValueError: n or k below 1, no layer, or a filter of another vocabulary.
 
     Example:
@@ -182,7 +186,7 @@ def head_atlas(
     require_positive("n", n)
     require_positive("k", k)
     chosen = weights.chosen_layers(weights.attention_layers if layers is None else layers)
-    keep = listed(weights, among)
+    keep = allowed_mask(weights, token_filter)
     say = progress or (lambda step: None)
     found: list[_Directions] = []
     for layer in chosen:
@@ -203,10 +207,10 @@ def head_atlas(
         entries=tuple(entries[at] for at in order),
         singular_value=torch.cat([directions.S for directions in found])[order],
         share=torch.cat([directions.share for directions in found])[order],
-        left=word_lists(left, weights.tokens, beside_left).some(order),
-        right=word_lists(right, weights.tokens, beside_right).some(order),
-        among=among,
-        caveats=weights.caveats + chosen_words(among),
+        left=make_token_lists(left, weights.tokens, beside_left).subset(order),
+        right=make_token_lists(right, weights.tokens, beside_right).subset(order),
+        token_filter=token_filter,
+        caveats=weights.caveats + filter_caveat(token_filter),
     )
 
 
@@ -246,7 +250,7 @@ def _directions(weights: Weights, layer: int, n: int) -> list[_Directions]:
     return found
 
 
-_Side = tuple[Neighbours, Beside | None]
+_Side = tuple[TopTokens, NullComparison | None]
 
 
 def _read(
@@ -257,19 +261,21 @@ def _read(
     right = torch.cat([directions.right for directions in group])
     (circuit, *_), norm = group[0].sphere, group[0].norm
     words = [
-        signed_words(weights, norm, circuit, "exact", some_left, some_right, k, keep)
+        tokens_of_direction_pair(weights, norm, circuit, some_left, some_right, k, keep=keep)
         for some_left, some_right in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
     ]
-    found = tuple(map(joined, zip(*words, strict=True)))
-    return tuple(zip(found, beside_sides(weights, norm, circuit, *found, keep), strict=True))
+    found = tuple(map(concat, zip(*words, strict=True)))
+    return tuple(
+        zip(found, compare_sides_with_null(weights, norm, circuit, *found, keep), strict=True)
+    )
 
 
 def _together(sides: tuple[_Side, ...]) -> _Side:
     """One side of all groups, one after another."""
     found, controls = zip(*sides, strict=True)
     if any(control is None for control in controls):
-        return joined(found), None
-    return joined(found), Beside(*map(torch.cat, zip(*controls, strict=True)))
+        return concat(found), None
+    return concat(found), NullComparison(*map(torch.cat, zip(*controls, strict=True)))
 
 
 def _place(entry: tuple[int, int, Circuit, int], layers: tuple[int, ...]) -> tuple:

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.analyses.controls import beside
-from tw_lens.analyses.result import (
+from tw_lens.analyses.conventions import READOUTS, Readout, convention_rules
+from tw_lens.analyses.null_directions import compare_with_null
+from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
+from tw_lens.canonical import Block, Weights
+from tw_lens.errors import Caveat
+from tw_lens.geometry import TopTokens
+from tw_lens.geometry import top_tokens as top_tokens
+from tw_lens.results.arguments import (
     CIRCUITS,
-    CONVENTIONS,
-    Beside,
     Circuit,
     Convention,
-    Result,
-    WordLists,
-    at_distance,
-    of_weights,
     require_choice,
-    require_offset,
+    require_distance,
     require_positive,
-    said_above,
-    word_lists,
+    require_weights,
 )
-from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
-from tw_lens.canonical import Block, Rows, Weights
-from tw_lens.errors import Caveat
-from tw_lens.geometry import Neighbours, nearest
+from tw_lens.results.base import Result, component_label, head_columns
+from tw_lens.results.caveats import caveats_at_distance
+from tw_lens.results.token_lists import (
+    NullComparison,
+    TokenLists,
+    make_token_lists,
+    significance_summary,
+)
 from tw_lens.tokens import named
-
-Reading = Literal["u", "x+u"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -49,43 +49,48 @@ class HeadProbe(Result):
     layer: int
     circuit: Circuit
     convention: Convention
-    offset: int
-    components: tuple[str, ...]
+    distance: int
+    heads: tuple[int | None, ...]
     word_index: tuple[int, ...]
     words: tuple[str, ...]
     dropped: tuple[str, ...]
-    lists: WordLists
+    lists: TokenLists
     norm: Float[Tensor, "components words"]
-    among: WordFilter | None = None
+    token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """A label per head, "L5H1", and "L5" for the sum over heads."""
+        return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
         """What was probed, and how many words were dropped."""
         lost = f", {len(self.dropped)} dropped: {named(self.dropped)}" if self.dropped else ""
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}"
-            f"{f' at distance {self.offset}' if self.offset else ''}, {self.convention}: "
+            f"{f' at distance {self.distance}' if self.distance else ''}, {self.convention}: "
             f"{len(self.words)} words through {len(self.components)} components"
-            f"{'' if self.among is None else f', among {self.among.said}'}{lost}"
-            f"{said_above(self.lists)}"
+            f"{'' if self.token_filter is None else f', among {self.token_filter.description}'}{lost}"
+            f"{significance_summary(self.lists)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per word found.
 
-        Columns: component, word, word_index, rank, token_index, token_string, score, norm and,
-        where the list has a control, coherence, above (see `Beside`).
+        Columns: layer, head, component, word, word_index, rank, token_index, token_string, score, norm and,
+        where the list has a control, coherence, above (see `NullComparison`).
         """
         rows = []
-        for c, component in enumerate(self.components):
+        for c, of in enumerate(self.heads):
             for w, (word, index) in enumerate(zip(self.words, self.word_index, strict=True)):
-                head = {"component": component, "word": word, "word_index": index}
+                head = head_columns(self.layer, of) | {"word": word, "word_index": index}
                 which, norm = c * len(self.words) + w, float(self.norm[c, w])
                 rows.extend(head | row for row in self.lists.rows(which, norm=norm))
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows).astype({"head": "Int64"})
 
 
-@of_weights
+@require_weights
 def head_probe(
     weights: Weights,
     *,
@@ -95,17 +100,17 @@ def head_probe(
     k: int = 5,
     convention: Convention = "exact",
     head: int | None = None,
-    reading: Reading = "u",
-    offset: int = 0,
-    among: WordFilter | None = None,
+    readout: Readout = "update",
+    distance: int = 0,
+    token_filter: TokenFilter | None = None,
 ) -> HeadProbe:
     """Probe words through the heads of a layer.
 
-    QK, `exact`: the keys that the word's query scores highest, `s (N(w) A_Q + a_Q) R(offset) A_K^T
+    QK, `exact`: the keys that the word's query scores highest, `s (N(w) A_Q + a_Q) R(distance) A_K^T
     N(W_E)^T`, in attention-score units; with query-key norms or a bottleneck, the exact scores
-    `s n_q(q) R(offset) n_k(k)^T` of whole keys; with a soft-cap, the capped scores. OV, `exact`:
-    the model's readout (logits) of `u = (N(w) A_V + a_V) W_O` alone (`reading="u"`) or of `x + u`
-    (`reading="x+u"`, x the word as it enters the stream; without a control, for x brings words like
+    `s n_q(q) R(distance) n_k(k)^T` of whole keys; with a soft-cap, the capped scores. OV, `exact`:
+    the model's readout (logits) of `u = (N(w) A_V + a_V) W_O` alone (`readout="update"`) or of `x + u`
+    (`readout="residual"`, x the word as it enters the stream; without a control, for x brings words like
     itself), per head and, with `head=None`, what the whole layer adds for a word that attends to
     itself alone, `b_O` included (component "L5").
     `published`: `n(w) W_Q W_K^T / sqrt(d_head) . n(W_E)^T` without query and key biases;
@@ -120,13 +125,13 @@ def head_probe(
         k: neighbours per list.
         convention: "exact" or "published".
         head: one head, or None for all.
-        reading: what the exact OV probe reads.
-        offset: how far the key lies behind the query (QK, `exact`, layers that rotate positions).
-        among: which words may be listed (`exact`), from `word_filter`; all of them by default.
+        readout: what the exact OV probe reads.
+        distance: how far the key lies behind the query (QK, `exact`, layers that rotate positions).
+        token_filter: which words may be listed (`exact`), from `token_filter`; all of them by default.
 
     Raises:
         IndexError: the layer, the head or a token id does not exist.
-        ValueError: unknown circuit, convention or reading, no word left, `published` on processed
+        ValueError: unknown circuit, convention or readout, no word left, `published` on processed
             weights, an offset where positions do not rotate, a filter that does not fit.
 
     Example:
@@ -136,164 +141,54 @@ def head_probe(
     Source: arXiv 2309.07315, sections 4.3 and 4.4.
     """
     require_choice("circuit", circuit, CIRCUITS)
-    require_choice("convention", convention, CONVENTIONS)
-    require_choice("reading", reading, ("u", "x+u"))
-    require_offset(offset, circuit, convention)
+    require_choice("readout", readout, READOUTS)
+    require_distance(distance, circuit, convention)
     require_positive("k", k)
-    if convention == "published":
-        weights.require_unprocessed('convention="published"')
-    keep = listed(weights, among, convention)
+    rules = convention_rules(weights, convention)
+    keep = allowed_mask(weights, token_filter, convention)
     block = weights.block(layer)
     heads = block.heads(head)
     index, dropped = weights.tokens.look_up(words)
     ids = torch.tensor(index)
-    components = tuple(f"L{layer}H{h}" for h in heads)
-    control = None
+    components: tuple[int | None, ...] = tuple(heads)
+    null = None
     if circuit == "QK":
-        if convention == "published":
-            found = _published_qk(weights, block, ids, heads, k)
-        else:
-            found = exact_keys(weights, block, ids, heads, k, offset=offset, keep=keep)
-            control = beside_keys(weights, block, found, keep)
+        result = rules.top_keys(weights, block, ids, heads, k, distance=distance, keep=keep)
         norm = torch.full((len(heads), len(ids)), float("nan"))
+        if rules.has_null:
+            null = compare_keys_with_null(weights, block, result, keep)
     else:
+        update = rules.update(weights, block, ids, heads)
         if head is None:
-            components += (f"L{layer}",)
-        write = _published_update if convention == "published" else _exact_update
-        update = write(weights, block, ids, heads, whole=head is None)
+            components += (None,)
+            whole = rules.layer_update(weights, block, ids, update)
+            update = update._replace(u=torch.cat([update.u, whole[None]]))
         norm = update.u.norm(dim=-1)
-        if convention == "published":
-            found = _published_reading(weights, update, ids, k)
-        else:
-            found = _exact_reading(weights, update, ids, k, reading, keep)
-            if reading == "u":
-                control = beside(weights, found, "said", block.norm, keep)
+        result = rules.top_outputs(weights, update, ids, k, readout=readout, keep=keep)
+        if rules.has_null and readout == "update":
+            null = compare_with_null(weights, result, "logits", block.norm, keep)
     return HeadProbe(
         model_name=weights.model_name,
         layer=layer,
         circuit=circuit,
         convention=convention,
-        offset=offset,
-        components=components,
+        distance=distance,
+        heads=components,
         word_index=tuple(index),
         words=tuple(weights.tokens.strings(index)),
         dropped=tuple(dropped),
-        lists=word_lists(found, weights.tokens, control),
+        lists=make_token_lists(result, weights.tokens, null),
         norm=norm,
-        among=among,
-        caveats=at_distance(weights.caveats, offset, circuit) + chosen_words(among),
+        token_filter=token_filter,
+        caveats=caveats_at_distance(weights.caveats, distance, circuit)
+        + filter_caveat(token_filter),
     )
 
 
-class _Update(NamedTuple):
-    """What each component adds for each word, and the bias the whole layer adds once."""
-
-    u: Float[Tensor, "components words d_model"]
-    b_O: Float[Tensor, " d_model"]
-
-
-def exact_keys(
-    weights: Weights,
-    block: Block,
-    ids: Int[Tensor, " words"],
-    heads: list[int],
-    k: int,
-    *,
-    offset: int,
-    keep: Bool[Tensor, " d_vocab"] | None = None,
-) -> Neighbours:
-    """The keys that score highest for each head and word, heads outermost (see `head_probe`).
-
-    What is the same for every key (`q a_K^T`, which no softmax sees) is left out where scores are
-    bilinear, and is inside where keys are normalised.
-    """
-    kv = torch.tensor(block.kv_head)[heads]
-    q = block.met_query(block.queries(weights.vocabulary.entering(ids)), offset)
-    q = q[:, heads].transpose(0, 1)  # heads, words, d_head
-    if block.bilinear:
-        query = (q @ block.A_K[kv].mT).flatten(0, 1)
-        rows = weights.vocabulary.on_sphere(block.norm)
-    else:  # whole keys, all key heads in one row: each query has zeros for the others
-        n_kv, n_words = block.W_K.shape[0], len(ids)
-        query = torch.zeros(len(heads), n_words, n_kv, block.d_head)
-        query[torch.arange(len(heads)), :, kv] = q
-        query = query.flatten(2).flatten(0, 1)
-        rows = _whole_keys(weights, block)
-    found = nearest(query, rows, k, keep=keep)
-    return found._replace(score=block.scoring.capped(found.score))
-
-
-def beside_keys(
-    weights: Weights, block: Block, found: Neighbours, keep: Bool[Tensor, " d_vocab"] | None = None
-) -> Beside | None:
-    """The control beside lists of keys; None where keys are normalised: no direction finds them."""
-    return beside(weights, found, "points", block.norm, keep) if block.bilinear else None
-
-
-def _whole_keys(weights: Weights, block: Block) -> Rows:
-    """Every word's keys as they meet a query: `[words, n_kv_heads * d_head]`."""
-    return lambda: (
-        block.met_key(block.keys(weights.vocabulary.entered(chunk))).flatten(1)
-        for chunk in weights.vocabulary.rows()
-    )
-
-
-def _published_qk(
-    weights: Weights, block: Block, ids: Int[Tensor, " words"], heads: list[int], k: int
-) -> Neighbours:
-    n = block.norm.affine(weights.vocabulary.embeddings(ids))
-    kv = [block.kv_head[h] for h in heads]
-    query = torch.einsum("wd,hde->hwe", n, block.W_Q[heads]) @ block.W_K[kv].mT
-    query = query / block.W_Q.shape[-1] ** 0.5
-    return nearest(query.flatten(0, 1), weights.vocabulary.on_ellipsoid(block.norm), k)
-
-
-def _exact_update(
-    weights: Weights, block: Block, ids: Int[Tensor, " words"], heads: list[int], *, whole: bool
-) -> _Update:
-    kv = [block.kv_head[h] for h in heads]
-    x = weights.vocabulary.entering(ids)
-    values = block.values(x)
-    v = (values if block.v_norm is None else block.v_norm(values))[:, kv].transpose(0, 1)
-    u = v @ block.A_O[heads]
-    if whole:
-        alone = torch.eye(len(ids)).expand(block.n_heads, -1, -1)
-        added = block.attention_output(alone, values, x)
-        if block.centred_stream:
-            added = added - added.mean(-1, keepdim=True)
-        u = torch.cat([u, added[None]])
-    return _Update(u, block.a_O)
-
-
-def _exact_reading(
-    weights: Weights,
-    update: _Update,
-    ids: Int[Tensor, " words"],
-    k: int,
-    reading: Reading,
-    keep: Bool[Tensor, " d_vocab"] | None,
-) -> Neighbours:
-    state = update.u
-    if reading == "x+u":
-        state = state + weights.vocabulary.entering(ids)
-    readout = weights.readout
-    met = readout.met(readout.sphere(state)).flatten(0, 1)
-    return nearest(met, readout.columns, k, offset=readout.offset(), keep=keep)
-
-
-def _published_update(
-    weights: Weights, block: Block, ids: Int[Tensor, " words"], heads: list[int], *, whole: bool
-) -> _Update:
-    n = block.norm.affine(weights.vocabulary.embeddings(ids))
-    kv = [block.kv_head[h] for h in heads]
-    v = torch.einsum("wd,hde->hwe", n, block.W_V[kv]) + block.b_V[kv][:, None]
-    u = v @ block.W_O[heads]
-    return _Update(torch.cat([u, u.sum(0, keepdim=True)]) if whole else u, block.b_O)
-
-
-def _published_reading(
-    weights: Weights, update: _Update, ids: Int[Tensor, " words"], k: int
-) -> Neighbours:
-    e = weights.vocabulary.embeddings(ids)
-    state = weights.readout.norm.affine(e + update.u + update.b_O).flatten(0, 1)
-    return nearest(state, weights.vocabulary.rows, k)
+def compare_keys_with_null(
+    weights: Weights, block: Block, result: TopTokens, keep: Bool[Tensor, " d_vocab"] | None = None
+) -> NullComparison | None:
+    """The null of lists of keys; None where keys are normalised: no direction ranks them."""
+    if not block.bilinear:
+        return None
+    return compare_with_null(weights, result, "points", block.norm, keep)

@@ -5,36 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.controls import SIDES, beside, table_of
-from tw_lens.analyses.result import (
+from tw_lens.analyses.conventions import convention_rules
+from tw_lens.analyses.head_directions import (
+    compare_sides_with_null,
+    head_svd,
+    tokens_of_direction_pair,
+)
+from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
+from tw_lens.canonical import Weights
+from tw_lens.errors import Caveat
+from tw_lens.results.arguments import (
     CIRCUITS,
-    CONVENTIONS,
-    Beside,
     Circuit,
     Convention,
-    Result,
-    WordLists,
-    at_distance,
-    of_weights,
     require_choice,
-    require_offset,
+    require_distance,
     require_positive,
-    said_above,
-    word_lists,
+    require_weights,
 )
-from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
-from tw_lens.canonical import Block, Norm, Weights
-from tw_lens.errors import Caveat
-from tw_lens.geometry import (
-    FactoredSVD,
-    Neighbours,
-    chosen,
-    factored_svd,
-    nearest_of_both_signs,
+from tw_lens.results.base import Result, component_label, head_columns
+from tw_lens.results.caveats import caveats_at_distance
+from tw_lens.results.token_lists import (
+    TokenLists,
+    make_token_lists,
+    significance_summary,
 )
 
 
@@ -50,19 +47,19 @@ class HeadSpectrum(Result):
     layer: int
     circuit: Circuit
     convention: Convention
-    offset: int
+    distance: int
     heads: tuple[int, ...]
     n: int
     singular_values: Float[Tensor, "heads d_head"]
-    left: WordLists
-    right: WordLists
-    among: WordFilter | None = None
+    left: TokenLists
+    right: TokenLists
+    token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     @property
     def components(self) -> tuple[str, ...]:
         """A label per head: "L5H1"."""
-        return tuple(f"L{self.layer}H{head}" for head in self.heads)
+        return tuple(component_label(self.layer, head) for head in self.heads)
 
     @property
     def coverage(self) -> Float[Tensor, "heads d_head"]:
@@ -81,26 +78,26 @@ class HeadSpectrum(Result):
         """How many heads, and how spread their spectra are."""
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}"
-            f"{f' at distance {self.offset}' if self.offset else ''}, {self.convention}: "
+            f"{f' at distance {self.distance}' if self.distance else ''}, {self.convention}: "
             f"{len(self.heads)} heads, 99 % of the spectrum in "
             f"{float(self.directions_for_99.mean()):.0f} % of the directions"
-            f"{'' if self.among is None else f', words among {self.among.said}'}"
-            f"{said_above(self.left, self.right)}"
+            f"{'' if self.token_filter is None else f', words among {self.token_filter.description}'}"
+            f"{significance_summary(self.left, self.right)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per word.
 
-        Columns: component, direction, side, singular_value, rank, token_index, token_string, score
-        and, in the exact convention, coherence, above (the control beside the list, see `Beside`).
+        Columns: layer, head, component, direction, side, singular_value, rank, token_index, token_string, score
+        and, in the exact convention, coherence, above (the control beside the list, see `NullComparison`).
         """
         rows = []
-        for h, component in enumerate(self.components):
+        for h, of in enumerate(self.heads):
             for direction in range(self.n):
                 value = float(self.singular_values[h, direction])
                 for side, lists in (("left", self.left), ("right", self.right)):
                     head = {
-                        "component": component,
+                        **head_columns(self.layer, of),
                         "direction": direction,
                         "side": side,
                         "singular_value": value,
@@ -109,7 +106,7 @@ class HeadSpectrum(Result):
         return pd.DataFrame(rows)
 
 
-@of_weights
+@require_weights
 def head_spectrum(
     weights: Weights,
     *,
@@ -119,8 +116,8 @@ def head_spectrum(
     k: int = 5,
     convention: Convention = "exact",
     head: int | None = None,
-    offset: int = 0,
-    among: WordFilter | None = None,
+    distance: int = 0,
+    token_filter: TokenFilter | None = None,
 ) -> HeadSpectrum:
     """Singular value decomposition of W_QK or W_OV, read as words on both sides.
 
@@ -139,14 +136,14 @@ def head_spectrum(
         k: words per side.
         convention: "exact" or "published".
         head: one head, or None for all.
-        offset: how far the key lies behind the query (QK, `exact`, layers that rotate positions):
-            the decomposition is of `s A_Q R(offset) A_K^T`.
-        among: which words may be listed (`exact`), from `word_filter`; all of them by default. The
+        distance: how far the key lies behind the query (QK, `exact`, layers that rotate positions):
+            the decomposition is of `s A_Q R(distance) A_K^T`.
+        token_filter: which words may be listed (`exact`), from `token_filter`; all of them by default. The
             signs are those of the whole vocabulary.
 
     Returns:
         All singular values `[heads, d_head]` and the words of the leading n directions, beside what
-        random directions list (`exact`; see `Beside`, and `coherence` for more controls). Words of
+        random directions list (`exact`; see `NullComparison`, and `direction_coherence` for more controls). Words of
         neighbouring directions with nearly equal singular values may mix.
 
     Raises:
@@ -161,103 +158,35 @@ def head_spectrum(
     Source: arXiv 2309.07315, section 4.5.
     """
     require_choice("circuit", circuit, CIRCUITS)
-    require_choice("convention", convention, CONVENTIONS)
     require_positive("n", n)
     require_positive("k", k)
-    if convention == "published":
-        weights.require_unprocessed('convention="published"')
-    keep = listed(weights, among, convention)
+    require_distance(distance, circuit, convention)
+    rules = convention_rules(weights, convention)
+    keep = allowed_mask(weights, token_filter, convention)
     block = weights.block(layer)
     heads = block.heads(head)
     n = min(n, block.W_Q.shape[-1] if circuit == "QK" else block.W_V.shape[-1])
-    require_offset(offset, circuit, convention)
-    svd = head_svd(block, heads, circuit, convention, offset=offset)
+    svd = head_svd(block, heads, circuit, rules, distance=distance)
     left, right = svd.left[..., :n].mT.flatten(0, 1), svd.right[..., :n].mT.flatten(0, 1)
-    if convention == "published" and circuit == "QK":
-        left = left * svd.S[:, :n].flatten()[:, None]
-    left_words, right_words = signed_words(
-        weights, block.norm, circuit, convention, left, right, k, keep
+    left = rules.left_vectors(left, svd.S[:, :n], circuit)
+    sides = tokens_of_direction_pair(
+        weights, block.norm, circuit, left, right, k, rules=rules, keep=keep
     )
-    controls = (None, None)
-    if convention == "exact":
-        controls = beside_sides(weights, block.norm, circuit, left_words, right_words, keep)
+    nulls = (None, None)
+    if rules.has_null:
+        nulls = compare_sides_with_null(weights, block.norm, circuit, *sides, keep)
     return HeadSpectrum(
         model_name=weights.model_name,
         layer=layer,
         circuit=circuit,
         convention=convention,
-        offset=offset,
+        distance=distance,
         heads=tuple(heads),
         n=n,
         singular_values=svd.S,
-        left=word_lists(left_words, weights.tokens, controls[0]),
-        right=word_lists(right_words, weights.tokens, controls[1]),
-        among=among,
-        caveats=at_distance(weights.caveats, offset, circuit) + chosen_words(among),
-    )
-
-
-def head_svd(
-    block: Block,
-    heads: list[int],
-    circuit: Circuit,
-    convention: Convention = "exact",
-    *,
-    offset: int = 0,
-) -> FactoredSVD:
-    """Singular values and vectors of some heads' W_QK or W_OV (see `head_spectrum`)."""
-    kv = [block.kv_head[h] for h in heads]
-    exact = convention == "exact"
-    if circuit == "QK":
-        L, R = block.qk_factors(offset) if exact else (block.W_Q, block.W_K)
-        L = L[heads] * (block.scoring.scale if exact else 1.0)
-        svd = factored_svd(L, R, group_of_head=kv)
-        return svd if exact else svd._replace(S=svd.S / block.W_Q.shape[-1] ** 0.5)
-    V = block.A_V[kv] if exact else block.W_V[kv]
-    return factored_svd(V, (block.A_O if exact else block.W_O)[heads].mT)
-
-
-def beside_sides(
-    weights: Weights,
-    norm: Norm,
-    circuit: Circuit,
-    left: Neighbours,
-    right: Neighbours,
-    keep: Bool[Tensor, " d_vocab"] | None,
-) -> tuple[Beside | None, Beside | None]:
-    """The control beside the words of both sides (see `signed_words`)."""
-    return tuple(
-        beside(weights, found, table_of((circuit, side)), norm, keep)
-        for side, found in zip(SIDES, (left, right), strict=True)
-    )
-
-
-def signed_words(
-    weights: Weights,
-    norm: Norm,
-    circuit: Circuit,
-    convention: Convention,
-    left: Float[Tensor, "directions d_model"],
-    right: Float[Tensor, "directions d_model"],
-    k: int,
-    keep: Bool[Tensor, " d_vocab"] | None = None,
-) -> tuple[Neighbours, Neighbours]:
-    """The words of both sides, each pair's sign chosen by the whole right-hand vocabulary.
-
-    `norm` is the one that the heads of these directions read through.
-    """
-    vocabulary, exact = weights.vocabulary, convention == "exact"
-    points = vocabulary.on_sphere(norm) if exact else vocabulary.on_ellipsoid(norm)
-    n = len(left)
-    if circuit == "QK":  # one vocabulary for both sides: one pass over it
-        both = nearest_of_both_signs(torch.cat([left, right]), points, k, keep=keep)
-        words = chosen(both.upright[n:].repeat(2), both.along, both.against)
-        return words.of(slice(n)), words.of(slice(n, None))
-    rows = weights.readout.columns if exact else vocabulary.rows
-    right = weights.readout.met(right) if exact else right
-    read = nearest_of_both_signs(left, points, k, keep=keep)
-    written = nearest_of_both_signs(right, rows, k, relative=exact, keep=keep)
-    return (
-        chosen(written.upright, read.along, read.against),
-        chosen(written.upright, written.along, written.against),
+        left=make_token_lists(sides[0], weights.tokens, nulls[0]),
+        right=make_token_lists(sides[1], weights.tokens, nulls[1]),
+        token_filter=token_filter,
+        caveats=caveats_at_distance(weights.caveats, distance, circuit)
+        + filter_caveat(token_filter),
     )

@@ -9,17 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.result import (
-    CONVENTIONS,
-    Convention,
-    Result,
-    of_weights,
-    require_choice,
-    require_positive,
-)
-from tw_lens.analyses.word_filter import WordFilter, chosen_words, listed
+from tw_lens.analyses.conventions import convention_rules
+from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
+from tw_lens.results.arguments import (
+    Convention,
+    require_positive,
+    require_weights,
+)
+from tw_lens.results.base import Result
 from tw_lens.tokens import TokenStrings
 
 
@@ -33,7 +32,7 @@ class TokenNorms(Result):
     bias: bool
     score: Float[Tensor, " d_vocab"]
     tokens: TokenStrings
-    among: WordFilter | None = None
+    token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     @property
@@ -49,9 +48,9 @@ class TokenNorms(Result):
     def headline(self) -> str:
         """The highest and the lowest token."""
         high, low = self.top(1).iloc[0], self.bottom(1).iloc[-1]
-        among = "" if self.among is None else f", among {self.among.said}"
+        listed = "" if self.token_filter is None else f", among {self.token_filter.description}"
         return (
-            f"{self.model_name}, {self.convention}, {self.scheme}{among}: {high.token_string!r} "
+            f"{self.model_name}, {self.convention}, {self.scheme}{listed}: {high.token_string!r} "
             f"{high.score:.3g} to {low.token_string!r} {low.score:.3g}"
         )
 
@@ -69,16 +68,20 @@ class TokenNorms(Result):
         return self._table((lowest.values.flip(0), lowest.indices.flip(0)), self._n_listed - k)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Every token (or those chosen by `among`), best first (see `top` for the columns)."""
+        """Every token (or those chosen by `token_filter`), best first (see `top` for the columns)."""
         return self.top(len(self.score))
 
     @property
     def _n_listed(self) -> int:
-        return len(self.score if self.among is None else self.among)
+        return len(self.score if self.token_filter is None else self.token_filter)
 
     def _listed(self, never: float) -> Float[Tensor, " d_vocab"]:
         """The scores, with `never` for tokens that may not be listed."""
-        return self.score if self.among is None else self.score.where(self.among.keep, never)
+        return (
+            self.score
+            if self.token_filter is None
+            else self.score.where(self.token_filter.keep, never)
+        )
 
     def _table(self, found: tuple[Tensor, Tensor], first_rank: int) -> pd.DataFrame:
         score, index = found[0].tolist(), found[1].tolist()
@@ -92,14 +95,14 @@ class TokenNorms(Result):
         )
 
 
-@of_weights
+@require_weights
 def token_norms(
     weights: Weights,
     *,
     scale: bool = True,
     bias: bool = True,
     convention: Convention = "exact",
-    among: WordFilter | None = None,
+    token_filter: TokenFilter | None = None,
 ) -> TokenNorms:
     """Score every token by its length under the final norm.
 
@@ -112,7 +115,7 @@ def token_norms(
         scale: with the final norm's gain.
         bias: with the final norm's bias (and the unembedding's).
         convention: "exact" or "published".
-        among: which tokens may be listed (`exact`), from `word_filter`; all of them by default.
+        token_filter: which tokens may be listed (`exact`), from `token_filter`; all of them by default.
 
     Raises:
         ValueError: unknown convention; `published` or `scale=False` on folded weights, whose gain
@@ -124,26 +127,11 @@ def token_norms(
 
     Source: arXiv 2309.07315, section 4.2.
     """
-    require_choice("convention", convention, CONVENTIONS)
-    listed(weights, among, convention)
-    norm = weights.readout.norm
-    if convention == "published":
-        weights.require_unprocessed('convention="published"')
-        parts = []
-        for E in weights.vocabulary.rows():
-            length = (E * norm.gain if scale else E).norm(dim=-1)
-            parts.append(length + E @ norm.bias if bias else length)
-        score = torch.cat(parts)
-    else:
-        if not scale:
-            weights.require_unprocessed("scale=False")
-        gain = norm.gain if scale else torch.ones_like(norm.gain)
-        columns = weights.readout.columns()
-        lengths = [norm.project(W * gain).norm(dim=-1) for W in columns]
-        score = weights.d_model**0.5 * torch.cat(lengths)
-        score = score + weights.readout.offset() if bias else score
+    rules = convention_rules(weights, convention)
+    allowed_mask(weights, token_filter, convention)
+    score = rules.token_norms(weights, scale=scale, bias=bias)
     caveats = tuple(c for c in weights.caveats if c.name in ("norms folded", "centred"))
-    caveats += chosen_words(among)
+    caveats += filter_caveat(token_filter)
     return TokenNorms(
-        weights.model_name, convention, scale, bias, score, weights.tokens, among, caveats
+        weights.model_name, convention, scale, bias, score, weights.tokens, token_filter, caveats
     )

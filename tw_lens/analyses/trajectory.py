@@ -10,24 +10,20 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tw_lens.analyses.result import (
-    Result,
-    WordLists,
-    figure,
-    of_weights,
-    require_positive,
-    word_lists,
-)
-from tw_lens.analyses.travel import MEASURES, travel
+from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES, trajectory_measures
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import PathMeasures, nearest, rank_of
+from tw_lens.geometry import PathMeasures, rank_of
+from tw_lens.geometry import top_tokens as top_tokens
+from tw_lens.results.arguments import require_positive, require_weights
+from tw_lens.results.base import Result, figure
+from tw_lens.results.token_lists import TokenLists, make_token_lists
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from tw_lens.analyses.chart import Chart, Colour
-    from tw_lens.analyses.movers import Movers
+    from tw_lens.analyses.projection import Color, Projection
+    from tw_lens.analyses.trajectory_attribution import TrajectoryAttribution
 
 SHOWN = ("norm", "step_angle", "arc_length", "turning_angle")
 
@@ -36,7 +32,7 @@ SHOWN = ("norm", "step_angle", "arc_length", "turning_angle")
 class Trajectory(Result):
     """The path of every position of a prompt; angles in radians, lengths in stream units.
 
-    `values` holds every measure by name (see `trajectory`). `readings` holds one list per layer
+    `values` holds every measure by name (see `trajectory`). `readouts` holds one list per layer
     and position (layers outermost): the model's own readout of the state, in logits. `final_rank`
     is the place, from 0, that the finally predicted token has in that readout.
     """
@@ -47,7 +43,7 @@ class Trajectory(Result):
     token_strings: tuple[str, ...]
     values: dict[str, Float[Tensor, "layers_and_end position"]]
     final_rank: Int[Tensor, "layers_and_end position"]
-    readings: WordLists
+    readouts: TokenLists
     caveats: tuple[Caveat, ...] = ()
 
     @property
@@ -56,7 +52,7 @@ class Trajectory(Result):
         return self.values["norm"]
 
     @property
-    def measures(self) -> PathMeasures:
+    def path_measures(self) -> PathMeasures:
         """The measures along the path."""
         return PathMeasures(*(self.values[name] for name in PathMeasures._fields))
 
@@ -67,16 +63,16 @@ class Trajectory(Result):
 
     def headline(self) -> str:
         """How far the last position travels, and what it reads as in the end."""
-        last = self.readings.token_string[-1][0]
+        last = self.readouts.token_string[-1][0]
         return (
             f"{self.model_name}: {len(self.token_strings)} positions over {len(self.labels) - 1} "
-            f"layers; the last one travels {float(self.measures.arc_length[-1, -1]):.2f} rad and "
+            f"layers; the last one travels {float(self.path_measures.arc_length[-1, -1]):.2f} rad and "
             f"reads {last!r}"
         )
 
-    def reading(self, layer: int, position: int) -> tuple[str, ...]:
+    def readout(self, layer: int, position: int) -> tuple[str, ...]:
         """The tokens a state reads as, best first."""
-        return self.readings.token_string[layer * len(self.token_strings) + position]
+        return self.readouts.token_string[layer * len(self.token_strings) + position]
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per layer and position; `reads_as` is the top token of the model's readout."""
@@ -85,7 +81,7 @@ class Trajectory(Result):
         for layer, label in enumerate(self.labels):
             for position in range(n_positions):
                 at = (layer, position)
-                top = next(self.readings.rows(layer * n_positions + position))
+                top = next(self.readouts.rows(layer * n_positions + position))
                 rows.append(
                     {
                         "layer": layer,
@@ -93,7 +89,7 @@ class Trajectory(Result):
                         "position": position,
                         "token_index": self.token_index[position],
                         "token_string": self.token_strings[position],
-                        **{name: float(self.values[name][at]) for name in MEASURES},
+                        **{name: float(self.values[name][at]) for name in TRAJECTORY_MEASURES},
                         "reads_as": top["token_string"],
                         "reads_as_index": top["token_index"],
                         "logit": top["score"],
@@ -104,26 +100,26 @@ class Trajectory(Result):
 
     def plot(
         self,
-        chart: Chart | None = None,
+        projection: Projection | None = None,
         *,
-        colour: Colour | Movers = "token",
+        color: Color | TrajectoryAttribution = "token",
         measures: Sequence[str] = SHOWN,
     ) -> go.Figure:
         """The path among its words on a chart; without one, its measures over the layers.
 
         Args:
-            chart: from `fit_map`, of the same states.
-            colour: of a chart's paths: by "token", by "layer", or, given what `movers` returns, by
+            projection: from `fit_projection`, of the same states.
+            color: of a chart's paths: by "token", by "layer", or, given what `trajectory_attribution` returns, by
                 the component that moved each state most.
             measures: without a chart, the measures to draw (see `trajectory`).
 
         Raises:
             ValueError: the chart or the movers are of other states; a measure is unknown.
         """
-        return figure(self, chart, colour, tuple(measures))
+        return figure(self, projection, color, tuple(measures))
 
 
-@of_weights
+@require_weights
 def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
     """Measure the path of every position of a prompt.
 
@@ -159,19 +155,19 @@ def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
     weights.require_states(states)
     readout = weights.readout
     y = readout.sphere(states.stream)
-    offset = readout.offset()
-    found = nearest(y.flatten(0, 1), readout.directions(), k, offset=offset)
+    bias = readout.bias()
+    found = top_tokens(y.flatten(0, 1), readout.directions(), k, bias=bias)
     final = found.token_index[:, 0].unflatten(0, y.shape[:2])[-1]
     asked = final.expand(y.shape[:2]).flatten()
-    rank = rank_of(y.flatten(0, 1), readout.directions(), asked, offset=offset)
+    rank = rank_of(y.flatten(0, 1), readout.directions(), asked, bias=bias)
     position_0 = Caveat("position 0", "the first position often carries huge activations.")
     return Trajectory(
         model_name=states.model_name,
         labels=tuple(states.labels),
         token_index=tuple(states.tokens.tolist()),
         token_strings=states.token_strings,
-        values=travel(weights, states.stream, states.tokens),
+        values=trajectory_measures(weights, states.stream, states.tokens),
         final_rank=rank.unflatten(0, y.shape[:2]),
-        readings=word_lists(found, weights.tokens),
+        readouts=make_token_lists(found, weights.tokens),
         caveats=(position_0,),
     )

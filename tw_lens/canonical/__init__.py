@@ -1,33 +1,34 @@
 """Canonical form: frozen, typed weights and states, the same for every model and processing."""
 
+from tw_lens.canonical.ablation import AblatedHead, RankOnePieces, ablate_pieces, score_contribution
+from tw_lens.canonical.attention_output import AttentionOutput, Gate
+from tw_lens.canonical.attention_scores import AttentionScores
 from tw_lens.canonical.block import Block
-from tw_lens.canonical.latent import Latent
+from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks, Vocabulary
+from tw_lens.canonical.latent_attention import Bottleneck
 from tw_lens.canonical.norm import HeadNorm, Norm
-from tw_lens.canonical.pieces import Pieces, WithoutPieces, part_of_scores, without_pieces
 from tw_lens.canonical.rotary import Rotary
-from tw_lens.canonical.scoring import Scoring
 from tw_lens.canonical.states import States
-from tw_lens.canonical.vocabulary import ROWS_AT_ONCE, Readout, Rows, Vocabulary
+from tw_lens.canonical.unembedding import Readout
 from tw_lens.canonical.weights import Weights
-from tw_lens.canonical.writing import Gate, Writing
 
 __all__ = [
     "ROWS_AT_ONCE",
+    "AblatedHead",
+    "AttentionOutput",
+    "AttentionScores",
     "Block",
+    "Bottleneck",
     "Gate",
     "HeadNorm",
-    "Latent",
     "Norm",
-    "Pieces",
+    "RankOnePieces",
     "Readout",
     "Rotary",
-    "Rows",
-    "Scoring",
     "States",
+    "TokenVectorChunks",
     "Vocabulary",
     "Weights",
-    "WithoutPieces",
-    "Writing",
-    "part_of_scores",
-    "without_pieces",
+    "ablate_pieces",
+    "score_contribution",
 ]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import index
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.canonical.latent import Latent
+from tw_lens.canonical.attention_output import AttentionOutput
+from tw_lens.canonical.attention_scores import AttentionScores
+from tw_lens.canonical.latent_attention import Bottleneck
 from tw_lens.canonical.norm import HeadNorm, Norm
-from tw_lens.canonical.scoring import Scoring
-from tw_lens.canonical.writing import Writing
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +24,8 @@ class Block:
     d_model]`, biases as zeros where the model has none. Folded: `A_Q = P diag(gain) W_Q`,
     `a_Q = bias W_Q + b_Q`, the same for K and V, so that `q = N(x) A_Q + a_Q`.
     Query head `h` uses key/value head `h // (n_heads / n_kv_heads)`. What happens between q, k and
-    the attention pattern is `scoring`, what happens around `W_O` is `writing`; `latent_Q` and
-    `latent_KV` are the bottlenecks of latent attention, None elsewhere. `stream_norms` are the
+    the attention pattern is `attention_scores`, what happens around `W_O` is `attention_output`; `bottleneck_Q` and
+    `bottleneck_KV` are the bottlenecks of latent attention, None elsewhere. `stream_norms` are the
     norms of a post-norm model (BERT), which normalise the stream itself after attention and after
     the MLP, None elsewhere. `v_norm` normalises the values and
     `stream_scale` multiplies the stream behind the block (Gemma 4); None and 1 elsewhere.
@@ -44,11 +45,11 @@ class Block:
     b_K: Float[Tensor, "n_kv_heads d_head"]
     b_V: Float[Tensor, "n_kv_heads d_value"]
     b_O: Float[Tensor, " d_model"]
-    scoring: Scoring
-    writing: Writing
+    attention_scores: AttentionScores
+    attention_output: AttentionOutput
     centred_stream: bool
-    latent_Q: Latent | None = None
-    latent_KV: Latent | None = None
+    bottleneck_Q: Bottleneck | None = None
+    bottleneck_KV: Bottleneck | None = None
     stream_norms: tuple[Norm, Norm] | None = None
     v_norm: HeadNorm | None = None
     stream_scale: float = 1.0
@@ -74,9 +75,16 @@ class Block:
 
         Raises:
             IndexError: the head does not exist.
+            TypeError: it is no number.
         """
         if head is None:
             return list(range(self.n_heads))
+        try:
+            head = index(head)
+        except TypeError:
+            raise TypeError(
+                f"head must be an int, 0 to {self.n_heads - 1}; got {head!r}."
+            ) from None
         if not 0 <= head < self.n_heads:
             raise IndexError(
                 f"head {head} does not exist: layer {self.layer} has heads 0 to {self.n_heads - 1}."
@@ -101,14 +109,14 @@ class Block:
     @cached_property
     def A_O(self) -> Float[Tensor, "n_heads d_value d_model"]:
         """`m W_O diag(post gain)` without the direction that no norm sees (see the class)."""
-        if (z_norm := self.writing.z_norm) is None:
-            return self._seen(self.W_O)
-        return self._seen(self.W_O * z_norm.gains(*self.W_O.shape[:2])[..., None])
+        if (z_norm := self.attention_output.z_norm) is None:
+            return self._remove_unseen_mean(self.W_O)
+        return self._remove_unseen_mean(self.W_O * z_norm.gains(*self.W_O.shape[:2])[..., None])
 
     @cached_property
     def a_O(self) -> Float[Tensor, " d_model"]:
         """`b_O` in the same form: what the layer adds once, whatever its heads read."""
-        return self._seen(self.b_O)
+        return self._remove_unseen_mean(self.b_O)
 
     @cached_property
     def a_Q(self) -> Float[Tensor, "n_heads d_head"]:
@@ -128,89 +136,58 @@ class Block:
     @property
     def bilinear(self) -> bool:
         """Whether a score is `q A k` up to the cap: no query-key norm, no bottleneck for keys."""
-        scoring = self.scoring
-        return scoring.q_norm is None and scoring.k_norm is None and self.latent_KV is None
+        attention_scores = self.attention_scores
+        return (
+            attention_scores.q_norm is None
+            and attention_scores.k_norm is None
+            and self.bottleneck_KV is None
+        )
 
-    def require_offset(self, offset: int) -> None:
-        """Refuse a distance at which this layer cannot be read.
+    def require_distance(self, distance: int) -> None:
+        """Reject a distance at which this layer cannot be read.
 
         Raises:
-            ValueError: positions do not rotate here, a causal query would look ahead, or the
-                distance is beyond the model's context.
+            ValueError: the layer has no rotary positions, a causal query would look ahead, or the
+                distance exceeds the model's context.
         """
-        most = None if self.scoring.rotary is None else self.scoring.rotary.n_ctx
-        if most is not None and abs(offset) >= most:
-            raise ValueError(
-                f"offset={offset} is beyond the {most} positions of the model's context: the "
-                "distance of two positions is less."
-            )
-        if offset != 0 and self.scoring.rotary is None:
-            raise ValueError(
-                f"offset={offset} needs rotary positions and layer {self.layer} does not rotate "
-                "its queries and keys: offset=0 fits."
-            )
-        if offset < 0 and self.scoring.causal:
-            raise ValueError(
-                f"offset={offset} would let a query look ahead: give the distance back to the key, "
-                "0 or more."
-            )
+        self.attention_scores.require_distance(distance, self.layer)
 
     def qk_factors(
-        self, offset: int = 0
+        self, distance: int = 0
     ) -> tuple[Float[Tensor, "n_heads d_model d_head"], Float[Tensor, "n_kv_heads d_model d_head"]]:
-        """`L, R` with `W_QK = s L_h R_h^T`: `A_Q P diag(g_q) R(offset)` and `A_K P diag(g_k)`.
+        """`L, R` with `W_QK = s L_h R_h^T`: `A_Q P diag(g_q) R(distance)` and `A_K P diag(g_k)`.
 
         `g` and `P` are the query-key norms' gains and centring (ones and identity without them).
 
         Raises:
-            ValueError: the layer cannot be read at this distance (see `require_offset`).
+            ValueError: the layer cannot be read at this distance (see `require_distance`).
         """
-        q, k = self._shaped(self.A_Q, self.A_K, offset)
-        return q, k
+        self.require_distance(distance)
+        return self.attention_scores.fold(self.A_Q, self.A_K, distance)
 
     def qk_constants(
         self,
     ) -> tuple[Float[Tensor, "n_heads d_head"], Float[Tensor, "n_kv_heads d_head"]]:
-        """`a_Q` and `a_K` as they meet at distance 0, with the same factors as `qk_factors`."""
-        q, k = self._shaped(self.a_Q[:, None], self.a_K[:, None], 0)
+        """`a_Q` and `a_K` at distance 0, with the same factors as `qk_factors`."""
+        q, k = self.attention_scores.fold(self.a_Q[:, None], self.a_K[:, None], 0)
         return q[:, 0], k[:, 0]
 
-    def _shaped(self, q: Tensor, k: Tensor, offset: int) -> tuple[Tensor, Tensor]:
-        self.require_offset(offset)
-        scoring = self.scoring
-        if scoring.norm_after_rotary and scoring.rotary is not None:
-            q = scoring.rotary.turn(q, offset)
-        if scoring.q_norm is not None:
-            q = scoring.q_norm.fold(q)
-        if scoring.k_norm is not None:
-            k = scoring.k_norm.fold(k)
-        if not scoring.norm_after_rotary and scoring.rotary is not None:
-            q = scoring.rotary.turn(q, offset)
-        return q, k
-
-    def met_query(
-        self, q: Float[Tensor, "words n_heads d_head"], offset: int
+    def query_at_distance(
+        self, q: Float[Tensor, "words n_heads d_head"], distance: int
     ) -> Float[Tensor, "words n_heads d_head"]:
-        """Queries as they meet a key at a distance, the factor `s` included."""
-        self.require_offset(offset)
-        scoring, normed = self.scoring, self.scoring.q_norm is None
-        if not normed and not scoring.norm_after_rotary:
-            q, normed = scoring.q_norm(q), True
-        if scoring.rotary is not None:
-            q = scoring.rotary.turn(q, offset)
-        return scoring.scale * (q if normed else scoring.q_norm(q))
+        """Normalised queries, rotated by the distance back to the key, times the scale `s`.
 
-    def met_key(
-        self, k: Float[Tensor, "words n_kv_heads d_head"]
-    ) -> Float[Tensor, "words n_kv_heads d_head"]:
-        """Keys as they meet a query (the rotation is on the query's side)."""
-        return k if self.scoring.k_norm is None else self.scoring.k_norm(k)
+        Raises:
+            ValueError: the layer cannot be read at this distance (see `require_distance`).
+        """
+        self.require_distance(distance)
+        return self.attention_scores.query_at_distance(q, distance)
 
-    def _seen(self, written: Tensor) -> Tensor:
-        post = self.writing.norm
+    def _remove_unseen_mean(self, written: Tensor) -> Tensor:
+        post = self.attention_output.norm
         if post is not None:
             written = post.project(written) * post.gain
-        written = written * self.writing.multiplier
+        written = written * self.attention_output.multiplier
         return written - written.mean(-1, keepdim=True) if self.centred_stream else written
 
     def queries(
@@ -218,40 +195,40 @@ class Block:
     ) -> Float[Tensor, "position n_heads d_head"]:
         """The queries of a residual stream, from the folded form (before any query-key norm)."""
         q = torch.einsum("pd,hde->phe", self.norm.sphere(x), self.A_Q) + self.a_Q
-        return q if self.latent_Q is None else self.latent_Q.divided(q, self.norm.affine(x))
+        return q if self.bottleneck_Q is None else self.bottleneck_Q.normalise(q, self.norm(x))
 
     def keys(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_kv_heads d_head"]:
         """The keys of a residual stream, from the folded form (before any query-key norm)."""
         k = torch.einsum("pd,hde->phe", self.norm.sphere(x), self.A_K) + self.a_K
-        return k if self.latent_KV is None else self.latent_KV.divided(k, self.norm.affine(x))
+        return k if self.bottleneck_KV is None else self.bottleneck_KV.normalise(k, self.norm(x))
 
     def values(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_kv_heads d_value"]:
         """The values of a residual stream, from the folded form (before any norm of values)."""
         v = torch.einsum("pd,hde->phe", self.norm.sphere(x), self.A_V) + self.a_V
-        if self.latent_KV is None:
+        if self.bottleneck_KV is None:
             return v
-        return replace(self.latent_KV, width=None).divided(v, self.norm.affine(x))
+        return replace(self.bottleneck_KV, width=None).normalise(v, self.norm(x))
 
     def scores(
         self,
         q: Float[Tensor, "position n_heads d_head"],
         k: Float[Tensor, "position n_kv_heads d_head"],
     ) -> Float[Tensor, "n_heads position position"]:
-        """Attention scores before the mask (see `Scoring`)."""
-        q, k = self.scoring.placed(q, k)
-        return self.scoring.scores(q, k[:, self.kv_head])
+        """Attention scores before the mask (see `AttentionScores`)."""
+        q, k = self.attention_scores.norm_and_rotate(q, k)
+        return self.attention_scores.scores(q, k[:, self.kv_head])
 
-    def pattern_on(
+    def attention_pattern(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "n_heads position position"]:
         """The attention pattern on a residual stream."""
-        return self.scoring.pattern(self.scores(self.queries(x), self.keys(x)))
+        return self.attention_scores.pattern(self.scores(self.queries(x), self.keys(x)))
 
-    def mixed(
+    def weighted_values(
         self,
         pattern: Float[Tensor, "n_heads position position"],
         v: Float[Tensor, "position n_kv_heads d_value"],
@@ -260,13 +237,13 @@ class Block:
         v = v if self.v_norm is None else self.v_norm(v)
         return torch.einsum("hij,jhe->ihe", pattern, v[:, self.kv_head])
 
-    def opened(
+    def gated(
         self, z: Float[Tensor, "*batch position n_heads d_value"], x: Float[Tensor, "position d"]
     ) -> Float[Tensor, "*batch position n_heads d_value"]:
         """`gate * n_z(z)`: what the heads hand to `W_O`."""
-        if self.writing.gate is not None:
-            z = z * self.writing.gate(self.norm.affine(x))
-        return z if self.writing.z_norm is None else self.writing.z_norm(z)
+        if self.attention_output.gate is not None:
+            z = z * self.attention_output.gate(self.norm(x))
+        return z if self.attention_output.z_norm is None else self.attention_output.z_norm(z)
 
     def head_outputs(
         self,
@@ -275,18 +252,20 @@ class Block:
         x: Float[Tensor, "position d_model"],
     ) -> Float[Tensor, "n_heads position d_model"]:
         """`gate * n_z(pattern v) W_O` of every head, before bias, post-norm and multiplier."""
-        return torch.einsum("ihe,hed->hid", self.opened(self.mixed(pattern, v), x), self.W_O)
+        return torch.einsum(
+            "ihe,hed->hid", self.gated(self.weighted_values(pattern, v), x), self.W_O
+        )
 
-    def attention_output(
+    def attn_out(
         self,
         pattern: Float[Tensor, "n_heads position position"],
         v: Float[Tensor, "position n_kv_heads d_value"],
         x: Float[Tensor, "position d_model"],
     ) -> Float[Tensor, "position d_model"]:
         """What the attention adds to the stream `x` (post-norm and multiplier included)."""
-        return self.writing.written(self.head_outputs(pattern, v, x).sum(0) + self.b_O)
+        return self.attention_output.written(self.head_outputs(pattern, v, x).sum(0) + self.b_O)
 
-    def behind(
+    def resid_post(
         self,
         x: Float[Tensor, "*batch position d_model"],
         attn_out: Float[Tensor, "*batch position d_model"],
@@ -295,5 +274,5 @@ class Block:
         """The stream behind the block: `x` and what was added, and what becomes of their sum."""
         if self.stream_norms is not None:
             first, second = self.stream_norms
-            return second.affine(first.affine(x + attn_out) + mlp_out)
+            return second(first(x + attn_out) + mlp_out)
         return (x + attn_out + mlp_out) * self.stream_scale

@@ -26,18 +26,18 @@ class Norm:
     bias: Float[Tensor, " d_model"]
     eps: float
     centred: bool
-    divides: bool = True
+    normalises: bool = True
 
     @classmethod
     def none(cls, d_model: int) -> Norm:
         """No normalisation at all."""
         blank = torch.zeros(d_model)
-        return cls(gain=blank + 1, bias=blank, eps=0.0, centred=False, divides=False)
+        return cls(gain=blank + 1, bias=blank, eps=0.0, centred=False, normalises=False)
 
     @property
     def kind(self) -> Literal["LayerNorm", "RMSNorm", "none"]:
         """The name of this kind of normalisation."""
-        return "none" if not self.divides else "LayerNorm" if self.centred else "RMSNorm"
+        return "none" if not self.normalises else "LayerNorm" if self.centred else "RMSNorm"
 
     @property
     def folded(self) -> bool:
@@ -50,14 +50,14 @@ class Norm:
 
     def sphere(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """`N(x)`: `x` on the sphere of radius sqrt(d), slightly inside it because of `eps`."""
-        if not self.divides:
+        if not self.normalises:
             return x
         if self.centred:
             return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps)
         mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
         return x * (mean_square + self.eps).rsqrt()
 
-    def affine(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """`n(x) = gain * N(x) + bias`: `x` on the ellipsoid the weight matrices read."""
         return self.sphere(x) * self.gain + self.bias
 
@@ -68,7 +68,7 @@ class Norm:
 
         `n(x) = linear_at(x)(x) + bias`, and the parts of a sum add up: each is divided alike.
         """
-        if not self.divides:
+        if not self.normalises:
             return lambda part: part
         divisor = (self.project(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
         return lambda part: self.project(part) / divisor * self.gain

@@ -36,16 +36,16 @@ class Rotary:
         return self._turned(x, cos, sin)
 
     def turn(
-        self, x: Float[Tensor, "*batch d_head"], offset: int
+        self, x: Float[Tensor, "*batch d_head"], distance: int
     ) -> Float[Tensor, "*batch d_head"]:
-        """`x R(offset)`: every row turned by one distance, with whatever factor the tables carry.
+        """`x R(distance)`: every row turned by one distance, with whatever factor the tables carry.
 
-        A query at distance `offset` after a key scores `(q R(offset)) k^T`. Tables scaled by a
+        A query at distance `distance` after a key scores `(q R(distance)) k^T`. Tables scaled by a
         number `m` (YaRN) scale queries and keys both, so `R(0)` is `m^2` on the turned pairs.
         """
-        cos, sin = (table.to(x) for table in self.tables(abs(offset) + 1))
+        cos, sin = (table.to(x) for table in self.tables(abs(distance) + 1))
         size = cos[0]
-        return self._turned(x, cos[-1] * size, sin[-1] * size * (1 if offset >= 0 else -1))
+        return self._turned(x, cos[-1] * size, sin[-1] * size * (1 if distance >= 0 else -1))
 
     def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         end = self.start + 2 * cos.shape[-1]

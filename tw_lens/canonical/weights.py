@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from operator import index
 
 from tw_lens.canonical.block import Block
+from tw_lens.canonical.embedding import Vocabulary
 from tw_lens.canonical.states import States
-from tw_lens.canonical.vocabulary import Readout, Vocabulary
+from tw_lens.canonical.unembedding import Readout
 from tw_lens.errors import Caveat
 from tw_lens.tokens import TokenStrings
 

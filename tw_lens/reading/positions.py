@@ -14,8 +14,15 @@ from torch import Tensor
 
 from tw_lens.canonical import Rotary
 from tw_lens.canonical.rotary import Tables
+from tw_lens.reading.model_access import (
+    attention_of,
+    hf_config_value,
+    original_attention,
+    original_module,
+    per_layer_value,
+    unsupported,
+)
 from tw_lens.reading.offloaded import device_of
-from tw_lens.reading.parts import attention_of, behind, configured, inner, of_layer, refuse
 
 
 def position_kind(model: Any) -> str:
@@ -27,7 +34,7 @@ def read_rotary(model: Any, layer: int) -> Rotary | None:
     """The rotation of a layer within the model's context; None without rotation.
 
     Raises:
-        UnsupportedModel: the model rotates and keeps its tables where they are not found.
+        UnsupportedModelError: the model rotates and keeps its tables where they are not found.
     """
     rotary = _tables_of(model, layer)
     n_ctx = getattr(model.cfg, "n_ctx", None)
@@ -38,14 +45,14 @@ def _tables_of(model: Any, layer: int) -> Rotary | None:
     """The rotation of a layer, from the tables the model itself uses.
 
     Raises:
-        UnsupportedModel: the model rotates and keeps its tables where they are not found.
+        UnsupportedModelError: the model rotates and keeps its tables where they are not found.
     """
     attention = attention_of(model.blocks[layer])
-    module = behind(attention)
-    unplaced = configured(model, "position_embedding_type") == "nope"
+    module = original_attention(attention)
+    unplaced = hf_config_value(model, "position_embedding_type") == "nope"
     if position_kind(model) != "rotary" or unplaced or _leaves_positions_out(attention):
         return None
-    if not of_layer(configured(model, "layer_rope_theta") or 1, layer):  # Muse Glimmer
+    if not per_layer_value(hf_config_value(model, "layer_rope_theta") or 1, layer):  # Muse Glimmer
         return None
     start = int(getattr(module, "qk_nope_head_dim", 0) or 0)
     if getattr(attention, "rotary_cos", None) is not None:  # HookedTransformer keeps its tables
@@ -63,12 +70,12 @@ def _tables_of(model: Any, layer: int) -> Rotary | None:
         return _rotary(_stored(own.cos_cached, own.sin_cached), adjacent=True)
     rotary_emb = _rotary_module(model, attention)
     if rotary_emb is None:
-        raise refuse(
+        raise unsupported(
             model,
             f"layer {layer} rotates positions with tables that are not in one module",
             "Token norms and embedding distances do not need them.",
         )
-    kinds = configured(model, "layer_types")
+    kinds = hf_config_value(model, "layer_types")
     takes_kind = "layer_type" in inspect.signature(rotary_emb.forward).parameters
     more = {"layer_type": kinds[layer]} if takes_kind else {}
 
@@ -86,7 +93,7 @@ def _tables_of(model: Any, layer: int) -> Rotary | None:
 
     flags = ("rotary_adjacent_pairs", "rotary_interleaved_cos_sin")
     adjacent = as_complex or any(getattr(model.cfg, flag, False) for flag in flags)
-    return _rotary(asked, adjacent=adjacent, start=start, backwards=_turns_backwards(attention))
+    return _rotary(asked, adjacent=adjacent, start=start, backwards=_rotates_backwards(attention))
 
 
 def read_slopes(model: Any, layer: int, n_heads: int) -> Tensor | None:
@@ -95,39 +102,42 @@ def read_slopes(model: Any, layer: int, n_heads: int) -> Tensor | None:
     `2^(-8 i / n)` for `n` a power of two; otherwise the model family's own completion.
     Source: Press, Smith and Lewis, arXiv 2108.12409.
     """
-    if position_kind(model) != "alibi" and not configured(model, "alibi"):
+    if position_kind(model) != "alibi" and not hf_config_value(model, "alibi"):
         return None
-    module = behind(attention_of(model.blocks[layer]))
-    mpt = configured(model, "attn_config")
+    module = original_attention(attention_of(model.blocks[layer]))
+    mpt = hf_config_value(model, "attn_config")
     if mpt is not None:
         whole = 2 ** math.ceil(math.log2(n_heads))
         slopes = _geometric(whole, float(getattr(mpt, "alibi_bias_max", 8)))
         return slopes if whole == n_heads else torch.cat([slopes[1::2], slopes[::2]])[:n_heads]
     whole = 2 ** math.floor(math.log2(n_heads))
     slopes = torch.cat([_geometric(whole, 8.0), _geometric(2 * whole, 8.0)[::2]])[:n_heads]
-    falcon = getattr(module, "inv_norm_factor", 1.0) if configured(model, "alibi") else 1.0
+    falcon = getattr(module, "inv_norm_factor", 1.0) if hf_config_value(model, "alibi") else 1.0
     return slopes * float(falcon)
 
 
 def read_window(model: Any, layer: int) -> int | None:
     """How many positions back a layer looks, itself included; None for all of them."""
     attention = attention_of(model.blocks[layer])
-    module = behind(attention)
+    module = original_attention(attention)
     if module is None:  # HookedTransformer says so per layer
         local = getattr(attention, "attn_type", "global") == "local"
         return int(model.cfg.window_size) if local else None
     if getattr(module, "attention_type", None) == "local":  # GPT-Neo
         return int(module.config.window_size)
-    kinds = configured(model, "layer_types")
+    kinds = hf_config_value(model, "layer_types")
     if kinds is not None and kinds[layer] != "sliding_attention":
         return None
-    window = configured(model, "sliding_window")
+    window = hf_config_value(model, "sliding_window")
     return int(window) if isinstance(window, int) else None
 
 
 def read_chunk(model: Any, layer: int) -> int | None:
     """The length of the chunks a layer's queries stay in (Llama 4); None for no chunks."""
-    kinds, chunk = configured(model, "layer_types"), configured(model, "attention_chunk_size")
+    kinds, chunk = (
+        hf_config_value(model, "layer_types"),
+        hf_config_value(model, "attention_chunk_size"),
+    )
     chunked = kinds is not None and kinds[layer] == "chunked_attention"
     return int(chunk) if chunk is not None and chunked else None
 
@@ -138,11 +148,11 @@ def read_temperature(model: Any, layer: int) -> Callable[[int], Tensor] | None:
     Llama 4, on layers that do not rotate: `1 + c log(1 + floor((p + 1) / f))`; Ministral 3:
     `1 + c log(1 + floor(p / f))`.
     """
-    module = behind(attention_of(model.blocks[layer]))
+    module = original_attention(attention_of(model.blocks[layer]))
     if getattr(module, "attn_temperature_tuning", False) and not module.use_rope:
         c, f, first = float(module.attn_scale), float(module.floor_scale), 1
     else:
-        rope = configured(model, "rope_parameters")
+        rope = hf_config_value(model, "rope_parameters")
         beta = rope.get("llama_4_scaling_beta") if isinstance(rope, dict) else None
         if beta is None:
             return None
@@ -155,14 +165,14 @@ def _leaves_positions_out(attention: Any) -> bool:
     asked = getattr(attention, "_is_nope_layer", None)
     if asked is not None:
         return bool(asked())
-    return not getattr(behind(attention), "use_rope", True)
+    return not getattr(original_attention(attention), "use_rope", True)
 
 
 def _rotary_module(model: Any, attention: Any) -> Any:
     places = [
         getattr(model, "rotary_emb", None),
         getattr(attention, "_rotary_emb", None),
-        getattr(behind(attention), "rotary_emb", None),
+        getattr(original_attention(attention), "rotary_emb", None),
     ]
     original = getattr(model, "original_model", None)
     if original is not None:
@@ -171,15 +181,18 @@ def _rotary_module(model: Any, attention: Any) -> Any:
             for name, module in original.named_modules()
             if name.endswith("rotary_emb") and "vision" not in name and "audio" not in name
         ]
-    found = (inner(place) if hasattr(place, "original_component") else place for place in places)
+    found = (
+        original_module(place) if hasattr(place, "original_component") else place
+        for place in places
+    )
     return next((place for place in found if callable(place)), None)
 
 
-def _turns_backwards(attention: Any) -> bool:
+def _rotates_backwards(attention: Any) -> bool:
     """Whether a model that rotates by itself turns the other way (NanoChat)."""
     if hasattr(attention, "_rotary_emb"):  # TransformerLens rotates, always forwards
         return False
-    turn = getattr(sys.modules[type(behind(attention)).__module__], "rotate_half", None)
+    turn = getattr(sys.modules[type(original_attention(attention)).__module__], "rotate_half", None)
     return turn is not None and float(turn(torch.tensor([1.0, 0.0]))[1]) < 0
 
 

@@ -13,7 +13,7 @@ Prompt = str | Sequence[int] | Tensor
 """A text, or the ids of one prompt."""
 
 
-def prompt_tokens(model: Any, prompt: Prompt) -> Int[Tensor, " position"]:
+def tokenize_prompt(model: Any, prompt: Prompt) -> Int[Tensor, " position"]:
     """The ids that the model itself makes of a prompt.
 
     Raises:
@@ -33,7 +33,7 @@ def prompt_tokens(model: Any, prompt: Prompt) -> Int[Tensor, " position"]:
     return tokens
 
 
-def many_tokens(
+def tokenize_prompts(
     model: Any, prompts: Iterable[Prompt | Mapping[str, Any]]
 ) -> Iterator[tuple[Int[Tensor, " position"], bool]]:
     """The ids of many prompts, one after the other, and whether the context cut each.

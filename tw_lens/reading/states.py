@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical import States
-from tw_lens.reading.offloaded import at_hand
-from tw_lens.reading.parts import POST_NORM, architecture_of, inner, name_of
-from tw_lens.reading.prompts import prompt_tokens
-from tw_lens.reading.running import run, stream_hooks
+from tw_lens.reading.forward import residual_hooks, run
+from tw_lens.reading.model_access import POST_NORM, architecture_of, name_of, original_module
+from tw_lens.reading.offloaded import materialised
+from tw_lens.reading.prompts import tokenize_prompt
 from tw_lens.tokens import TokenStrings
 
 EMBEDDED_TOKENS = "embed.hook_in"
 
 
-def added_hooks(n_layers: int) -> list[str]:
+def write_hooks(n_layers: int) -> list[str]:
     """The hooks that hold what attention and the MLP added, where a block has them."""
     per_block = ("hook_attn_out", "hook_mlp_out", "hook_resid_mid", "attn.o.hook_out")
     return [f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in per_block]
 
 
-def parts_added(
+def attn_and_mlp_out(
     held: dict[str, Tensor], model: Any, layer: int, before: Tensor, after: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What attention (or what stands in its place) and the MLP added in one block.
@@ -35,7 +35,7 @@ def parts_added(
         held.get(f"blocks.{layer}.{hook}")
         for hook in ("hook_attn_out", "hook_mlp_out", "hook_resid_mid")
     )
-    block = inner(model.blocks[layer])
+    block = original_module(model.blocks[layer])
     if architecture_of(model) in POST_NORM:  # the hook holds the stream normalised after it
         return held[f"blocks.{layer}.attn.o.hook_out"], rest
     if added is not None and hasattr(block, "attn_out_multiplier"):
@@ -68,7 +68,7 @@ def read_states(
     Raises:
         ValueError: the prompt is empty or beyond the context, the cache lacks hooks or holds
             several prompts.
-        UnsupportedModel: the model has no residual stream of this form.
+        UnsupportedModelError: the model has no residual stream of this form.
 
     Example:
         >>> states = read_states(model, "w5 w6 w7")
@@ -76,7 +76,7 @@ def read_states(
         torch.Size([4, 4, 64])
     """
     n_layers = len(model.blocks)
-    names, parts = stream_hooks(n_layers), added_hooks(n_layers)
+    names, parts = residual_hooks(n_layers), write_hooks(n_layers)
     if hasattr(prompt, "cache_dict") or isinstance(prompt, dict):
         held = _from_cache(prompt, names, parts)
         ids = (
@@ -90,10 +90,10 @@ def read_states(
                 f"{held[names[0]].shape[0]} positions."
             )
     else:
-        ids = prompt_tokens(model, prompt)
+        ids = tokenize_prompt(model, prompt)
         _, held = run(model, ids, names, also=parts)
     stream = torch.stack([held[name] for name in names])
-    steps = [parts_added(held, model, i, stream[i], stream[i + 1]) for i in range(n_layers)]
+    steps = [attn_and_mlp_out(held, model, i, stream[i], stream[i + 1]) for i in range(n_layers)]
     strings = TokenStrings(getattr(model, "tokenizer", None), int(model.cfg.d_vocab))
     return States(
         model_name=name_of(model),
@@ -133,7 +133,7 @@ def _tokens_of_cache(model: Any, cache: Any) -> Tensor:
         return _one_prompt(cache[EMBEDDED_TOKENS], 1).long().cpu()
     if "hook_embed" in cache:
         entered = _one_prompt(cache["hook_embed"], 2).float()
-        with at_hand(model.embed):
+        with materialised(model.embed):
             W_E = model.embed.W_E.detach().float()
         unit = W_E / W_E.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         cosines = entered.to(unit) @ unit.T / entered.to(unit).norm(dim=-1, keepdim=True)

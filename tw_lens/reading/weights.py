@@ -10,18 +10,18 @@ import torch
 from tw_lens.canonical import Block, Norm, Vocabulary, Weights
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
-from tw_lens.reading.ends import ends_of, read_readout, read_vocabulary
-from tw_lens.reading.norms import read_norm
-from tw_lens.reading.offloaded import at_hand, without_data
-from tw_lens.reading.parts import (
+from tw_lens.reading.embeddings import end_modules, read_readout, read_vocabulary
+from tw_lens.reading.model_access import (
     POST_NORM,
     architecture_of,
     attention_of,
-    bound,
-    inner,
     name_of,
-    refuse,
+    original_module,
+    resolved_module,
+    unsupported,
 )
+from tw_lens.reading.norms import read_norm
+from tw_lens.reading.offloaded import has_meta_weights, materialised
 from tw_lens.tokens import TokenStrings
 
 READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
@@ -41,7 +41,7 @@ def read_weights(model: Any) -> Weights:
         The weights, with the caveats that hold for this model.
 
     Raises:
-        UnsupportedModel: a part of the model does not fit the canonical form.
+        UnsupportedModelError: a part of the model does not fit the canonical form.
         ValueError: the embedding or unembedding has no data, is quantised, or holds NaN.
 
     Example:
@@ -54,9 +54,9 @@ def read_weights(model: Any) -> Weights:
     _require_readable(model)
     attending = tuple(i for i, block in enumerate(model.blocks) if attention_of(block) is not None)
     if not attending:
-        raise refuse(model, "no layer has attention with hooks")
+        raise unsupported(model, "no layer has attention with hooks")
     norms = {layer: _attention_norm(model, layer) for layer in attending}
-    with at_hand(*ends_of(model)):
+    with materialised(*end_modules(model)):
         vocabulary = read_vocabulary(model)
         readout = read_readout(model, vocabulary)
     centred_stream = (
@@ -68,13 +68,13 @@ def read_weights(model: Any) -> Weights:
     @lru_cache(maxsize=1)
     def read(layer: int) -> Block:
         if layer not in norms:
-            raise refuse(
+            raise unsupported(
                 model,
                 f"layer {layer} has no attention",
                 f"The layers with attention are {', '.join(map(str, attending))}.",
             )
         block = model.blocks[layer]
-        with at_hand(block, leaving_out=getattr(block, "mlp", None)):
+        with materialised(block, exclude=getattr(block, "mlp", None)):
             return read_block(
                 model,
                 layer,
@@ -115,12 +115,12 @@ def _require_readable(model: Any) -> None:
         parts = [name for name, _ in model.named_children() if name.endswith("blocks")]
         crossed = any("decoder" in part for part in parts)
         more = ": an encoder and a decoder exchange words through cross-attention" * crossed
-        raise refuse(
+        raise unsupported(
             model, f"it has no single stack of blocks ({', '.join(parts) or 'none at all'}){more}"
         )
     if getattr(model, "embed", None) is None:
-        raise refuse(model, "it has no embed: there are no words to read")
-    if without_data(model):
+        raise unsupported(model, "it has no embed: there are no words to read")
+    if has_meta_weights(model):
         raise ValueError(
             f"weights of {name_of(model)} are on the meta device, without data. Load them first."
         )
@@ -137,9 +137,9 @@ def _attention_norm(model: Any, layer: int) -> Norm:
     block = model.blocks[layer]
     ln1 = getattr(block, "ln1", None)
     if attention_of(block) is not getattr(block, "attn", None):
-        owner = inner(block)
+        owner = original_module(block)
         ln1 = getattr(owner, "norm", None) or getattr(owner, "temporal_pre_norm", None)
-    if architecture_of(model) in POST_NORM or ln1 is None or bound(ln1) is None:
+    if architecture_of(model) in POST_NORM or ln1 is None or resolved_module(ln1) is None:
         return Norm.none(int(model.cfg.d_model))
     return read_norm(ln1, model, f"blocks.{layer}.ln1")
 
@@ -159,7 +159,7 @@ def _processing(
 ) -> tuple[str, ...]:
     """What TransformerLens has done to the weights, seen on the weights themselves."""
     done = []
-    read_through = [norm for norm in (*norms, final) if norm.divides]
+    read_through = [norm for norm in (*norms, final) if norm.normalises]
     if read_through and all(norm.folded for norm in read_through):
         done.append("folded")
     if centred_stream:

@@ -1,30 +1,35 @@
 """Studies: one question over many prompts through the running model, with controls."""
 
-from tw_lens.studies.approach import PLACES, TARGETS, Approach, approach
-from tw_lens.studies.direction_effect import SOURCES, DirectionEffect, direction_effect
-from tw_lens.studies.direction_uses import direction_uses
-from tw_lens.studies.kept import StudyNotResumed
-from tw_lens.studies.taken_out import MEASURES
-from tw_lens.studies.tally import Estimate
+from tw_lens.studies.ablation import ABLATION_MEASURES
+from tw_lens.studies.bootstrap import Estimate
+from tw_lens.studies.checkpoint import CheckpointError
+from tw_lens.studies.direction_ablation import SOURCES, DirectionAblation, direction_ablation
+from tw_lens.studies.direction_examples import direction_examples
+from tw_lens.studies.direction_examples_result import DirectionExamples, Example
+from tw_lens.studies.runner import CONTROLS
+from tw_lens.studies.trajectory_alignment import (
+    PLACES,
+    TARGETS,
+    TrajectoryAlignment,
+    trajectory_alignment,
+)
 from tw_lens.studies.trajectory_statistics import TrajectoryStatistics, trajectory_statistics
-from tw_lens.studies.uses import DirectionUses, Use
-from tw_lens.studies.walks import CONTROLS
 
 __all__ = [
+    "ABLATION_MEASURES",
     "CONTROLS",
-    "MEASURES",
     "PLACES",
     "SOURCES",
     "TARGETS",
-    "Approach",
-    "DirectionEffect",
-    "DirectionUses",
+    "CheckpointError",
+    "DirectionAblation",
+    "DirectionExamples",
     "Estimate",
-    "StudyNotResumed",
+    "Example",
+    "TrajectoryAlignment",
     "TrajectoryStatistics",
-    "Use",
-    "approach",
-    "direction_effect",
-    "direction_uses",
+    "direction_ablation",
+    "direction_examples",
+    "trajectory_alignment",
     "trajectory_statistics",
 ]

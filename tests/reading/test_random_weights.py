@@ -1,0 +1,55 @@
+"""The permuted weights: the same values in another order, certified, the model untouched."""
+
+import pytest
+import torch
+
+import tw_lens as tw
+from tests.models import shared_bridge, tiny_bridge
+from tw_lens.reading import fingerprint
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma", "neox"])
+def test_the_twin_has_the_models_values_in_another_order(architecture: str):
+    model = tiny_bridge(architecture)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    twin = tw.permute_weights(model, seed=1)
+    held = dict(twin.named_parameters())
+    assert set(held) == set(before)
+    for name, find_tensor in model.named_parameters():
+        assert torch.equal(find_tensor, before[name])
+        assert torch.equal(held[name].flatten().sort().values, before[name].flatten().sort().values)
+        if before[name].unique().numel() > 40:
+            assert not torch.equal(held[name], before[name])
+    assert tw.check(twin, [5, 6, 7]).passed and tw.check(model, [5, 6, 7]).passed
+
+
+def test_tied_weights_stay_tied():
+    twin = tw.permute_weights(tiny_bridge("gpt2"))
+    hf = twin.original_model
+    assert hf.lm_head.weight.data_ptr() == hf.transformer.wte.weight.data_ptr()
+
+
+def test_a_processed_model_has_a_certified_twin():
+    assert tw.check(tw.permute_weights(shared_bridge("gpt2", processed=True)), [5, 6, 7]).passed
+
+
+def test_the_seed_decides():
+    model = shared_bridge("gpt2")
+    one, again, other = (fingerprint(tw.permute_weights(model, seed=s)) for s in (1, 1, 2))
+    assert one == again != other
+
+
+def test_a_fingerprint_tells_models_apart():
+    model = tiny_bridge("gpt2")
+    before = fingerprint(model)
+    assert before == fingerprint(model) == fingerprint(tiny_bridge("gpt2"))
+    with torch.no_grad():
+        model.original_model.transformer.h[1].mlp.c_fc.weight[40, 3] += 0.01
+    assert fingerprint(model) != before
+
+
+def test_weights_that_are_not_in_memory_are_refused():
+    model = tiny_bridge("gpt2")
+    model.original_model.transformer.h[0].mlp.to("meta")
+    with pytest.raises(tw.UnsupportedModelError, match="permuted weights needs a copy"):
+        tw.permute_weights(model)

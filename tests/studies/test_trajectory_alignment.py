@@ -1,0 +1,148 @@
+"""The approach to what follows, against float64 loops from transformers' own hidden states."""
+
+import math
+
+import pytest
+import torch
+
+import tw_lens as tw
+from tests.models import golden_bridge, shared_bridge
+from tw_lens.studies.baseline_positions import _fits, position_two_away, random_position
+
+PROMPTS = [[5, 6, 7, 8, 9], [8, 9, 10], [10, 11, 12, 13, 14, 15, 16], [3, 2, 1, 0]]
+
+
+def angle(a, b) -> float:
+    return math.acos(max(-1.0, min(1.0, float(a @ b / a.norm() / b.norm()))))
+
+
+def test_angles_by_hand_from_transformers_hidden_states():
+    model = golden_bridge()
+    hf = model.original_model
+    found = tw.trajectory_alignment(model, PROMPTS, controls=[])
+    norm, U = hf.transformer.ln_f, hf.lm_head.weight.detach().double()
+    gain = norm.weight.detach().double()
+    values = {(t, p): [[] for _ in found.labels] for t in range(3) for p in range(2)}
+    for prompt in PROMPTS:
+        entered = []
+        hook = norm.register_forward_pre_hook(lambda _, given, e=entered: e.append(given[0]))
+        with torch.no_grad():
+            hidden = hf(torch.tensor([prompt]), output_hidden_states=True).hidden_states
+        hook.remove()
+        x = torch.stack([*hidden[:-1], entered[0]])[:, 0].detach().double()
+        y = x - x.mean(-1, keepdim=True)
+        for layer, states in enumerate(y):
+            for t in range(1, len(prompt) - 1):
+                place = int(t == len(prompt) - 2)
+                direction = U[prompt[t + 1]] * gain
+                direction = direction - direction.mean()
+                targets = (states[-1], states[t + 1], direction)
+                for which, target in enumerate(targets):
+                    values[which, place][layer].append(angle(states[t], target))
+    for (target, place), by_layer in values.items():
+        expected = torch.tensor([sum(v) / len(v) for v in by_layer])
+        assert torch.allclose(found.angle.value[0, target, place].float(), expected, atol=1e-4)
+        fall = float(expected[0] - expected[-1])
+        assert float(found.fall.value[0, target, place]) == pytest.approx(fall, abs=1e-4)
+
+
+def test_the_trend_of_a_straight_fall_is_the_fall():
+    from tw_lens.studies.trajectory_alignment import _trend
+
+    angles = torch.linspace(1.5, 0.5, 11, dtype=torch.float64)
+    assert float(_trend(angles)) == pytest.approx(1.0)
+    assert float(_trend(angles.flip(0))) == pytest.approx(-1.0)
+    assert float(_trend(torch.ones(11, dtype=torch.float64))) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_shuffled_layers_speak_on_the_trend_only():
+    found = tw.trajectory_alignment(shared_bridge("gpt2"), PROMPTS)
+    summary = found.summary()
+    fall = summary[summary.quantity == "fall"]
+    assert set(fall.source) == {
+        "model", "another word", "two words away", "random steps", "permuted weights",
+    }  # fmt: skip
+    assert "shuffled layers" in set(summary[summary.quantity == "trend"].source)
+    index = found.sources.index("shuffled layers")
+    assert torch.allclose(found.fall.value[index], found.fall.value[0], atol=1e-5)
+
+
+def test_another_word_is_never_the_successor_nor_its_token():
+    tokens = torch.tensor([0, 5, 6, 5, 7, 8, 9])
+    fits = _fits(tokens, 1)
+    for here in range(len(tokens)):
+        for there in range(len(tokens)):
+            same = here + 1 < len(tokens) and tokens[there] == tokens[here + 1]
+            expected = there >= 1 and there not in (here, here + 1, 6) and not same
+            if here + 1 < len(tokens):
+                assert bool(fits[here, there]) == bool(expected), (here, there)
+    drawn = torch.stack(
+        [random_position(tokens, 1, torch.Generator().manual_seed(seed)) for seed in range(200)]
+    )
+    for here in range(1, 6):
+        possible = set(fits[here].nonzero()[:, 0].tolist())
+        assert set(drawn[:, here].tolist()) == possible  # every one that fits, and none else
+    assert random_position(torch.tensor([0, 5]), 1, torch.Generator()).tolist() == [-1, -1]
+
+
+def test_the_word_two_away_is_the_one_after_next_where_it_fits():
+    chance = torch.Generator()
+    # the last is nobody's other; position 0 is left out; 5 stands where 5 follows
+    assert position_two_away(torch.tensor([0, 5, 6, 7, 8, 9, 4]), 1, chance).tolist()[1:6] == [
+        3,
+        4,
+        5,
+        2,
+        3,
+    ]
+    assert position_two_away(torch.tensor([0, 5, 6, 5, 7, 8, 9]), 1, chance).tolist()[2:5] == [
+        4,
+        5,
+        2,
+    ]
+    assert position_two_away(torch.tensor([0, 6, 5, 8, 5, 9, 4]), 1, chance)[1] == 3
+    assert position_two_away(torch.tensor([0, 6, 5, 5, 7, 9, 4]), 1, chance)[1] == -1
+    assert position_two_away(torch.tensor([0, 5, 6]), 1, chance).tolist() == [-1, -1, -1]
+
+
+def sentence_for(found, low: float, high: float, difference: float) -> str:
+    """The sentence where the model's fall and everything beyond controls are as given."""
+    from dataclasses import replace
+
+    def filled(estimate, value, low, high):
+        return type(estimate)(*(torch.full_like(estimate.value, v) for v in (value, low, high)))
+
+    return replace(
+        found,
+        fall=filled(found.fall, (low + high) / 2, low, high),
+        fall_difference=filled(
+            found.fall_difference, difference, difference - 0.1, difference + 0.1
+        ),
+        trend_difference=filled(
+            found.trend_difference, difference, difference - 0.1, difference + 0.1
+        ),
+    ).sentence("next state", "middle")
+
+
+def test_a_claim_is_no_stronger_than_its_intervals():
+    found = tw.trajectory_alignment(golden_bridge(), PROMPTS, controls=["random steps"])
+    assert sentence_for(found, 0.2, 0.4, 0.5).endswith(
+        "falls by 0.30 [0.20, 0.40] rad, above control"
+    )
+    for low, high, said in (
+        (-0.4, -0.2, "rises by 0.30 [0.20, 0.40] rad"),
+        (-0.1, 0.2, "does not change for certain"),
+        (math.nan, math.nan, "does not change for certain"),
+    ):  # controls that rise more do not make an approach of it
+        sentence = sentence_for(found, low, high, 0.5)
+        assert said in sentence and sentence.endswith(", no fall to set beside controls")
+    for difference in (0.05, -0.5):
+        said = sentence_for(found, 0.2, 0.4, difference)
+        assert "not above control: another word (fall), two words away (fall), random" in said
+
+
+def test_what_the_intervals_leave_out_is_said():
+    said = {caveat.name for caveat in tw.trajectory_alignment(golden_bridge(), PROMPTS).caveats}
+    assert said >= {"positions", "intervals", "one twin", "both move"}
+    alone = tw.trajectory_statistics(golden_bridge(), PROMPTS, controls=["random steps"]).caveats
+    assert not {"one twin", "both move"} & {caveat.name for caveat in alone}

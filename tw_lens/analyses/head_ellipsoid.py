@@ -1,0 +1,116 @@
+"""What does a head do to the sphere? Its three leading directions, and the words carried along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.analyses.head_directions import head_svd
+from tw_lens.canonical import Weights
+from tw_lens.errors import Caveat
+from tw_lens.geometry import unit
+from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_weights
+from tw_lens.results.base import Result, component_label, head_columns
+
+AXES = ("left_0", "left_1", "left_2"), ("right_0", "right_1", "right_2")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class HeadEllipsoid(Result):
+    """The unit sphere of a head's three leading left directions, and the ellipsoid it becomes.
+
+    `before` holds the direction of each word within those three (a point of the unit sphere),
+    `after = before * semi_axes` its image on the ellipsoid; `share` is how much of the word's
+    squared length lies in the three directions (the rest goes elsewhere).
+    """
+
+    model_name: str
+    layer: int
+    head: int
+    circuit: Circuit
+    semi_axes: Float[Tensor, 3]
+    words: tuple[str, ...]
+    word_index: tuple[int, ...]
+    before: Float[Tensor, "words 3"]
+    after: Float[Tensor, "words 3"]
+    share: Float[Tensor, " words"]
+    caveats: tuple[Caveat, ...] = ()
+
+    def headline(self) -> str:
+        """The semi-axes."""
+        axes = ", ".join(f"{axis:.2f}" for axis in self.semi_axes.tolist())
+        return f"{self.model_name} {component_label(self.layer, self.head)} {self.circuit}: semi-axes {axes}"
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per word.
+
+        Columns: layer, head, component, word, word_index, share, left_0, left_1, left_2 (before),
+        right_0, right_1, right_2 (after).
+        """
+        before = pd.DataFrame(self.before.tolist(), columns=list(AXES[0]))
+        after = pd.DataFrame(self.after.tolist(), columns=list(AXES[1]))
+        words = pd.DataFrame(
+            {
+                **head_columns(self.layer, self.head),
+                "word": self.words,
+                "word_index": self.word_index,
+                "share": self.share.tolist(),
+            }
+        )
+        return pd.concat([words, before, after], axis=1)
+
+
+@require_weights
+def head_ellipsoid(
+    weights: Weights,
+    *,
+    layer: int,
+    head: int,
+    words: Iterable[str | int],
+    circuit: Circuit = "QK",
+) -> HeadEllipsoid:
+    """The sphere-to-ellipsoid picture of the paper for a real head.
+
+    With `W = U S V^T` (W_QK or W_OV), the unit sphere spanned by the first three columns of U is
+    mapped onto the ellipsoid with semi-axes `S_0, S_1, S_2` along the columns of V. A word's point
+    is the direction of `N(w)` in the coordinates of U.
+
+    Raises:
+        IndexError: the layer, head or a token id does not exist.
+        ValueError: unknown circuit, no word left, or heads of fewer than three dimensions.
+
+    Example:
+        >>> head_ellipsoid(weights, layer=1, head=2, words=["w5", "w6"]).semi_axes.shape
+        torch.Size([3])
+
+    Source: arXiv 2309.07315, figure 1.
+    """
+    require_choice("circuit", circuit, CIRCUITS)
+    if weights.d_head < 3:
+        raise ValueError(f"d_head is {weights.d_head}: an ellipsoid needs at least 3 dimensions.")
+    block = weights.block(layer)
+    chosen = block.heads(head)
+    index, _ = weights.tokens.look_up(words)
+    svd = head_svd(block, chosen, circuit)
+    x = weights.vocabulary.embed(torch.tensor(index))
+    inside = unit(block.norm.sphere(x)) @ svd.left[0, :, :3]
+    before = unit(inside)
+    semi_axes = svd.S[0, :3]
+    return HeadEllipsoid(
+        model_name=weights.model_name,
+        layer=layer,
+        head=head,
+        circuit=circuit,
+        semi_axes=semi_axes,
+        words=tuple(weights.tokens.strings(index)),
+        word_index=tuple(index),
+        before=before,
+        after=before * semi_axes,
+        share=inside.square().sum(-1),
+        caveats=weights.caveats,
+    )

@@ -1,0 +1,56 @@
+"""From the heads' values to the stream: what a model does on either side of `W_O`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.canonical.norm import HeadNorm, Norm
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """An output gate: each head's values are multiplied by `sigmoid(n(x) W + b)` at the query.
+
+    `softplus` takes the place of the sigmoid where the model says so (Laguna).
+    """
+
+    W: Float[Tensor, "n_heads d_model d_gate"]
+    b: Float[Tensor, "n_heads d_gate"]
+    softplus: bool = False
+
+    def __call__(
+        self, n_x: Float[Tensor, "position d_model"]
+    ) -> Float[Tensor, "position n_heads d_gate"]:
+        """The gate at every position; one number per head where `d_gate` is 1."""
+        opened = torch.einsum("pd,hde->phe", n_x, self.W) + self.b
+        return torch.nn.functional.softplus(opened) if self.softplus else opened.sigmoid()
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionOutput:
+    """How the heads' mixed values `z` reach the stream: `m * n(gate * n_z(z) W_O + b_O)`.
+
+    Attributes:
+        gate: an output gate on `z`; None without one.
+        z_norm: a normalisation of `z` before `W_O` (BitNet); None without one.
+        norm: a normalisation of the layer's whole write (Gemma 2, OLMo 2); None without one.
+        multiplier: `m`, what the write is multiplied by before it is added (Granite).
+    """
+
+    gate: Gate | None = None
+    z_norm: HeadNorm | None = None
+    norm: Norm | None = None
+    multiplier: float = 1.0
+
+    @property
+    def linear(self) -> bool:
+        """Whether what a head adds depends on its own values only."""
+        return self.gate is None and self.z_norm is None and self.norm is None
+
+    def written(self, out: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """`m * n(out)`: what is added to the stream for the sum of all heads' outputs."""
+        return self.multiplier * (out if self.norm is None else self.norm(out))

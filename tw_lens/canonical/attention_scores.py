@@ -1,0 +1,195 @@
+"""From queries and keys to attention: everything a model does between `q`, `k` and the pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tw_lens.canonical.norm import HeadNorm
+from tw_lens.canonical.rotary import Rotary
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionScores:
+    """The scores of one layer, `cap(s * n_q(q_i) R(i-j) n_k(k_j)^T + bias(i, j))`, and its mask.
+
+    Attributes:
+        scale: `s`, the factor on the product.
+        rotary: `R`; None where positions do not rotate (in this layer).
+        q_norm, k_norm: `n_q`, `n_k`, the normalisation of queries and keys, None without one.
+        norm_after_rotary: whether it comes after the rotation instead of before.
+        softcap: `cap(t) = softcap * tanh(t / softcap)`; None for no cap.
+        slopes: ALiBi's slope per head: the bias is `slopes * (j - i)`.
+        temperature: a factor on the query at each position, `n -> [n]` (Llama 4, Ministral 3).
+        sinks: one more logit per head in every softmax, which takes weight and gives no value.
+        causal: whether a query sees earlier positions only.
+        window: how many positions a query sees, itself included (both ways without `causal`).
+        chunk: a query sees its own chunk of this many positions only (Llama 4).
+        dense_up_to: beyond this many positions an indexer chooses which keys are seen, and the
+            pattern cannot be recomputed (GLM's sparse attention).
+    """
+
+    scale: float
+    rotary: Rotary | None = None
+    q_norm: HeadNorm | None = None
+    k_norm: HeadNorm | None = None
+    norm_after_rotary: bool = False
+    softcap: float | None = None
+    slopes: Float[Tensor, " n_heads"] | None = None
+    temperature: Callable[[int], Tensor] | None = None
+    sinks: Float[Tensor, " n_heads"] | None = None
+    causal: bool = True
+    window: int | None = None
+    chunk: int | None = None
+    dense_up_to: int | None = None
+
+    def qk_norm(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """`n_q(q), n_k(k)`: `[..., heads, d_head]`, unchanged where the model has no such norm."""
+        q = q if self.q_norm is None else self.q_norm(q)
+        return q, (k if self.k_norm is None else self.k_norm(k))
+
+    def norm_and_rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys as they meet: normalised and rotated, `[position, heads, d_head]`."""
+        if not self.norm_after_rotary:
+            q, k = self.qk_norm(q, k)
+        if self.rotary is not None:
+            q, k = self.rotary.rotate(q), self.rotary.rotate(k)
+        if self.norm_after_rotary:
+            q, k = self.qk_norm(q, k)
+        if self.temperature is not None:
+            q = q * self.temperature(len(q))[:, None, None]
+        return q, k
+
+    def linearised(
+        self,
+        part: Float[Tensor, "position parts d_head"],
+        of: Float[Tensor, "position heads d_head"],
+        head: int,
+        *,
+        key: bool = False,
+    ) -> Float[Tensor, "position parts d_head"]:
+        """Parts of one head's queries (or keys), as `norm_and_rotate` would have them in their sum.
+
+        Linear in the part: a query-key norm divides it by what it divides the whole, `of`, by.
+        """
+        norm = self.k_norm if key else self.q_norm
+        if self.rotary is not None and (norm is None or self.norm_after_rotary):
+            part, of = self.rotary.rotate(part), self.rotary.rotate(of)
+        if norm is not None:
+            part = norm.linear_at(of, head)(part)
+            if self.rotary is not None and not self.norm_after_rotary:
+                part = self.rotary.rotate(part)
+        if self.temperature is not None and not key:
+            part = part * self.temperature(len(part))[:, None, None]
+        return part
+
+    def require_distance(self, distance: int, layer: int) -> None:
+        """Reject a distance at which a layer cannot be read (see `Block.require_distance`)."""
+        n_ctx = None if self.rotary is None else self.rotary.n_ctx
+        if n_ctx is not None and abs(distance) >= n_ctx:
+            raise ValueError(
+                f"distance={distance} is beyond the {n_ctx} positions of the model's context: the "
+                "distance of two positions is less."
+            )
+        if distance != 0 and self.rotary is None:
+            raise ValueError(
+                f"distance={distance} needs rotary positions and layer {layer} does not rotate its "
+                "queries and keys: distance=0 fits."
+            )
+        if distance < 0 and self.causal:
+            raise ValueError(
+                f"distance={distance} would let a query look ahead: give the distance back to the "
+                "key, 0 or more."
+            )
+
+    def fold(self, q: Tensor, k: Tensor, distance: int) -> tuple[Tensor, Tensor]:
+        """Maps of queries and keys times the query-key norms' gains, queries rotated.
+
+        The norms' divisors are left out: they depend on the vector.
+        """
+        if self.norm_after_rotary and self.rotary is not None:
+            q = self.rotary.turn(q, distance)
+        if self.q_norm is not None:
+            q = self.q_norm.fold(q)
+        if self.k_norm is not None:
+            k = self.k_norm.fold(k)
+        if not self.norm_after_rotary and self.rotary is not None:
+            q = self.rotary.turn(q, distance)
+        return q, k
+
+    def query_at_distance(
+        self, q: Float[Tensor, "words n_heads d_head"], distance: int
+    ) -> Float[Tensor, "words n_heads d_head"]:
+        """Normalised queries, rotated by the distance back to the key, times the scale `s`."""
+        if not self.norm_after_rotary and self.q_norm is not None:
+            q = self.q_norm(q)
+        if self.rotary is not None:
+            q = self.rotary.turn(q, distance)
+        if self.norm_after_rotary and self.q_norm is not None:
+            q = self.q_norm(q)
+        return self.scale * q
+
+    def normalised_key(
+        self, k: Float[Tensor, "words n_kv_heads d_head"]
+    ) -> Float[Tensor, "words n_kv_heads d_head"]:
+        """Normalised keys; the rotation is applied to the query."""
+        return k if self.k_norm is None else self.k_norm(k)
+
+    def raw_scores(
+        self,
+        q: Float[Tensor, "position n_heads d_head"],
+        k: Float[Tensor, "position n_heads d_head"],
+    ) -> Float[Tensor, "n_heads position position"]:
+        """Scores before the cap and the mask of `norm_and_rotate` queries and keys."""
+        n = len(q)
+        scores = self.scale * torch.einsum("ihe,jhe->hij", q, k)
+        if self.slopes is not None:
+            position = torch.arange(n).float()
+            scores = scores + self.slopes[:, None, None] * (position[None, :] - position[:, None])
+        return scores
+
+    def scores(
+        self,
+        q: Float[Tensor, "position n_heads d_head"],
+        k: Float[Tensor, "position n_heads d_head"],
+    ) -> Float[Tensor, "n_heads position position"]:
+        """Scores before the mask of `norm_and_rotate` queries and keys, one key head per query head."""
+        return self.softcap_scores(self.raw_scores(q, k))
+
+    def softcap_scores(self, scores: Tensor) -> Tensor:
+        """`softcap * tanh(scores / softcap)` where the model caps its scores."""
+        return scores if self.softcap is None else self.softcap * (scores / self.softcap).tanh()
+
+    def mask(self, n_positions: int) -> Bool[Tensor, "query key"]:
+        """Which key `j` a query `i` may look at.
+
+        Raises:
+            ValueError: the model itself chooses the keys at this length.
+        """
+        if self.dense_up_to is not None and n_positions > self.dense_up_to:
+            raise ValueError(
+                f"the prompt has {n_positions} positions, and beyond {self.dense_up_to} this model "
+                "attends to keys that an indexer chooses: shorten the prompt."
+            )
+        i = torch.arange(n_positions)
+        distance = i[:, None] - i[None, :]
+        seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
+        if self.window is not None:
+            seen = seen & (distance.abs() < self.window)
+        if self.chunk is not None:
+            seen = seen & (i[:, None] // self.chunk == i[None, :] // self.chunk)
+        return seen
+
+    def pattern(
+        self, scores: Float[Tensor, "n_heads position position"]
+    ) -> Float[Tensor, "n_heads position position"]:
+        """The softmax over the keys each query may look at, the sink (if any) left out after."""
+        masked = scores.masked_fill(~self.mask(scores.shape[-1]), float("-inf"))
+        if self.sinks is None:
+            return masked.softmax(-1)
+        sink = self.sinks[:, None, None].expand(*masked.shape[:2], 1)
+        return torch.cat([masked, sink], dim=-1).softmax(-1)[..., :-1]

@@ -1,0 +1,17 @@
+"""Figures: one plotly figure per result class; importing this registers all of them."""
+
+from tw_lens.rendering.figures import (  # noqa: F401 - they register themselves
+    atlas,
+    coherence,
+    direction_examples,
+    distance,
+    heads,
+    studies,
+    tokens,
+    trajectory,
+    trajectory_attribution,
+)
+from tw_lens.rendering.figures.trajectory import plot_trajectories
+from tw_lens.rendering.figures.trajectory_measures import plot_trajectory_measures
+
+__all__ = ["plot_trajectories", "plot_trajectory_measures"]

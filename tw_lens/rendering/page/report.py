@@ -1,0 +1,199 @@
+"""One page: the paper's analyses of a model and a prompt, self-contained, the certificate first.
+
+1. Refuse what cannot work (the place, the layers) before anything is computed.
+2. Read and certify the model.
+3. Ask the questions in the paper's order, a section each.
+4. Render the sections into the template, with the scripts of plotly and CircuitsVis once.
+5. Write the page whole, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tw_lens.canonical import Weights
+from tw_lens.files import require_writable, write_atomically
+from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
+from tw_lens.rendering.page.head_sections import atlas_section, layer_section, tokens_section
+from tw_lens.rendering.page.panels import Section, Table
+from tw_lens.rendering.page.trajectory_sections import prompts_section, trajectory_section
+from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
+
+if TYPE_CHECKING:
+    from tw_lens.analyses.projection import Method
+
+N_PROBED = 12
+LAYERS_OPEN = 4
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template shows."""
+
+    weights: Weights
+    certificate: Certificate
+    tokenize_prompt: tuple[str, ...]
+    sections: tuple[Section, ...]
+    layers: tuple[int, ...]
+
+
+def report(
+    model: Any,
+    path: str | Path,
+    *,
+    prompt: str | Sequence[int],
+    layers: Sequence[int] | None = None,
+    method: Method = "pca",
+    words: Sequence[str | int] | None = None,
+    prompts: Iterable[Prompt] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Write one self-contained page about a model and a prompt.
+
+    The certificate, embedding distances, token norms, and for each chosen layer the probes, spectra
+    (QK and OV, both sides as words), bias directions and attention; every head of the model in one
+    table; then the walk of the prompt, and, where sentences are given, of those beside controls.
+    The exact convention throughout; token norms in the published one too where weights are raw.
+
+    Args:
+        model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
+        path: the page; its folder must exist.
+        prompt: a text or token ids.
+        layers: which blocks; first, middle and last with attention by default.
+        method: the map of the walk, "pca" or "umap".
+        words: words to probe (single tokens or ids); common nouns by default.
+        prompts: prompts for the section on many sentences (see `trajectory_statistics`); it
+            takes a minute for some hundreds, and a copy of the model in memory.
+        progress: called with a sentence at each step.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError, PermissionError: the page cannot be written there.
+        IndexError: a layer does not exist.
+        UnsupportedModelError, ValueError: see `read_weights` and `read_states`.
+
+    Example:
+        >>> report(model, "page.html", prompt="w5 w6 w7", layers=[0]).name
+        'page.html'
+
+    Source: arXiv 2309.07315.
+    """
+    path = Path(path)
+    say = progress or (lambda step: None)
+    require_writable(path)
+    say("Reading the weights")
+    weights = read_weights(model)
+    chosen = weights.chosen_layers(_some_layers(weights) if layers is None else layers)
+    say("Certifying")
+    certificate = certify(model, weights, prompt)
+    states = read_states(model, prompt)
+    probed = _probed_words(weights, words, states.tokens.tolist())
+    say("Placing the words on the sphere")
+    sections = [tokens_section(weights)]
+    say("Reading every head of the model")
+    sections.append(atlas_section(weights, chosen))
+    folded = len(chosen) > LAYERS_OPEN
+    for layer in chosen:
+        say(f"Reading the heads of layer {layer}")
+        sections.append(layer_section(weights, states, layer, probed, folded=folded))
+    say("Following the prompt")
+    sections.append(trajectory_section(weights, states, method))
+    if prompts is not None:
+        say("Following the sentences and their controls")
+        sections.append(prompts_section(model, list(prompts)))
+    page = Page(weights, certificate, states.token_strings, tuple(sections), chosen)
+    say("AttentionOutput the page")
+    html = rendered(page)
+    return write_atomically(path, lambda to: to.write_text(html, encoding="utf-8"))
+
+
+def rendered(page: Page) -> str:
+    """The page as HTML."""
+    from datetime import datetime, timezone
+
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    from tw_lens._version import __version__
+    from tw_lens.rendering.page.lazy_figures import lazy_figure, shared_template
+    from tw_lens.tokens import visible
+
+    environment = Environment(
+        loader=PackageLoader("tw_lens.rendering.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["visible"] = visible
+    return environment.get_template("report.html.j2").render(
+        page=page,
+        certificate_figure=lazy_figure(page.certificate),
+        comparisons=_comparisons(page.certificate),
+        layers=_runs(page.layers),
+        versions=_versions(),
+        version=__version__,
+        written=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        figure_template=shared_template(),
+        plotly_script=get_plotlyjs(),
+        circuitsvis_script=circuitsvis_script(),
+    )
+
+
+def _comparisons(certificate: Certificate) -> Table:
+    rows = tuple(
+        (int(layer), quantity, f"{absolute:.2e}", f"{relative:.2e}")
+        for layer, quantity, absolute, relative in certificate.to_dataframe().itertuples(
+            index=False
+        )
+    )
+    columns = ("layer", "quantity", "largest absolute error", "relative error")
+    return Table("every comparison of the certificate", columns, rows, (None,) * len(rows))
+
+
+def _runs(layers: Sequence[int]) -> str:
+    """Numbers in order, with neighbours drawn together: `0, 15 to 18, 29`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    said = (", ".join(map(str, run)) if len(run) < 3 else f"{run[0]} to {run[-1]}" for run in runs)
+    return ", ".join(said)
+
+
+def _versions() -> str:
+    from importlib.metadata import version
+
+    from tw_lens._version import __version__
+
+    beside = (("TransformerLens", "transformer-lens"), ("torch", "torch"))
+    return ", ".join([f"tw_lens {__version__}", *(f"{name} {version(of)}" for name, of in beside)])
+
+
+def _some_layers(weights: Weights) -> tuple[int, ...]:
+    """The first, the middle and the last layer that attends."""
+    attending = weights.attention_layers
+    return attending[0], attending[len(attending) // 2], attending[-1]
+
+
+def _probed_words(
+    weights: Weights, words: Sequence[str | int] | None, prompt: list[int]
+) -> list[int]:
+    """Ids to probe: the words given, else common nouns in either spelling, else the prompt."""
+    from tw_lens.analyses import common_nouns
+
+    if words is not None:
+        return weights.tokens.look_up(words)[0]
+    for leading_space in (True, False):
+        try:
+            return list(common_nouns(weights, leading_space=leading_space))[:N_PROBED]
+        except ValueError:
+            continue
+    return list(dict.fromkeys(prompt))[:N_PROBED]

@@ -1,0 +1,56 @@
+"""What every result shares: headline, table, figure and notebook HTML."""
+
+from __future__ import annotations
+
+import html
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
+
+from tw_lens.errors import Caveat
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+def component_label(layer: int, head: int | None) -> str:
+    """A head's label, "L5H1"; "L5" for a whole layer."""
+    return f"L{layer}" if head is None else f"L{layer}H{head}"
+
+
+def head_columns(layer: int, head: int | None) -> dict[str, Any]:
+    """The first columns of every table of heads: layer, head (missing for a layer), component."""
+    return {"layer": layer, "head": head, "component": component_label(layer, head)}
+
+
+@singledispatch
+def figure(result: Any, *options: Any) -> Any:
+    """The picture of a result; rendering registers one function per result class."""
+    raise NotImplementedError(f"no picture is registered for {type(result).__name__}.")
+
+
+class Result:
+    """A frozen result: `repr` (headline), `to_dataframe()` (tidy), `plot()` and `_repr_html_`."""
+
+    caveats: tuple[Caveat, ...] = ()
+
+    def headline(self) -> str:
+        """The result in one line."""
+        raise NotImplementedError
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The result as a tidy table."""
+        raise NotImplementedError
+
+    def plot(self) -> go.Figure:
+        """The result as a plotly figure (never shown by itself)."""
+        return figure(self)
+
+    def __repr__(self) -> str:
+        named = f" [{'; '.join(c.name for c in self.caveats)}]" if self.caveats else ""
+        return f"{type(self).__name__}({self.headline()}){named}"
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<br><small>{html.escape(str(c))}</small>" for c in self.caveats)
+        table = self.to_dataframe().head(60).to_html(index=False, escape=True, border=0)
+        return f"<p>{html.escape(self.headline())}{notes}</p>{table}"

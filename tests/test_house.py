@@ -12,12 +12,13 @@ import tw_lens
 
 ROOT = Path(tw_lens.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-GROUND = {"_version", "errors", "files", "tokens"}
+GROUND = {"_version", "errors", "files", "progress", "tokens"}
 READ = GROUND | {"canonical", "geometry", "results", "reading", "analyses", "studies"}
 MAY_IMPORT = {
     "_version": set(),
     "errors": set(),
     "files": set(),
+    "progress": set(),
     "tokens": {"errors"},
     "canonical": GROUND | {"canonical"},
     "geometry": {"geometry"},

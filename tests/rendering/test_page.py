@@ -36,7 +36,7 @@ def test_only_the_page_is_left(page):
     assert [file.name for file in page.parent.iterdir()] == ["page.html"]
 
 
-@pytest.mark.parametrize("step", ["Certifying", "Following the prompt", "AttentionOutput the page"])
+@pytest.mark.parametrize("step", ["Certifying", "Following the prompt", "Writing the page"])
 def test_an_interruption_leaves_nothing(step, tmp_path):
     def stop(now):
         if now == step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,6 +17,7 @@ from tw_lens.analyses.token_filter import TokenFilter
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import unit, upper_p_values
+from tw_lens.progress import Progress
 from tw_lens.results.arguments import Circuit, require_positive, require_weights
 from tw_lens.results.base import Result, head_columns
 from tw_lens.results.token_lists import SIGNIFICANCE
@@ -93,13 +94,13 @@ def direction_association(
     n_permutations: int = 999,
     token_filter: TokenFilter | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = False,
 ) -> DirectionAssociation:
     """Does what a direction reads go with what it attends to, or writes?
 
     The association of a left with a right word list is the mean cosine over the k^2 pairs of a
     word of one and a word of the other, embeddings with the vocabulary's mean taken off; a head
-    that copies words has 1 on the diagonal. NullComparison it, the same left list with other right lists:
+    that copies words has 1 on the diagonal. Beside it, the same left list with other right lists:
     of the same head (`p_same_head`, `n - 1` of them: at least `1 / n`) and of the other heads of
     the layer and circuit (`p_other_heads`). `p_head` asks of all n directions at once: the mean
     association against the means of random re-pairings within the head. All are
@@ -114,7 +115,7 @@ def direction_association(
         n_permutations: random re-pairings per head.
         token_filter: which words may be listed, from `token_filter`.
         seed: of the re-pairings.
-        progress: called with a sentence at each step.
+        progress: True shows a bar; a function is called with a sentence at each step.
 
     Raises:
         IndexError: a layer does not exist.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,7 @@ from tw_lens.analyses.token_filter import TokenFilter, allowed_mask
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import upper_p_values
+from tw_lens.progress import Progress, steps
 from tw_lens.results.arguments import (
     Circuit,
     require_choice,
@@ -147,7 +148,7 @@ def direction_coherence(
     n_null_within: int = 39,
     token_filter: TokenFilter | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = False,
 ) -> DirectionCoherence:
     """Are the words of a direction more alike than those of random directions?
 
@@ -183,7 +184,7 @@ def direction_coherence(
         n_null_within: directions inside each head's subspace.
         token_filter: which words may be listed, from `token_filter`.
         seed: of the controls.
-        progress: called with a sentence at each step.
+        progress: True shows a bar; a function is called with a sentence at each step.
 
     Raises:
         IndexError: a layer does not exist.
@@ -208,7 +209,6 @@ def direction_coherence(
     asked = require_some("nulls", nulls, NULLS)
     nulls = tuple(name for name in NULLS if name in asked)
     alike = {measure: token_similarity(weights, measure) for measure in measures}
-    say = progress or (lambda step: None)
     atlas = head_atlas(
         weights, layers=layers, n=n, k=k, token_filter=token_filter, progress=progress
     )
@@ -221,23 +221,25 @@ def direction_coherence(
     )
     mean = torch.empty(len(alike), len(nulls), *value.shape[1:])
     p = torch.empty_like(mean)
-    for layer in dict.fromkeys(entry[0] for entry in atlas.entries):
-        say(f"Drawing controls for layer {layer}")
-        block = weights.block(layer)
-        everywhere = {
-            place: draw.shared(readout_kind_of(place), block.norm, n_null)
-            for place in CIRCUIT_SIDES
-        }
-        inside = draw.within(block, n_null_within) if NULLS[2] in nulls else {}
-        for (head, place), at in _groups(atlas, layer).items():
-            side = SIDES.index(place[1])
-            drawn = dict(zip(NULLS, everywhere[place], strict=False))
-            if inside:
-                drawn[NULLS[2]] = inside[place][factor_of(block, place, head)]
-            for c, control in enumerate(drawn[name] for name in nulls):
-                for m in range(len(alike)):
-                    mean[m, c, side, at] = control[m].mean()
-                    p[m, c, side, at] = upper_p_values(value[m, side, at], control[m])
+    chosen = list(dict.fromkeys(entry[0] for entry in atlas.entries))
+    with steps(progress, total=len(chosen), unit="layer") as step:
+        for layer in chosen:
+            step(f"Drawing null directions for layer {layer}")
+            block = weights.block(layer)
+            everywhere = {
+                place: draw.shared(readout_kind_of(place), block.norm, n_null)
+                for place in CIRCUIT_SIDES
+            }
+            inside = draw.within(block, n_null_within) if NULLS[2] in nulls else {}
+            for (head, place), at in _groups(atlas, layer).items():
+                side = SIDES.index(place[1])
+                drawn = dict(zip(NULLS, everywhere[place], strict=False))
+                if inside:
+                    drawn[NULLS[2]] = inside[place][factor_of(block, place, head)]
+                for c, control in enumerate(drawn[name] for name in nulls):
+                    for m in range(len(alike)):
+                        mean[m, c, side, at] = control[m].mean()
+                        p[m, c, side, at] = upper_p_values(value[m, side, at], control[m])
     return DirectionCoherence(
         model_name=weights.model_name,
         atlas=atlas,

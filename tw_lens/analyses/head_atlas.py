@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_cave
 from tw_lens.canonical import Norm, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import TopTokens, concat
+from tw_lens.progress import Progress, steps
 from tw_lens.results.arguments import (
     CIRCUITS,
     Circuit,
@@ -153,7 +154,7 @@ def head_atlas(
     n: int = 3,
     k: int = 5,
     token_filter: TokenFilter | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = False,
 ) -> HeadAtlas:
     """Which words does every head of the model connect?
 
@@ -167,7 +168,7 @@ def head_atlas(
         n: leading directions per head and circuit, at most d_head of them.
         k: words per side.
         token_filter: which words may be listed, from `token_filter`; all of them by default.
-        progress: called with a sentence at each step.
+        progress: True shows a bar; a function is called with a sentence at each step.
 
     Returns:
         A row per head, circuit and direction; `share` is `S_i / sum(S)`.
@@ -187,12 +188,12 @@ def head_atlas(
     require_positive("k", k)
     chosen = weights.chosen_layers(weights.attention_layers if layers is None else layers)
     keep = allowed_mask(weights, token_filter)
-    say = progress or (lambda step: None)
     found: list[_Directions] = []
-    for layer in chosen:
-        say(f"Reading the heads of layer {layer}")
-        found += _directions(weights, layer, n)
-    say("Reading their directions as words")
+    with steps(progress, total=len(chosen), unit="layer") as step:
+        for layer in chosen:
+            step(f"Decomposing the heads of layer {layer}")
+            found += _directions(weights, layer, n)
+        step("Ranking the tokens of their directions", 0)
     groups = [
         [directions for directions in found if directions.sphere == sphere]
         for sphere in dict.fromkeys(directions.sphere for directions in found)

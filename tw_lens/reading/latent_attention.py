@@ -1,4 +1,4 @@
-"""Bottleneck attention (DeepSeek): its chain of projections composed into one matrix each.
+"""Latent attention (DeepSeek): its chain of projections composed into one matrix each.
 
 Queries and keys are made as `n(x) W_down`, normalised, times `W_up`. The norm's gain is folded
 into the product `W = W_down diag(gain) W_up`; what is left of the norm is a division by one

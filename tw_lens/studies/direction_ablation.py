@@ -25,6 +25,7 @@ from tw_lens.analyses import head_spectrum
 from tw_lens.analyses.head_directions import head_svd
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
+from tw_lens.progress import Progress
 from tw_lens.reading import Prompt, read_resid_pre, read_weights
 from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_positive
 from tw_lens.results.base import Result, component_label, head_columns
@@ -39,7 +40,7 @@ from tw_lens.studies.ablation import (
 from tw_lens.studies.bootstrap import BootstrapSums, Estimate, difference, estimate
 from tw_lens.studies.direction_pairs import require_head
 from tw_lens.studies.direction_sets import Sets, direction_sets, set_label
-from tw_lens.studies.prompts import Progress, PromptStream, progress_bar, seeded_generator
+from tw_lens.studies.prompts import PromptStream, progress_bar, seeded_generator
 from tw_lens.tokens import visible
 
 Action = Literal["ablate", "isolate"]

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from tw_lens.errors import Caveat
+from tw_lens.progress import Progress, steps
 from tw_lens.reading import Prompt, tokenize_prompts
 
 MIN_PROMPTS = 30
 
 ONE_BY_ONE = "each interval holds 95 % for its own figure; of twenty level ones, one is not."
-
-Progress = bool | Callable[[str], None]
 
 
 class PromptStream:
@@ -85,19 +84,16 @@ class PromptStream:
 
 
 @contextmanager
-def progress_bar(progress: Progress, prompts: Iterable[Any]) -> Iterator[Callable[[int], object]]:
-    """What is called with the number of prompts done since: a bar, or sentences."""
-    from tqdm import tqdm
-
+def progress_bar(progress: Progress, prompts: Iterable[Any]) -> Iterator[Callable[[int], None]]:
+    """The function to call with the number of prompts processed since its last call."""
     total = len(prompts) if isinstance(prompts, Sized) else None
     done, of = 0, "" if total is None else f" of {total}"
-    with tqdm(total=total, unit="prompt", disable=progress is not True) as bar:
+    with steps(progress, total=total, unit="prompt") as step:
 
         def count(n: int) -> None:
             nonlocal done
-            bar.update(n)
-            if callable(progress):
-                progress(f"Following the prompts: {(done := done + n)}{of}")
+            done += n
+            step(f"Processing prompts: {done}{of}", n)
 
         yield count
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import random_steps, shuffled_steps
+from tw_lens.progress import Progress
 from tw_lens.reading import (
     Prompt,
     fingerprint,
@@ -34,7 +35,7 @@ from tw_lens.reading import (
 from tw_lens.studies.batching import batches
 from tw_lens.studies.bootstrap import BootstrapSums
 from tw_lens.studies.checkpoint import CheckpointError, CheckpointState, load_study, save_study
-from tw_lens.studies.prompts import Progress, PromptStream, progress_bar, seeded_generator
+from tw_lens.studies.prompts import PromptStream, progress_bar, seeded_generator
 
 MODEL = "model"
 PERMUTED = "permuted weights"

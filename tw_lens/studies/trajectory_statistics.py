@@ -15,10 +15,11 @@ from torch import Tensor
 from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES, trajectory_measures
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
+from tw_lens.progress import Progress
 from tw_lens.reading import Prompt
 from tw_lens.results import Result
 from tw_lens.studies.bootstrap import Estimate, difference, estimate
-from tw_lens.studies.runner import CONTROLS, MODEL, Progress, Settings, run_study
+from tw_lens.studies.runner import CONTROLS, MODEL, Settings, run_study
 
 
 @dataclass(frozen=True, repr=False, eq=False)

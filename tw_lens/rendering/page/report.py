@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tw_lens.canonical import Weights
 from tw_lens.files import require_writable, write_atomically
+from tw_lens.progress import Progress, steps
 from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
 from tw_lens.rendering.page.head_sections import atlas_section, layer_section, tokens_section
 from tw_lens.rendering.page.panels import Section, Table
@@ -49,7 +50,7 @@ def report(
     method: Method = "pca",
     words: Sequence[str | int] | None = None,
     prompts: Iterable[Prompt] | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = False,
 ) -> Path:
     """Write one self-contained page about a model and a prompt.
 
@@ -67,7 +68,7 @@ def report(
         words: words to probe (single tokens or ids); common nouns by default.
         prompts: prompts for the section on many sentences (see `trajectory_statistics`); it
             takes a minute for some hundreds, and a copy of the model in memory.
-        progress: called with a sentence at each step.
+        progress: True shows a bar; a function is called with a sentence at each step.
 
     Returns:
         The path of the page.
@@ -84,32 +85,32 @@ def report(
     Source: arXiv 2309.07315.
     """
     path = Path(path)
-    say = progress or (lambda step: None)
     require_writable(path)
-    say("Reading the weights")
-    weights = read_weights(model)
-    chosen = weights.chosen_layers(_some_layers(weights) if layers is None else layers)
-    say("Certifying")
-    certificate = certify(model, weights, prompt)
-    states = read_states(model, prompt)
-    probed = _probed_words(weights, words, states.tokens.tolist())
-    say("Placing the words on the sphere")
-    sections = [tokens_section(weights)]
-    say("Reading every head of the model")
-    sections.append(atlas_section(weights, chosen))
-    folded = len(chosen) > LAYERS_OPEN
-    for layer in chosen:
-        say(f"Reading the heads of layer {layer}")
-        sections.append(layer_section(weights, states, layer, probed, folded=folded))
-    say("Following the prompt")
-    sections.append(trajectory_section(weights, states, method))
-    if prompts is not None:
-        say("Following the sentences and their controls")
-        sections.append(prompts_section(model, list(prompts)))
-    page = Page(weights, certificate, states.token_strings, tuple(sections), chosen)
-    say("AttentionOutput the page")
-    html = rendered(page)
-    return write_atomically(path, lambda to: to.write_text(html, encoding="utf-8"))
+    with steps(progress) as step:
+        step("Reading the weights")
+        weights = read_weights(model)
+        chosen = weights.chosen_layers(_some_layers(weights) if layers is None else layers)
+        step("Certifying")
+        certificate = certify(model, weights, prompt)
+        states = read_states(model, prompt)
+        probed = _probed_words(weights, words, states.tokens.tolist())
+        step("Placing the words on the sphere")
+        sections = [tokens_section(weights)]
+        step("Reading every head of the model")
+        sections.append(atlas_section(weights, chosen))
+        folded = len(chosen) > LAYERS_OPEN
+        for layer in chosen:
+            step(f"Reading the heads of layer {layer}")
+            sections.append(layer_section(weights, states, layer, probed, folded=folded))
+        step("Following the prompt")
+        sections.append(trajectory_section(weights, states, method))
+        if prompts is not None:
+            step("Following the sentences and their controls")
+            sections.append(prompts_section(model, list(prompts)))
+        page = Page(weights, certificate, states.token_strings, tuple(sections), chosen)
+        step("Writing the page")
+        html = rendered(page)
+        return write_atomically(path, lambda to: to.write_text(html, encoding="utf-8"))
 
 
 def rendered(page: Page) -> str:

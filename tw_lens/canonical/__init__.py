@@ -6,6 +6,13 @@ from tw_lens.canonical.attention_scores import AttentionScores
 from tw_lens.canonical.block import Block
 from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks, Vocabulary
 from tw_lens.canonical.latent_attention import Bottleneck
+from tw_lens.canonical.layer_vocabulary import (
+    SOURCES,
+    LayerVocabulary,
+    Source,
+    VocabularyFileError,
+    load_vocabulary,
+)
 from tw_lens.canonical.norm import HeadNorm, Norm
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.states import States
@@ -14,6 +21,7 @@ from tw_lens.canonical.weights import Weights
 
 __all__ = [
     "ROWS_AT_ONCE",
+    "SOURCES",
     "AblatedHead",
     "AttentionOutput",
     "AttentionScores",
@@ -21,14 +29,18 @@ __all__ = [
     "Bottleneck",
     "Gate",
     "HeadNorm",
+    "LayerVocabulary",
     "Norm",
     "RankOnePieces",
     "Readout",
     "Rotary",
+    "Source",
     "States",
     "TokenVectorChunks",
     "Vocabulary",
+    "VocabularyFileError",
     "Weights",
     "ablate_pieces",
+    "load_vocabulary",
     "score_contribution",
 ]

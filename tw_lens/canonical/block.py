@@ -194,24 +194,45 @@ class Block:
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_heads d_head"]:
         """The queries of a residual stream, from the folded form (before any query-key norm)."""
-        q = torch.einsum("pd,hde->phe", self.norm.sphere(x), self.A_Q) + self.a_Q
-        return q if self.bottleneck_Q is None else self.bottleneck_Q.normalise(q, self.norm(x))
+        return self.queries_of_points(self.norm.sphere(x))
 
     def keys(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_kv_heads d_head"]:
         """The keys of a residual stream, from the folded form (before any query-key norm)."""
-        k = torch.einsum("pd,hde->phe", self.norm.sphere(x), self.A_K) + self.a_K
-        return k if self.bottleneck_KV is None else self.bottleneck_KV.normalise(k, self.norm(x))
+        return self.keys_of_points(self.norm.sphere(x))
 
     def values(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_kv_heads d_value"]:
         """The values of a residual stream, from the folded form (before any norm of values)."""
-        v = torch.einsum("pd,hde->phe", self.norm.sphere(x), self.A_V) + self.a_V
+        return self.values_of_points(self.norm.sphere(x))
+
+    def queries_of_points(
+        self, y: Float[Tensor, "points d_model"]
+    ) -> Float[Tensor, "points n_heads d_head"]:
+        """The queries of points of the sphere, `y A_Q + a_Q`."""
+        q = torch.einsum("pd,hde->phe", y, self.A_Q) + self.a_Q
+        return q if self.bottleneck_Q is None else self.bottleneck_Q.normalise(q, self._affine(y))
+
+    def keys_of_points(
+        self, y: Float[Tensor, "points d_model"]
+    ) -> Float[Tensor, "points n_kv_heads d_head"]:
+        """The keys of points of the sphere, `y A_K + a_K`."""
+        k = torch.einsum("pd,hde->phe", y, self.A_K) + self.a_K
+        return k if self.bottleneck_KV is None else self.bottleneck_KV.normalise(k, self._affine(y))
+
+    def values_of_points(
+        self, y: Float[Tensor, "points d_model"]
+    ) -> Float[Tensor, "points n_kv_heads d_value"]:
+        """The values of points of the sphere, `y A_V + a_V`."""
+        v = torch.einsum("pd,hde->phe", y, self.A_V) + self.a_V
         if self.bottleneck_KV is None:
             return v
-        return replace(self.bottleneck_KV, width=None).normalise(v, self.norm(x))
+        return replace(self.bottleneck_KV, width=None).normalise(v, self._affine(y))
+
+    def _affine(self, y: Float[Tensor, "points d_model"]) -> Float[Tensor, "points d_model"]:
+        return y * self.norm.gain + self.norm.bias
 
     def scores(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import index
 
 from tw_lens.canonical.block import Block
@@ -46,6 +47,12 @@ class Weights:
     processed: tuple[str, ...]
     caveats: tuple[Caveat, ...]
     read_block: Callable[[int], Block] = field(repr=False)
+    read_fingerprint: Callable[[], str] = field(default=lambda: "", repr=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the model's parameters; empty for weights that no model was read into."""
+        return self.read_fingerprint()
 
     @property
     def d_vocab(self) -> int:

@@ -1,10 +1,14 @@
 """Reading: the only place that knows TransformerLens."""
 
 from tw_lens.reading.certificate import Certificate, Comparison, certify, check, is_half_precision
-from tw_lens.reading.forward import read_resid_pre, read_residuals
+from tw_lens.reading.forward import (
+    read_resid_pre,
+    read_resid_pre_of_layers,
+    read_residuals,
+)
 from tw_lens.reading.intervention import InterventionRun, run_with_head_change
 from tw_lens.reading.loading import ModelLoadError, load_model
-from tw_lens.reading.prompts import Prompt, tokenize_prompts
+from tw_lens.reading.prompts import Prompt, special_tokens_around, tokenize_prompts
 from tw_lens.reading.random_weights import fingerprint, permute_weights
 from tw_lens.reading.states import read_states
 from tw_lens.reading.states_io import StatesFileError, load_states, save_states
@@ -25,10 +29,12 @@ __all__ = [
     "load_states",
     "permute_weights",
     "read_resid_pre",
+    "read_resid_pre_of_layers",
     "read_residuals",
     "read_states",
     "read_weights",
     "run_with_head_change",
     "save_states",
+    "special_tokens_around",
     "tokenize_prompts",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -114,3 +114,11 @@ def read_resid_pre(model: Any, tokens: Tensor, layer: int) -> Tensor:
     """The stream `[prompt, position, d_model]` that enters a layer, of prompts of one length."""
     name = residual_hooks(len(model.blocks))[layer]
     return run_batch(model, tokens, [name])[1][name]
+
+
+def read_resid_pre_of_layers(model: Any, tokens: Tensor, layers: Sequence[int]) -> Tensor:
+    """The residual stream `[layer, prompt, position, d_model]` that enters each of some layers."""
+    hooks = residual_hooks(len(model.blocks))
+    names = [hooks[layer] for layer in layers]
+    _, cache = run_batch(model, tokens, names)
+    return torch.stack([cache[name] for name in names])

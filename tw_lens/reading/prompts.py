@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tw_lens.tokens import TokenStrings
+
 Prompt = str | Sequence[int] | Tensor
 """A text, or the ids of one prompt."""
 
@@ -31,6 +33,28 @@ def tokenize_prompt(model: Any, prompt: Prompt) -> Int[Tensor, " position"]:
             f"the prompt has {tokens.numel()} tokens and the model's context {n_ctx}: shorten it."
         )
     return tokens
+
+
+def special_tokens_around(
+    model: Any, tokens: TokenStrings
+) -> tuple[Int[Tensor, " prefix"], Int[Tensor, " suffix"]]:
+    """The ids that the model itself puts before and after a text.
+
+    Found by tokenizing a token that stands for itself; both are empty without a tokenizer.
+    """
+    empty = torch.empty(0, dtype=torch.long)
+    if tokens.tokenizer is None:
+        return empty, empty
+    no_text = tokens.without_text()
+    for index in range(tokens.d_vocab):
+        text = tokens.string(index)
+        if no_text[index] or not text.strip() or tokens.single(text) != index:
+            continue
+        ids = tokenize_prompt(model, text)
+        places = (ids == index).nonzero().flatten().tolist()
+        if len(places) == 1:
+            return ids[: places[0]], ids[places[0] + 1 :]
+    return empty, empty
 
 
 def tokenize_prompts(

@@ -22,6 +22,7 @@ from tw_lens.reading.model_access import (
 )
 from tw_lens.reading.norms import read_norm
 from tw_lens.reading.offloaded import has_meta_weights, materialised
+from tw_lens.reading.random_weights import fingerprint
 from tw_lens.tokens import TokenStrings
 
 READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
@@ -100,6 +101,7 @@ def read_weights(model: Any) -> Weights:
         processed=processed,
         caveats=caveats_of(first, readout, processed, len(attending) < len(model.blocks)),
         read_block=read,
+        read_fingerprint=lambda: fingerprint(model),
     )
 
 

@@ -1,0 +1,182 @@
+"""Layer vocabulary: a point for every token, on the sphere that one layer's attention reads.
+
+On disk it is one safetensors file: the points in half precision, ids, counts and prompt hashes, and
+in its header what they were computed with.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks
+from tw_lens.canonical.weights import Weights
+from tw_lens.files import write_atomically
+
+Source = Literal["embedding", "alone", "text"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+LAYOUT = "tw_lens layer vocabulary 1"
+HEADER = ("model_name", "fingerprint", "source", "layers", "d_vocab")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerVocabulary:
+    """Points `p_l(w)` of tokens w at layers l, in the place of `N(W_E)`.
+
+    Attributes:
+        model_name: the model the points were computed with.
+        fingerprint: a digest of that model's parameters (see `fingerprint`).
+        source: "embedding": `N(W_E[w])`, exact in layer 0; "alone": `N(x_l)` of w behind the
+            model's own prefix; "text": the mean of `N(x_l)` over the positions of a corpus at which
+            w stands. A mean lies inside the sphere and is not renormalised: its length over
+            `sqrt(d_model)` says how little the state of w depends on its context.
+        layers: the layers that have points.
+        token_index: ids of the tokens that have points, ascending.
+        points: one tensor per layer; float32 as computed, half precision as saved.
+        count: how many states each point is the mean of.
+        d_vocab: number of tokens of the model.
+        prompt_hashes: a hash of every prompt of the corpus, ascending; empty without one.
+    """
+
+    model_name: str
+    fingerprint: str
+    source: Source
+    layers: tuple[int, ...]
+    token_index: Int[Tensor, " tokens"]
+    points: tuple[Float[Tensor, "tokens d_model"], ...]
+    count: Int[Tensor, " tokens"]
+    d_vocab: int
+    prompt_hashes: Int[Tensor, " prompts"] = field(
+        default_factory=lambda: torch.empty(0, dtype=torch.long)
+    )
+
+    def __len__(self) -> int:
+        return len(self.token_index)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(map(str, self.layers))
+        return (
+            f"LayerVocabulary({self.model_name}, source {self.source!r}: {len(self):,} of "
+            f"{self.d_vocab:,} tokens, layers {layers})"
+        )
+
+    @property
+    def mask(self) -> Bool[Tensor, " d_vocab"]:
+        """Whether each token of the model has a point."""
+        return torch.zeros(self.d_vocab, dtype=torch.bool).index_fill_(0, self.token_index, True)
+
+    def of_layer(self, layer: int) -> Float[Tensor, "tokens d_model"]:
+        """The points of one layer, float32, in the order of `token_index`.
+
+        Raises:
+            ValueError: the layer has no points.
+        """
+        if layer not in self.layers:
+            raise ValueError(
+                f"the vocabulary has points for layers {', '.join(map(str, self.layers))}, not for "
+                f"layer {layer}: make it with layer_vocabulary(model, layers=[{layer}], ...)."
+            )
+        return self.points[self.layers.index(layer)].float()
+
+    def rows(self, layer: int) -> TokenVectorChunks:
+        """The points of one layer in chunks, in the order of the token ids; zeros without a point."""
+        points = self.of_layer(layer)
+        place = torch.full((self.d_vocab,), len(points))
+        place[self.token_index] = torch.arange(len(points))
+        table = torch.cat([points, torch.zeros(1, points.shape[1])])
+        return lambda: (table[chunk] for chunk in place.split(ROWS_AT_ONCE))
+
+    def gather(
+        self, layer: int, token_index: Int[Tensor, " positions"]
+    ) -> Float[Tensor, "positions d_model"]:
+        """The points of a prompt's tokens at one layer, zeros where a token has none."""
+        points, place = self.of_layer(layer), torch.searchsorted(self.token_index, token_index)
+        place = place.clamp_max(len(points) - 1)
+        known = self.token_index[place] == token_index
+        return points[place] * known[:, None]
+
+    def at(self, layer: int, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
+        """The points of some tokens at one layer.
+
+        Raises:
+            ValueError: a token has no point.
+        """
+        without = token_index[~self.mask[token_index]]
+        if len(without):
+            raise ValueError(
+                f"token id {int(without[0])} has no point in the vocabulary ({len(without)} of "
+                f"{len(token_index)} tokens): it stands too seldom in the corpus. Give more "
+                "prompts, a lower min_count, or other words."
+            )
+        return self.of_layer(layer)[torch.searchsorted(self.token_index, token_index)]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the vocabulary to one safetensors file, points in half precision.
+
+        Raises:
+            FileNotFoundError, PermissionError: the file cannot be written there.
+        """
+        from safetensors.torch import save_file
+
+        header = {"layout": LAYOUT} | {name: json.dumps(getattr(self, name)) for name in HEADER}
+        tensors = {f"points.{i}": part.half().clone() for i, part in enumerate(self.points)}
+        for name in ("token_index", "count", "prompt_hashes"):
+            tensors[name] = getattr(self, name).clone()
+        return write_atomically(Path(path), lambda to: save_file(tensors, to, metadata=header))
+
+    def require_model(self, weights: Weights) -> None:
+        """Reject weights of another model.
+
+        Raises:
+            ValueError: another model, or the same one with other parameters.
+        """
+        if self.fingerprint != weights.fingerprint:
+            raise ValueError(
+                f"the vocabulary was computed with {self.model_name}, whose parameters are not "
+                f"those of {weights.model_name}: compute it with this model."
+            )
+
+
+class VocabularyFileError(ValueError):
+    """A file that holds no layer vocabulary, or not all of it."""
+
+
+def load_vocabulary(path: str | Path) -> LayerVocabulary:
+    """Read a layer vocabulary that `LayerVocabulary.save` wrote.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        VocabularyFileError: (a ValueError) the file is cut or of another kind.
+
+    Example:
+        >>> load_vocabulary("no such file")
+        Traceback (most recent call last):
+        FileNotFoundError: there is no file 'no such file'.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("layout") != LAYOUT:
+                raise VocabularyFileError(
+                    f"{path} holds no layer vocabulary: LayerVocabulary.save writes one."
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise VocabularyFileError(
+            f"{path} is cut short or no safetensors file ({error}): copy or save it again."
+        ) from error
+    facts = {name: json.loads(header[name]) for name in HEADER}
+    facts["layers"] = tuple(facts["layers"])
+    points = tuple(tensors.pop(f"points.{i}") for i in range(len(facts["layers"])))
+    return LayerVocabulary(points=points, **facts, **tensors)

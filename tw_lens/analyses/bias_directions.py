@@ -15,8 +15,9 @@ from tw_lens.analyses.token_filter import (
     allowed_mask,
     filter_caveat,
     filter_summary,
+    vocabulary_source,
 )
-from tw_lens.canonical import Weights
+from tw_lens.canonical import LayerVocabulary, Weights, combined_mask
 from tw_lens.errors import Caveat
 from tw_lens.geometry import top_tokens
 from tw_lens.results.arguments import Convention, require_positive, require_weights
@@ -39,6 +40,7 @@ class BiasDirections(Result):
     heads: tuple[int, ...]
     lists: TokenLists
     token_filter: TokenFilter | None = None
+    vocabulary_source: str = "embedding"
     caveats: tuple[Caveat, ...] = ()
 
     @property
@@ -75,6 +77,7 @@ def bias_directions(
     convention: Convention = "exact",
     head: int | None = None,
     token_filter: TokenFilter | None = None,
+    vocabulary: LayerVocabulary | None = None,
 ) -> BiasDirections:
     """Return the tokens that the query and key biases of each head favour.
 
@@ -90,6 +93,8 @@ def bias_directions(
         convention: "exact" or "published".
         head: one head, or None for all.
         token_filter: the tokens that may be listed (`exact`), from `token_filter`; all by default.
+        vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
+            by default.
 
     Raises:
         IndexError: the layer or the head does not exist.
@@ -108,6 +113,7 @@ def bias_directions(
     keep = allowed_mask(weights, token_filter, convention)
     block = weights.block(layer)
     heads = block.heads(head)
+    points = rules.points(weights, block, vocabulary)
     query, key = (side[heads] for side in rules.bias_directions(block))
     if not query.any() and not key.any():
         raise ValueError(
@@ -115,10 +121,10 @@ def bias_directions(
             "no bias on queries or keys (neither its own nor the norm's)."
         )
     directions = torch.stack([query, key, -query, -key], dim=1).flatten(0, 1)
-    result = top_tokens(directions, rules.points(weights, block.norm), k, keep=keep)
+    result = top_tokens(directions, points.rows, k, keep=combined_mask(keep, points))
     null = None
     if rules.has_null:
-        null = compare_with_null(weights, result, "points", block.norm, keep)
+        null = compare_with_null(weights, result, "points", points, keep)
     return BiasDirections(
         model_name=weights.model_name,
         layer=layer,
@@ -126,5 +132,6 @@ def bias_directions(
         heads=tuple(heads),
         lists=make_token_lists(result, weights.tokens, null),
         token_filter=token_filter,
+        vocabulary_source=vocabulary_source(vocabulary),
         caveats=weights.caveats + filter_caveat(token_filter),
     )

@@ -17,7 +17,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tw_lens.canonical import Block, Norm, TokenVectorChunks, Weights
+from tw_lens.canonical import (
+    Block,
+    LayerVocabulary,
+    TokenPoints,
+    TokenVectorChunks,
+    Weights,
+    combined_mask,
+    token_points,
+)
 from tw_lens.geometry import TopTokens, top_tokens
 from tw_lens.results.arguments import CONVENTIONS, Circuit, Convention, require_choice
 
@@ -59,8 +67,14 @@ class ConventionRules(ABC):
     needs_raw_weights: bool
 
     @abstractmethod
-    def points(self, weights: Weights, norm: Norm) -> TokenVectorChunks:
-        """Return the tokens' points under a norm: `N(W_E)`, or `n(W_E)` with gain and bias."""
+    def points(
+        self, weights: Weights, block: Block, vocabulary: LayerVocabulary | None = None
+    ) -> TokenPoints:
+        """Return the tokens' points: of a vocabulary, `N(W_E)`, or `n(W_E)` with gain and bias.
+
+        Raises:
+            ValueError: the vocabulary does not fit the weights, the layer or the convention.
+        """
 
     @abstractmethod
     def output_tokens(self, weights: Weights) -> TokenTable:
@@ -87,6 +101,7 @@ class ConventionRules(ABC):
         self,
         weights: Weights,
         block: Block,
+        points: TokenPoints,
         ids: Ids,
         heads: list[int],
         k: int,
@@ -97,12 +112,14 @@ class ConventionRules(ABC):
         """Return the highest-scoring keys of each head and word, heads outermost."""
 
     @abstractmethod
-    def update(self, weights: Weights, block: Block, ids: Ids, heads: list[int]) -> HeadUpdate:
+    def update(
+        self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, heads: list[int]
+    ) -> HeadUpdate:
         """Return the vector that each head adds for a word that attends to itself only."""
 
     @abstractmethod
     def layer_update(
-        self, weights: Weights, block: Block, ids: Ids, update: HeadUpdate
+        self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, update: HeadUpdate
     ) -> Float[Tensor, "words d_model"]:
         """Return the vector that the layer adds for such a word, given those of its heads."""
 
@@ -133,8 +150,10 @@ class ExactConvention(ConventionRules):
     has_null = True
     needs_raw_weights = False
 
-    def points(self, weights: Weights, norm: Norm) -> TokenVectorChunks:  # noqa: D102
-        return weights.vocabulary.on_sphere(norm)
+    def points(  # noqa: D102
+        self, weights: Weights, block: Block, vocabulary: LayerVocabulary | None = None
+    ) -> TokenPoints:
+        return token_points(weights, block.layer, block.norm, vocabulary)
 
     def output_tokens(self, weights: Weights) -> TokenTable:  # noqa: D102
         return TokenTable(weights.readout.columns, weights.readout.pull_back, relative=True)
@@ -156,40 +175,38 @@ class ExactConvention(ConventionRules):
         query = torch.einsum("hde,he->hd", L, a_K[block.kv_head])
         return query, torch.einsum("he,hde->hd", a_Q, R[block.kv_head])
 
-    def top_keys(self, weights, block, ids, heads, k, *, distance=0, keep=None):
+    def top_keys(self, weights, block, points, ids, heads, k, *, distance=0, keep=None):
         """Return the highest-scoring keys of each head and word (see `head_probe`).
 
         `q a_K^T` is the same for every key and cancels in the softmax: it is left out where scores
         are bilinear, and included where keys are normalised.
         """
         kv = torch.tensor(block.kv_head)[heads]
-        q = block.query_at_distance(block.queries(weights.vocabulary.embed(ids)), distance)
+        q = block.query_at_distance(block.queries_of_points(points.at(ids)), distance)
         q = q[:, heads].transpose(0, 1)  # heads, words, d_head
         if block.bilinear:
             query = (q @ block.A_K[kv].mT).flatten(0, 1)
-            rows = weights.vocabulary.on_sphere(block.norm)
+            rows = points.rows
         else:  # whole keys, all key heads in one row: a query is zero for the other key heads
             query = torch.zeros(len(heads), len(ids), block.W_K.shape[0], block.d_head)
             query[torch.arange(len(heads)), :, kv] = q
             query = query.flatten(2).flatten(0, 1)
-            rows = _whole_keys(weights, block)
-        result = top_tokens(query, rows, k, keep=keep)
+            rows = _whole_keys(points, block)
+        result = top_tokens(query, rows, k, keep=combined_mask(keep, points))
         return result._replace(score=block.attention_scores.softcap_scores(result.score))
 
     def update(  # noqa: D102
-        self, weights: Weights, block: Block, ids: Ids, heads: list[int]
+        self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, heads: list[int]
     ) -> HeadUpdate:
-        values = block.values(weights.vocabulary.embed(ids))
+        values = block.values_of_points(points.at(ids))
         values = values if block.v_norm is None else block.v_norm(values)
         v = values[:, [block.kv_head[h] for h in heads]].transpose(0, 1)
         return HeadUpdate(v @ block.A_O[heads], block.a_O)
 
     def layer_update(  # noqa: D102
-        self, weights: Weights, block: Block, ids: Ids, update: HeadUpdate
+        self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, update: HeadUpdate
     ) -> Float[Tensor, "words d_model"]:
-        x = weights.vocabulary.embed(ids)
-        identity = torch.eye(len(ids)).expand(block.n_heads, -1, -1)
-        added = block.attn_out(identity, block.values(x), x)
+        added = block.attn_out_of_points(points.at(ids))
         return added - added.mean(-1, keepdim=True) if block.centred_stream else added
 
     def top_outputs(self, weights, update, ids, k, *, readout="update", keep=None):  # noqa: D102
@@ -218,8 +235,21 @@ class PublishedConvention(ConventionRules):
     has_null = False
     needs_raw_weights = True
 
-    def points(self, weights: Weights, norm: Norm) -> TokenVectorChunks:  # noqa: D102
-        return weights.vocabulary.on_ellipsoid(norm)
+    def points(  # noqa: D102
+        self, weights: Weights, block: Block, vocabulary: LayerVocabulary | None = None
+    ) -> TokenPoints:
+        if vocabulary is not None:
+            raise ValueError(
+                'vocabulary= needs convention="exact": the published experiments read tokens at '
+                "their embeddings."
+            )
+        embedding, norm = weights.vocabulary, block.norm
+        return TokenPoints(
+            rows=embedding.on_ellipsoid(norm),
+            at=lambda ids: norm(embedding.embeddings(ids)),
+            mask=None,
+            key=("published", block.layer),
+        )
 
     def output_tokens(self, weights: Weights) -> TokenTable:  # noqa: D102
         return TokenTable(weights.vocabulary.rows, lambda directions: directions, relative=False)
@@ -239,23 +269,22 @@ class PublishedConvention(ConventionRules):
         query = torch.einsum("hde,he->hd", block.W_Q, block.b_K[block.kv_head])
         return query, torch.einsum("he,hde->hd", block.b_Q, block.W_K[block.kv_head])
 
-    def top_keys(self, weights, block, ids, heads, k, *, distance=0, keep=None):  # noqa: D102
-        n = block.norm(weights.vocabulary.embeddings(ids))
+    def top_keys(self, weights, block, points, ids, heads, k, *, distance=0, keep=None):  # noqa: D102
+        n = points.at(ids)
         kv = [block.kv_head[h] for h in heads]
         query = torch.einsum("wd,hde->hwe", n, block.W_Q[heads]) @ block.W_K[kv].mT
-        rows = weights.vocabulary.on_ellipsoid(block.norm)
-        return top_tokens((query / block.d_head**0.5).flatten(0, 1), rows, k)
+        return top_tokens((query / block.d_head**0.5).flatten(0, 1), points.rows, k)
 
     def update(  # noqa: D102
-        self, weights: Weights, block: Block, ids: Ids, heads: list[int]
+        self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, heads: list[int]
     ) -> HeadUpdate:
-        n = block.norm(weights.vocabulary.embeddings(ids))
+        n = points.at(ids)
         kv = [block.kv_head[h] for h in heads]
         v = torch.einsum("wd,hde->hwe", n, block.W_V[kv]) + block.b_V[kv][:, None]
         return HeadUpdate(v @ block.W_O[heads], block.b_O)
 
     def layer_update(  # noqa: D102
-        self, weights: Weights, block: Block, ids: Ids, update: HeadUpdate
+        self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, update: HeadUpdate
     ) -> Float[Tensor, "words d_model"]:
         return update.u.sum(0)
 
@@ -290,10 +319,7 @@ def convention_rules(weights: Weights, convention: Convention) -> ConventionRule
     return rules
 
 
-def _whole_keys(weights: Weights, block: Block) -> TokenVectorChunks:
+def _whole_keys(points: TokenPoints, block: Block) -> TokenVectorChunks:
     """Return all tokens' normalised keys, key heads in one row: `[tokens, n_kv_heads * d_head]`."""
     normalised = block.attention_scores.normalised_key
-    return lambda: (
-        normalised(block.keys(weights.vocabulary.embed_rows(chunk))).flatten(1)
-        for chunk in weights.vocabulary.rows()
-    )
+    return lambda: (normalised(block.keys_of_points(chunk)).flatten(1) for chunk in points.rows())

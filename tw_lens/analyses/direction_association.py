@@ -14,7 +14,7 @@ from tw_lens.analyses.direction_coherence import benjamini_hochberg
 from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
 from tw_lens.analyses.similarity import centred_embeddings
 from tw_lens.analyses.token_filter import TokenFilter
-from tw_lens.canonical import Weights
+from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import unit, upper_p_values
 from tw_lens.progress import Progress
@@ -93,6 +93,7 @@ def direction_association(
     k: int = 5,
     n_permutations: int = 999,
     token_filter: TokenFilter | None = None,
+    vocabulary: LayerVocabulary | None = None,
     seed: int = 0,
     progress: Progress = False,
 ) -> DirectionAssociation:
@@ -130,7 +131,13 @@ def direction_association(
     """
     require_positive("n_permutations", n_permutations)
     atlas = head_atlas(
-        weights, layers=layers, n=n, k=k, token_filter=token_filter, progress=progress
+        weights,
+        layers=layers,
+        n=n,
+        k=k,
+        token_filter=token_filter,
+        vocabulary=vocabulary,
+        progress=progress,
     )
     vectors = centred_embeddings(weights)
     means = [

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.analyses.conventions import EXACT
 from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
 from tw_lens.analyses.null_directions import (
     CIRCUIT_SIDES,
@@ -22,7 +23,7 @@ from tw_lens.analyses.null_directions import (
 )
 from tw_lens.analyses.similarity import SIMILARITY_MEASURES, SimilarityMeasure, token_similarity
 from tw_lens.analyses.token_filter import TokenFilter, allowed_mask
-from tw_lens.canonical import Weights
+from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import upper_p_values
 from tw_lens.progress import Progress, steps
@@ -147,6 +148,7 @@ def direction_coherence(
     n_null: int = 999,
     n_null_within: int = 39,
     token_filter: TokenFilter | None = None,
+    vocabulary: LayerVocabulary | None = None,
     seed: int = 0,
     progress: Progress = False,
 ) -> DirectionCoherence:
@@ -210,7 +212,13 @@ def direction_coherence(
     nulls = tuple(name for name in NULLS if name in asked)
     alike = {measure: token_similarity(weights, measure) for measure in measures}
     atlas = head_atlas(
-        weights, layers=layers, n=n, k=k, token_filter=token_filter, progress=progress
+        weights,
+        layers=layers,
+        n=n,
+        k=k,
+        token_filter=token_filter,
+        vocabulary=vocabulary,
+        progress=progress,
     )
     lists = (atlas.left.token_index, atlas.right.token_index)
     value = torch.stack(
@@ -226,11 +234,12 @@ def direction_coherence(
         for layer in chosen:
             step(f"Drawing null directions for layer {layer}")
             block = weights.block(layer)
+            points = EXACT.points(weights, block, vocabulary)
             everywhere = {
-                place: draw.shared(readout_kind_of(place), block.norm, n_null)
+                place: draw.shared(readout_kind_of(place), points, n_null)
                 for place in CIRCUIT_SIDES
             }
-            inside = draw.within(block, n_null_within) if NULLS[2] in nulls else {}
+            inside = draw.within(block, points, n_null_within) if NULLS[2] in nulls else {}
             for (head, place), at in _groups(atlas, layer).items():
                 side = SIDES.index(place[1])
                 drawn = dict(zip(NULLS, everywhere[place], strict=False))

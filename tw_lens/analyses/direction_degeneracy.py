@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.analyses.conventions import EXACT
 from tw_lens.analyses.degenerate_subspaces import find_degenerate_subspaces
 from tw_lens.analyses.head_directions import tokens_of_direction_pair
 from tw_lens.canonical import Block, Weights
@@ -206,7 +207,7 @@ def _words(
     weights: Weights, block: Block, circuit: Circuit, svd: FactoredSVD, n: int, k: int
 ) -> tuple[Tensor, Tensor]:
     sides = (side[..., :n].mT.flatten(0, 1) for side in (svd.left, svd.right))
-    found = tokens_of_direction_pair(weights, block.norm, circuit, *sides, k)
+    found = tokens_of_direction_pair(weights, EXACT.points(weights, block), circuit, *sides, k)
     return tuple(words.token_index.unflatten(0, (-1, n)) for words in found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tw_lens.analyses.conventions import EXACT
 from tw_lens.analyses.head_directions import (
     compare_sides_with_null,
     head_svd,
@@ -22,8 +23,9 @@ from tw_lens.analyses.token_filter import (
     allowed_mask,
     filter_caveat,
     filter_summary,
+    vocabulary_source,
 )
-from tw_lens.canonical import Norm, Weights
+from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import TopTokens, concat
 from tw_lens.progress import Progress, steps
@@ -63,6 +65,7 @@ class HeadAtlas(Result):
     left: TokenLists
     right: TokenLists
     token_filter: TokenFilter | None = None
+    vocabulary_source: str = "embedding"
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -164,6 +167,7 @@ def head_atlas(
     n: int = 3,
     k: int = 5,
     token_filter: TokenFilter | None = None,
+    vocabulary: LayerVocabulary | None = None,
     progress: Progress = False,
 ) -> HeadAtlas:
     """Return the leading directions of every head of the model as tokens.
@@ -178,6 +182,8 @@ def head_atlas(
         n: number of leading directions per head and circuit, at most d_head.
         k: tokens per side.
         token_filter: the tokens that may be listed, from `token_filter`; all by default.
+        vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
+            by default.
         progress: True shows a bar; a function is called with a sentence at each step.
 
     Returns:
@@ -203,7 +209,7 @@ def head_atlas(
     with steps(progress, total=len(chosen), unit="layer") as step:
         for layer in chosen:
             step(f"Decomposing the heads of layer {layer}")
-            parts += _directions(weights, layer, n)
+            parts += _directions(weights, layer, n, vocabulary)
         step("Ranking the tokens of their directions", 0)
     groups = [
         [part for part in parts if part.sphere == sphere]
@@ -223,6 +229,7 @@ def head_atlas(
         left=make_token_lists(left, weights.tokens, left_null).subset(order),
         right=make_token_lists(right, weights.tokens, right_null).subset(order),
         token_filter=token_filter,
+        vocabulary_source=vocabulary_source(vocabulary),
         caveats=weights.caveats + filter_caveat(token_filter),
     )
 
@@ -230,12 +237,12 @@ def head_atlas(
 class _Directions(NamedTuple):
     """A circuit's leading directions of one layer.
 
-    `sphere` is the circuit and the kind of norm. Layers with the same `sphere` have the same
+    `sphere` is the circuit and the key of the points. Layers with the same `sphere` have the same
     points (`N(W_E)` does not depend on the gain), and share one pass over the vocabulary.
     """
 
-    sphere: tuple[Circuit, str, float]
-    norm: Norm
+    sphere: tuple[Circuit, tuple[Hashable, ...]]
+    points: TokenPoints
     entries: list[Entry]
     S: Float[Tensor, " directions"]
     share: Float[Tensor, " directions"]
@@ -243,16 +250,18 @@ class _Directions(NamedTuple):
     right: Float[Tensor, "directions d_model"]
 
 
-def _directions(weights: Weights, layer: int, n: int) -> list[_Directions]:
+def _directions(
+    weights: Weights, layer: int, n: int, vocabulary: LayerVocabulary | None
+) -> list[_Directions]:
     block = weights.block(layer)
-    parts = []
+    points, parts = EXACT.points(weights, block, vocabulary), []
     for circuit in CIRCUITS:
         svd = head_svd(block, list(range(block.n_heads)), circuit)
         m = min(n, svd.S.shape[-1])
         parts.append(
             _Directions(
-                sphere=(circuit, block.norm.kind, block.norm.eps),
-                norm=block.norm,
+                sphere=(circuit, points.key),
+                points=points,
                 entries=[(layer, h, circuit, i) for h in range(block.n_heads) for i in range(m)],
                 S=svd.S[:, :m].flatten(),
                 share=(svd.S / svd.S.sum(-1, keepdim=True))[:, :m].flatten(),
@@ -272,13 +281,13 @@ def _list_tokens(
     """Return the tokens and the null comparison of both sides of directions on one sphere."""
     left = torch.cat([part.left for part in group])
     right = torch.cat([part.right for part in group])
-    (circuit, *_), norm = group[0].sphere, group[0].norm
+    (circuit, _), points = group[0].sphere, group[0].points
     chunks = [
-        tokens_of_direction_pair(weights, norm, circuit, left_chunk, right_chunk, k, keep=keep)
+        tokens_of_direction_pair(weights, points, circuit, left_chunk, right_chunk, k, keep=keep)
         for left_chunk, right_chunk in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
     ]
     lists = concat([left for left, _ in chunks]), concat([right for _, right in chunks])
-    nulls = compare_sides_with_null(weights, norm, circuit, *lists, keep)
+    nulls = compare_sides_with_null(weights, points, circuit, *lists, keep)
     return (lists[0], nulls[0]), (lists[1], nulls[1])
 
 

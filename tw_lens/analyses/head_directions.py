@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tw_lens.analyses.conventions import EXACT, ConventionRules
 from tw_lens.analyses.null_directions import compare_with_null, readout_kind_of
-from tw_lens.canonical import Block, Norm, Weights
+from tw_lens.canonical import Block, TokenPoints, Weights, combined_mask
 from tw_lens.geometry import (
     FactoredSVD,
     TopTokens,
@@ -39,7 +39,7 @@ def head_svd(
 
 def compare_sides_with_null(
     weights: Weights,
-    norm: Norm,
+    points: TokenPoints,
     circuit: Circuit,
     left: TopTokens,
     right: TopTokens,
@@ -48,14 +48,14 @@ def compare_sides_with_null(
     """Return the null comparison of the lists of both sides (see `tokens_of_direction_pair`)."""
     left_kind, right_kind = readout_kind_of((circuit, "left")), readout_kind_of((circuit, "right"))
     return (
-        compare_with_null(weights, left, left_kind, norm, keep),
-        compare_with_null(weights, right, right_kind, norm, keep),
+        compare_with_null(weights, left, left_kind, points, keep),
+        compare_with_null(weights, right, right_kind, points, keep),
     )
 
 
 def tokens_of_direction_pair(
     weights: Weights,
-    norm: Norm,
+    points: TokenPoints,
     circuit: Circuit,
     left: Float[Tensor, "directions d_model"],
     right: Float[Tensor, "directions d_model"],
@@ -68,7 +68,7 @@ def tokens_of_direction_pair(
 
     Args:
         weights: from `read_weights`.
-        norm: the input norm of the heads of these directions.
+        points: of the layer that the directions belong to.
         circuit: "QK" or "OV".
         left: left singular vectors.
         right: right singular vectors.
@@ -76,13 +76,13 @@ def tokens_of_direction_pair(
         rules: of the convention.
         keep: mask of the tokens that may be listed; all of them by default.
     """
-    points, n = rules.points(weights, norm), len(left)
+    n, known = len(left), combined_mask(keep, points)
     if circuit == "QK":  # the same points for both sides: one pass over the vocabulary
-        both = top_tokens_both_signs(torch.cat([left, right]), points, k, keep=keep)
+        both = top_tokens_both_signs(torch.cat([left, right]), points.rows, k, keep=known)
         tokens = select(both.positive[n:].repeat(2), both.along, both.against)
         return tokens.of(slice(n)), tokens.of(slice(n, None))
     table = rules.output_tokens(weights)
-    inputs = top_tokens_both_signs(left, points, k, keep=keep)
+    inputs = top_tokens_both_signs(left, points.rows, k, keep=known)
     outputs = top_tokens_both_signs(
         table.pull_back(right), table.rows, k, relative=table.relative, keep=keep
     )

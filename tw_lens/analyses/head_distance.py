@@ -18,8 +18,10 @@ from tw_lens.analyses.token_filter import (
     allowed_mask,
     filter_caveat,
     filter_summary,
+    look_up_words,
+    vocabulary_source,
 )
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Block, LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import concat
 from tw_lens.results.arguments import require_positive, require_weights
@@ -46,6 +48,7 @@ class HeadProbeByDistance(Result):
     dropped: tuple[str, ...]
     lists: TokenLists
     token_filter: TokenFilter | None = None
+    vocabulary_source: str = "embedding"
     caveats: tuple[Caveat, ...] = ()
 
     @property
@@ -136,6 +139,7 @@ def head_probe_by_distance(
     k: int = 5,
     head: int | None = None,
     token_filter: TokenFilter | None = None,
+    vocabulary: LayerVocabulary | None = None,
 ) -> HeadProbeByDistance:
     """Return the keys that score highest for each word at distances 0, 1, 2, 4, ...
 
@@ -150,6 +154,8 @@ def head_probe_by_distance(
         k: keys per list.
         head: one head, or None for all.
         token_filter: the tokens that may be listed, from `token_filter`; all by default.
+        vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
+            by default.
 
     Raises:
         IndexError: the layer, the head or a token id does not exist.
@@ -168,15 +174,16 @@ def head_probe_by_distance(
     keep = allowed_mask(weights, token_filter)
     block = weights.block(layer)
     heads, distances = block.heads(head), _distances(block, distances)
-    index, dropped = weights.tokens.look_up(words)
+    points = EXACT.points(weights, block, vocabulary)
+    index, dropped = look_up_words(weights, words, points)
     ids = torch.tensor(index)
     result = concat(
         [
-            EXACT.top_keys(weights, block, ids, heads, k, distance=distance, keep=keep)
+            EXACT.top_keys(weights, block, points, ids, heads, k, distance=distance, keep=keep)
             for distance in distances
         ]
     )
-    null = compare_keys_with_null(weights, block, result, keep)
+    null = compare_keys_with_null(weights, block, points, result, keep)
     return HeadProbeByDistance(
         model_name=weights.model_name,
         layer=layer,
@@ -187,6 +194,7 @@ def head_probe_by_distance(
         dropped=tuple(dropped),
         lists=make_token_lists(result, weights.tokens, null),
         token_filter=token_filter,
+        vocabulary_source=vocabulary_source(vocabulary),
         caveats=caveats_at_distance(weights.caveats, max(distances), "QK")
         + filter_caveat(token_filter),
     )

@@ -17,8 +17,10 @@ from tw_lens.analyses.token_filter import (
     allowed_mask,
     filter_caveat,
     filter_summary,
+    look_up_words,
+    vocabulary_source,
 )
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Block, LayerVocabulary, TokenPoints, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import TopTokens
 from tw_lens.results.arguments import (
@@ -62,6 +64,7 @@ class HeadProbe(Result):
     lists: TokenLists
     norm: Float[Tensor, "components words"]
     token_filter: TokenFilter | None = None
+    vocabulary_source: str = "embedding"
     caveats: tuple[Caveat, ...] = ()
 
     @property
@@ -107,6 +110,7 @@ def head_probe(
     readout: ReadoutTarget = "update",
     distance: int = 0,
     token_filter: TokenFilter | None = None,
+    vocabulary: LayerVocabulary | None = None,
 ) -> HeadProbe:
     """Probe words through the heads of a layer.
 
@@ -136,6 +140,8 @@ def head_probe(
         readout: what the exact OV probe reads out, "update" or "residual".
         distance: from the query back to the key (QK, `exact`, layers with rotary positions).
         token_filter: the tokens that may be listed (`exact`), from `token_filter`; all by default.
+        vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
+            by default.
 
     Raises:
         IndexError: the layer, the head or a token id does not exist.
@@ -154,28 +160,34 @@ def head_probe(
     require_distance(distance, circuit, convention)
     require_positive("k", k)
     rules = convention_rules(weights, convention)
+    if readout == "residual" and vocabulary is not None:
+        raise ValueError(
+            'readout="residual" adds the word\'s embedding and needs vocabulary=None; a layer '
+            "vocabulary holds normalised states."
+        )
     keep = allowed_mask(weights, token_filter, convention)
     block = weights.block(layer)
     heads = block.heads(head)
-    index, dropped = weights.tokens.look_up(words)
+    points = rules.points(weights, block, vocabulary)
+    index, dropped = look_up_words(weights, words, points)
     ids = torch.tensor(index)
     components: tuple[int | None, ...] = tuple(heads)
     null = None
     if circuit == "QK":
-        result = rules.top_keys(weights, block, ids, heads, k, distance=distance, keep=keep)
+        result = rules.top_keys(weights, block, points, ids, heads, k, distance=distance, keep=keep)
         norm = torch.full((len(heads), len(ids)), float("nan"))
         if rules.has_null:
-            null = compare_keys_with_null(weights, block, result, keep)
+            null = compare_keys_with_null(weights, block, points, result, keep)
     else:
-        update = rules.update(weights, block, ids, heads)
+        update = rules.update(weights, block, points, ids, heads)
         if head is None:
             components += (None,)
-            of_layer = rules.layer_update(weights, block, ids, update)
+            of_layer = rules.layer_update(weights, block, points, ids, update)
             update = update._replace(u=torch.cat([update.u, of_layer[None]]))
         norm = update.u.norm(dim=-1)
         result = rules.top_outputs(weights, update, ids, k, readout=readout, keep=keep)
         if rules.has_null and readout == "update":
-            null = compare_with_null(weights, result, "logits", block.norm, keep)
+            null = compare_with_null(weights, result, "logits", points, keep)
     return HeadProbe(
         model_name=weights.model_name,
         layer=layer,
@@ -189,13 +201,18 @@ def head_probe(
         lists=make_token_lists(result, weights.tokens, null),
         norm=norm,
         token_filter=token_filter,
+        vocabulary_source=vocabulary_source(vocabulary),
         caveats=caveats_at_distance(weights.caveats, distance, circuit)
         + filter_caveat(token_filter),
     )
 
 
 def compare_keys_with_null(
-    weights: Weights, block: Block, result: TopTokens, keep: Bool[Tensor, " d_vocab"] | None = None
+    weights: Weights,
+    block: Block,
+    points: TokenPoints,
+    result: TopTokens,
+    keep: Bool[Tensor, " d_vocab"] | None = None,
 ) -> NullComparison | None:
     """Return the null comparison of lists of keys.
 
@@ -203,4 +220,4 @@ def compare_keys_with_null(
     """
     if not block.bilinear:
         return None
-    return compare_with_null(weights, result, "points", block.norm, keep)
+    return compare_with_null(weights, result, "points", points, keep)

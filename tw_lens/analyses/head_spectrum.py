@@ -19,8 +19,9 @@ from tw_lens.analyses.token_filter import (
     allowed_mask,
     filter_caveat,
     filter_summary,
+    vocabulary_source,
 )
-from tw_lens.canonical import Weights
+from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import (
     CIRCUITS,
@@ -59,6 +60,7 @@ class HeadSpectrum(Result):
     left: TokenLists
     right: TokenLists
     token_filter: TokenFilter | None = None
+    vocabulary_source: str = "embedding"
     caveats: tuple[Caveat, ...] = ()
 
     @property
@@ -122,6 +124,7 @@ def head_spectrum(
     head: int | None = None,
     distance: int = 0,
     token_filter: TokenFilter | None = None,
+    vocabulary: LayerVocabulary | None = None,
 ) -> HeadSpectrum:
     """Decompose W_QK or W_OV of every head, and list the tokens of both singular vectors.
 
@@ -144,6 +147,8 @@ def head_spectrum(
             SVD is of `s A_Q R(distance) A_K^T`.
         token_filter: the tokens that may be listed (`exact`), from `token_filter`; all by default.
             Signs are chosen over the whole vocabulary.
+        vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
+            by default.
 
     Returns:
         All singular values `[heads, d_head]`, the tokens of the leading n directions and, for
@@ -175,12 +180,13 @@ def head_spectrum(
     svd = head_svd(block, heads, circuit, rules, distance=distance)
     left, right = svd.left[..., :n].mT.flatten(0, 1), svd.right[..., :n].mT.flatten(0, 1)
     left = rules.left_vectors(left, svd.S[:, :n], circuit)
+    points = rules.points(weights, block, vocabulary)
     sides = tokens_of_direction_pair(
-        weights, block.norm, circuit, left, right, k, rules=rules, keep=keep
+        weights, points, circuit, left, right, k, rules=rules, keep=keep
     )
     nulls = (None, None)
     if rules.has_null:
-        nulls = compare_sides_with_null(weights, block.norm, circuit, *sides, keep)
+        nulls = compare_sides_with_null(weights, points, circuit, *sides, keep)
     return HeadSpectrum(
         model_name=weights.model_name,
         layer=layer,
@@ -193,6 +199,7 @@ def head_spectrum(
         left=make_token_lists(sides[0], weights.tokens, nulls[0]),
         right=make_token_lists(sides[1], weights.tokens, nulls[1]),
         token_filter=token_filter,
+        vocabulary_source=vocabulary_source(vocabulary),
         caveats=caveats_at_distance(weights.caveats, distance, circuit)
         + filter_caveat(token_filter),
     )

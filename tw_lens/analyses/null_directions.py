@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tw_lens.analyses.similarity import TokenSimilarity, token_similarity
-from tw_lens.canonical import Block, Norm, Weights
+from tw_lens.canonical import Block, TokenPoints, Weights, combined_mask
 from tw_lens.geometry import (
     TokenVectorChunks,
     TopTokens,
@@ -67,26 +68,27 @@ class NullDirections:
         measures: list[TokenSimilarity],
         seed: int,
     ) -> None:
-        self.readout, self.vocabulary = weights.readout, weights.vocabulary
+        self.readout, self.d_model = weights.readout, weights.d_model
         self.k, self.keep, self.measures, self.seed = k, keep, measures, seed
         self.within_generator = torch.Generator().manual_seed(seed)
         self._shared: dict[tuple, list[Float[Tensor, "measures n"]]] = {}
 
     def similarity(
-        self, directions: Float[Tensor, "lists d"], kind: ReadoutKind, norm: Norm
+        self, directions: Float[Tensor, "lists d"], kind: ReadoutKind, points: TokenPoints
     ) -> Float[Tensor, "measures lists"]:
         """Return the token similarities of the directions' lists, `AT_ONCE` lists at a time."""
         chunks = directions.split(AT_ONCE)
-        return torch.cat([self._similarity(chunk, kind, norm) for chunk in chunks], dim=1)
+        return torch.cat([self._similarity(chunk, kind, points) for chunk in chunks], dim=1)
 
     def _similarity(
-        self, directions: Float[Tensor, "lists d"], kind: ReadoutKind, norm: Norm
+        self, directions: Float[Tensor, "lists d"], kind: ReadoutKind, points: TokenPoints
     ) -> Float[Tensor, "measures lists"]:
-        points, readout, keep = self.vocabulary.on_sphere(norm), self.readout, self.keep
+        readout, keep = self.readout, self.keep
+        known = combined_mask(keep, points)
         if kind == "points":
-            lists = top_tokens(directions, points, self.k, keep=keep)
+            lists = top_tokens(directions, points.rows, self.k, keep=known)
         elif kind == "points, signed":
-            lists = top_tokens_signed(directions, points, self.k, relative=False, keep=keep)
+            lists = top_tokens_signed(directions, points.rows, self.k, relative=False, keep=known)
         elif kind == "readout, signed":
             queries = readout.pull_back(directions)
             lists = top_tokens_signed(queries, readout.columns, self.k, relative=True, keep=keep)
@@ -95,36 +97,39 @@ class NullDirections:
             lists = top_tokens(queries, readout.columns, self.k, bias=readout.bias(), keep=keep)
         return torch.stack([measure(lists.token_index) for measure in self.measures])
 
-    def rows(self, kind: ReadoutKind, norm: Norm) -> TokenVectorChunks:
-        """Return the token vectors of a kind of readout; points are those under the norm."""
-        if kind.startswith("points"):
-            return self.vocabulary.on_sphere(norm)
-        return self.readout.directions()
+    def rows(self, kind: ReadoutKind, points: TokenPoints) -> TokenVectorChunks:
+        """Return the token vectors of a kind of readout, without tokens that have no point."""
+        if not kind.startswith("points"):
+            return self.readout.directions()
+        return points.rows if points.mask is None else lambda: _known_rows(points)
 
-    def shared(self, kind: ReadoutKind, norm: Norm, n: int) -> list[Float[Tensor, "measures n"]]:
+    def shared(
+        self, kind: ReadoutKind, points: TokenPoints, n: int
+    ) -> list[Float[Tensor, "measures n"]]:
         """Return the similarities under the isotropic and the vocabulary null.
 
         They are the same for all layers with the same points, and do not depend on earlier calls.
         """
-        points = (norm.kind, norm.eps) if kind.startswith("points") else ()
-        key = (kind, n, *points)
+        key = (kind, n, *(points.key if kind.startswith("points") else ()))
         if key not in self._shared:
             generator = torch.Generator().manual_seed(
                 len(READOUT_KINDS) * self.seed + READOUT_KINDS.index(kind)
             )
-            rows = self.rows(kind, norm)
-            isotropic = torch.randn(n, len(norm.gain), generator=generator)
+            rows = self.rows(kind, points)
+            isotropic = torch.randn(n, self.d_model, generator=generator)
             sizes = [min(AT_ONCE, n - start) for start in range(0, n, AT_ONCE)]
             like_vocabulary = torch.cat(
                 [random_directions_like(rows, size, generator) for size in sizes]
             )
             self._shared[key] = [
-                self.similarity(directions, kind, norm)
+                self.similarity(directions, kind, points)
                 for directions in (isotropic, like_vocabulary)
             ]
         return self._shared[key]
 
-    def within(self, block: Block, n: int) -> dict[CircuitSide, list[Float[Tensor, "measures n"]]]:
+    def within(
+        self, block: Block, points: TokenPoints, n: int
+    ) -> dict[CircuitSide, list[Float[Tensor, "measures n"]]]:
         """Return the similarities under the within-head null, one entry per factor.
 
         The directions lie in the column spaces of the heads' W_Q, W_K, W_V and W_O.
@@ -139,16 +144,26 @@ class NullDirections:
             if sides:
                 joint = torch.cat([directions[side].flatten(0, 1) for side in sides])
                 sizes = [len(directions[side]) * n for side in sides]
-                values = self.similarity(joint, kind, block.norm).split(sizes, dim=1)
+                values = self.similarity(joint, kind, points).split(sizes, dim=1)
                 similarity |= dict(zip(sides, values, strict=True))
         return {side: list(similarity[side].split(n, dim=1)) for side in CIRCUIT_SIDES}
+
+
+def _known_rows(points: TokenPoints) -> Iterator[Tensor]:
+    """The points of the tokens that have one, in chunks."""
+    assert points.mask is not None
+    start = 0
+    for chunk in points.rows():
+        known = points.mask[start : start + len(chunk)]
+        start += len(chunk)
+        yield chunk[known]
 
 
 def compare_with_null(
     weights: Weights,
     result: TopTokens,
     kind: ReadoutKind,
-    norm: Norm,
+    points: TokenPoints,
     keep: Bool[Tensor, " d_vocab"] | None = None,
 ) -> NullComparison | None:
     """Return the coherence of token lists and its p-values against the two shared nulls.
@@ -167,6 +182,6 @@ def compare_with_null(
         )
     (measure,) = cache[key].measures
     coherence = measure(result.token_index)
-    nulls = cache[key].shared(kind, norm, N_NULL)
+    nulls = cache[key].shared(kind, points, N_NULL)
     p = torch.stack([upper_p_values(coherence, null[0]) for null in nulls], dim=-1)
     return NullComparison(coherence, p)

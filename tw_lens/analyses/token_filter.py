@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.canonical import Weights
+from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import Convention, require_weights
 from tw_lens.results.base import Result
@@ -266,3 +266,27 @@ def _band(name: str, band: Any, end: int, unit: str) -> tuple[float | int, float
     if not valid:
         raise ValueError(sentence)
     return low, high
+
+
+def look_up_words(
+    weights: Weights, words: Iterable[str | int], points: TokenPoints
+) -> tuple[list[int], list[str]]:
+    """Return the ids of the words that are single tokens with a point, and the other words.
+
+    Raises:
+        IndexError: a token id does not exist.
+        ValueError: no word is left.
+    """
+    index, dropped = weights.tokens.look_up(words)
+    if points.mask is not None:
+        without = [i for i in index if not points.mask[i]]
+        index = [i for i in index if points.mask[i]]
+        if not index:
+            points.at(torch.tensor(without))
+        dropped = [*dropped, *weights.tokens.strings(without)]
+    return index, dropped
+
+
+def vocabulary_source(vocabulary: LayerVocabulary | None) -> str:
+    """Return the source of the points that tokens are read at."""
+    return "embedding" if vocabulary is None else vocabulary.source

@@ -16,6 +16,7 @@ from tw_lens.canonical.layer_vocabulary import (
 from tw_lens.canonical.norm import HeadNorm, Norm
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.states import States
+from tw_lens.canonical.token_points import TokenPoints, combined_mask, token_points
 from tw_lens.canonical.unembedding import Readout
 from tw_lens.canonical.weights import Weights
 
@@ -36,7 +37,10 @@ __all__ = [
     "Rotary",
     "Source",
     "States",
+    "TokenPoints",
     "TokenVectorChunks",
+    "combined_mask",
+    "token_points",
     "Vocabulary",
     "VocabularyFileError",
     "Weights",

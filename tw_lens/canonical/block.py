@@ -286,6 +286,18 @@ class Block:
         """What the attention adds to the stream `x` (post-norm and multiplier included)."""
         return self.attention_output.written(self.head_outputs(pattern, v, x).sum(0) + self.b_O)
 
+    def attn_out_of_points(
+        self, y: Float[Tensor, "points d_model"]
+    ) -> Float[Tensor, "points d_model"]:
+        """The vector the attention adds for points of the sphere that attend to themselves only."""
+        v = self.values_of_points(y)
+        v = v if self.v_norm is None else self.v_norm(v)
+        out = self.attention_output
+        z = v[:, self.kv_head]
+        z = z if out.gate is None else z * out.gate(self._affine(y))
+        z = z if out.z_norm is None else out.z_norm(z)
+        return out.written(torch.einsum("phe,hed->pd", z, self.W_O) + self.b_O)
+
     def resid_post(
         self,
         x: Float[Tensor, "*batch position d_model"],

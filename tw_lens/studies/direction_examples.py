@@ -142,7 +142,9 @@ def direction_examples(
     rows.require_some()
     ranks = [token_ranks(weights, layer, pairs, side, highest[side]) for side in sides]
     first = pairs.left[:1], pairs.right[:1]
-    words = tokens_of_direction_pair(weights, block.norm, circuit, *first, N_WORDS)
+    words = tokens_of_direction_pair(
+        weights, EXACT.points(weights, block), circuit, *first, N_WORDS
+    )
     return DirectionExamples(
         model_name=weights.model_name,
         layer=layer,

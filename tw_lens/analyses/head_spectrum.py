@@ -132,8 +132,8 @@ def head_spectrum(
     against `N(W_E)`, right through the readout `A_U`, relative to the mean token because logits are
     defined up to a constant); scores are dot products of unit vectors with the tokens' points.
     `published`: the SVD of `W_Q W_K^T / sqrt(d_head)` (left scaled by S, both sides against
-    `n(W_E)`) or `W_V W_O` (left against `n(W_E)`, right against `W_E`). The sign of a pair is kept when
-    `max_w v.M_w >= max_w -v.M_w` over the right-hand vocabulary, else both sides are flipped.
+    `n(W_E)`) or `W_V W_O` (left against `n(W_E)`, right against `W_E`). The sign of a pair is kept
+    when `max_w v.M_w >= max_w -v.M_w` over the right-hand vocabulary, else both sides are flipped.
 
     Args:
         weights: from `read_weights`.

@@ -1,4 +1,4 @@
-"""DirectionPairs taken out of the running model: against edited weights, by hand, and properties."""
+"""Ablation of directions: against edited weights, calculations by hand, and properties."""
 
 import math
 import sys
@@ -146,7 +146,7 @@ def test_a_direction_of_a_rotating_head_with_biases_by_hand():
     )
     assert float(found.effect.value[0, 0, 0]) == pytest.approx(sum(moved) / len(moved), abs=1e-5)
     (said,) = (str(c) for c in found.caveats if c.name == "energy at distance 0")
-    assert "random pieces are as strong as their direction at distance 0" in said
+    assert "random pieces have the energy of their direction at distance 0" in said
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "neox"])
@@ -183,7 +183,7 @@ def test_what_kl_is_of_is_said_where_it_is_not_the_next_token():
     assert "no next token" in {caveat.name for caveat in found.caveats}
     no_words = replace(found, effect=Estimate(*(part.clone() for part in found.effect)))
     no_words.effect.value[..., 2] = math.nan
-    assert "changes its write most, 0." in no_words.headline()
+    assert "changes its output most, 0." in no_words.headline()
     assert "nan" not in no_words.headline()
 
 
@@ -268,7 +268,7 @@ def test_random_pieces_are_as_strong_and_of_the_same_rank(architecture: str, cir
 def test_passes_of_another_size_and_other_prompts_first_change_nothing(monkeypatch):
     model, where = shared_bridge("gpt2"), {"layer": LAYER, "head": HEAD, "directions": [0, 1, 2]}
     found = tw.direction_ablation(model, PROMPTS, **where)
-    monkeypatch.setattr(sys.modules["tw_lens.studies.ablation"], "POSITIONS_AT_ONCE", 9)
+    monkeypatch.setattr(sys.modules["tw_lens.studies.ablation"], "MAX_POSITIONS", 9)
     again = tw.direction_ablation(model, PROMPTS, **where)
     for one, other in zip(found.effect, again.effect, strict=True):
         assert torch.allclose(one, other, atol=1e-6, equal_nan=True)
@@ -317,10 +317,10 @@ def test_directions_may_be_an_array_or_a_tensor(given):
     [
         ({"layer": 9}, IndexError, "layer 9 does not exist"),
         ({"head": 4}, IndexError, "head 4 does not exist"),
-        ({"directions": []}, ValueError, "directions is empty"),
+        ({"directions": []}, ValueError, "directions must not be empty"),
         ({"directions": [12]}, IndexError, "direction 12 does not exist: the head has 0 to 11"),
-        ({"n_random": 0}, ValueError, "n_random=0 is no count"),
-        ({"first_position": -1}, ValueError, "first_position=-1: give 0 or more"),
+        ({"n_random": 0}, ValueError, "n_random( must be at least 1, got 0|=0 is no count)"),
+        ({"first_position": -1}, ValueError, "first_position must be at least 0, got -1"),
         ({"first_position": 9}, ValueError, "no prompt has a position to measure"),
     ],
 )

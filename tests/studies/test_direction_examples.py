@@ -10,7 +10,7 @@ import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge, tiny_hf
 from tests.oracles import raw_model, signed_pair
 from tw_lens.canonical import score_contribution
-from tw_lens.studies.top_activations import Activation, TopActivations, peaks
+from tw_lens.studies.top_activations import Activation, TopActivations, local_maxima
 
 LAYER, HEAD, DIRECTION, K, CONTEXT = 1, 3, 1, 6, 2
 DRAWN = torch.Generator().manual_seed(3)
@@ -91,7 +91,8 @@ class Slow:
                         found.append((gained, other, float(pattern[i, j])))
                     gained, other, attention = max(found)
                     self.places.append({
-                        "side": side, "prompt": number, "position": at, "projection": along[side][at],
+                        "side": side, "prompt": number, "position": at,
+                        "projection": along[side][at],
                         "cosine": along[side][at] / float(y[at].norm()),
                         "pair": tuple(prompt[at - 1 : at + 1]),
                         "partner": other, "counterpart_projection": along[1 - side][other],
@@ -224,14 +225,18 @@ def test_what_is_kept_does_not_depend_on_the_order():
             kept = TopActivations(k)
             for i in torch.randperm(len(places), generator=generator).tolist():
                 kept.push(*places[i])
-            assert kept.places() == [place for place, _ in greedy[:k]]
+            assert kept.activations() == [place for place, _ in greedy[:k]]
 
 
 def test_peaks_are_above_0_and_above_their_neighbours():
     values = torch.tensor([9.0, 1.0, 3.0, 2.0, -1.0, -2.0, -0.5, -3.0, 4.0, 4.0])[:, None]
-    found = peaks(values, reach=1, first_position=1)[:, 0]
+    found = local_maxima(values, reach=1, first_position=1)[:, 0]
     assert found.nonzero()[:, 0].tolist() == [2, 8, 9]
-    assert peaks(values, reach=3, first_position=0)[:, 0].nonzero()[:, 0].tolist() == [0, 8, 9]
+    assert local_maxima(values, reach=3, first_position=0)[:, 0].nonzero()[:, 0].tolist() == [
+        0,
+        8,
+        9,
+    ]
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3", "gemma2", "neox"])
@@ -257,12 +262,12 @@ def test_shares_and_ranks_beside_random_pairs():
     found = examples(golden_bridge(), "QK")
     for name in SIDES:
         ranks = [use.token_rank for use in found.of_side(name)]
-        share, random = found.listed(name)
+        share, random = found.share_among_highest(name)
         assert share == pytest.approx(sum(rank < 50 for rank in ranks) / len(ranks))
         assert 0 <= random <= 1
         median, usual = found.median_rank(name)
         assert median == pytest.approx(100 * sorted(ranks)[(len(ranks) - 1) // 2] / found.d_vocab)
-        assert 0 < usual < 100 and 1 / 50 <= found.p(name) <= 1
+        assert 0 < usual < 100 and 1 / 50 <= found.p_value(name) <= 1
     again = examples(golden_bridge(), "QK")
     assert again.headline() == found.headline()
     other = examples(golden_bridge(), "QK", seed=1)
@@ -289,9 +294,9 @@ def test_what_was_left_out_is_said():
         ({"direction": -1}, IndexError, "direction -1 does not exist"),
         ({"head": 4}, IndexError, "head 4 does not exist"),
         ({"layer": 3}, IndexError, "layer 3 does not exist"),
-        ({"k": 0}, ValueError, "k=0 is no count"),
-        ({"context": 0}, ValueError, "context=0 is no count"),
-        ({"first_position": -1}, ValueError, "first_position=-1: give 0 or more"),
+        ({"k": 0}, ValueError, "k( must be at least 1, got 0|=0 is no count)"),
+        ({"context": 0}, ValueError, "context( must be at least 1, got 0|=0 is no count)"),
+        ({"first_position": -1}, ValueError, "first_position must be at least 0, got -1"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(options, error, sentence):
@@ -307,7 +312,7 @@ def test_places_that_no_word_follows_have_no_share():
         shared_bridge("llama"), prompts, layer=1, head=2, circuit="OV", k=3
     )
     assert len(found.of_side("right")) == 3
-    assert found.description("right") == "right: no place that a word follows"
+    assert found.description("right") == "right: no example has a next token"
     assert "nan" not in found.headline()
 
 

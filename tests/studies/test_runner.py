@@ -18,7 +18,7 @@ PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14], [15, 16, 17], [3, 2, 1, 0], 
 
 @pytest.fixture
 def saved_always(monkeypatch):
-    monkeypatch.setattr(sys.modules["tw_lens.studies.runner"], "SECONDS_BETWEEN_SAVES", -1.0)
+    monkeypatch.setattr(sys.modules["tw_lens.studies.checkpoint"], "SECONDS_BETWEEN_SAVES", -1.0)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "neox", "gemma"])
@@ -130,14 +130,14 @@ def test_a_kept_study_of_something_else_is_refused(tmp_path):
         study([*PROMPTS[:-1], [20, 22]])
     with pytest.raises(CheckpointError, match="other prompts"):
         study(PROMPTS[:3])
-    with pytest.raises(CheckpointError, match="another seed"):
+    with pytest.raises(CheckpointError, match=r"other settings \(seed\)"):
         study(seed=1)
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match=r"other settings \(model\)"):
         study(model=shared_bridge("gpt2"))
-    with pytest.raises(CheckpointError, match="another columns"):
+    with pytest.raises(CheckpointError, match=r"other settings \(columns\)"):
         tw.trajectory_alignment(model, PROMPTS, controls=[], checkpoint=path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="whole study"):
+    with pytest.raises(CheckpointError, match="complete study"):
         study()
     states = tmp_path / "states.safetensors"
     tw.save_states(tw.read_states(model, "w5 w6"), states)
@@ -162,9 +162,9 @@ def test_cut_and_empty_prompts_are_counted_and_said():
     [
         ("one text", {}, TypeError, "one text"),
         ({"input_ids": [[5, 6]], "attention_mask": [[1, 1]]}, {}, TypeError, "one batch"),
-        (["w5 w6"], {"controls": ["nonsense"]}, ValueError, "'nonsense' is unknown"),
-        (["w5 w6"], {"batch_size": 0}, ValueError, "batch_size=0"),
-        (["w5 w6"], {"first_position": -1}, ValueError, "first_position=-1"),
+        (["w5 w6"], {"controls": ["nonsense"]}, ValueError, "unknown control 'nonsense'"),
+        (["w5 w6"], {"batch_size": 0}, ValueError, "batch_size( must be at least 1, got 0|=0)"),
+        (["w5 w6"], {"first_position": -1}, ValueError, "first_position must be at least 0"),
         (["", [5]], {}, ValueError, "no prompt has a position"),
         ([], {}, ValueError, "no prompt has a position"),
         ([[5, 1000]], {}, IndexError, "outside 0 to 996"),

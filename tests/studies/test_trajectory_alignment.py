@@ -7,7 +7,7 @@ import torch
 
 import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge
-from tw_lens.studies.baseline_positions import _fits, position_two_away, random_position
+from tw_lens.studies.baseline_positions import allowed_positions, position_two_away, random_position
 
 PROMPTS = [[5, 6, 7, 8, 9], [8, 9, 10], [10, 11, 12, 13, 14, 15, 16], [3, 2, 1, 0]]
 
@@ -69,7 +69,7 @@ def test_shuffled_layers_speak_on_the_trend_only():
 
 def test_another_word_is_never_the_successor_nor_its_token():
     tokens = torch.tensor([0, 5, 6, 5, 7, 8, 9])
-    fits = _fits(tokens, 1)
+    fits = allowed_positions(tokens, 1)
     for here in range(len(tokens)):
         for there in range(len(tokens)):
             same = here + 1 < len(tokens) and tokens[there] == tokens[here + 1]
@@ -85,7 +85,7 @@ def test_another_word_is_never_the_successor_nor_its_token():
     assert random_position(torch.tensor([0, 5]), 1, torch.Generator()).tolist() == [-1, -1]
 
 
-def test_the_word_two_away_is_the_one_after_next_where_it_fits():
+def test_the_word_two_away_is_the_one_after_next_where_itallowed_positions():
     chance = torch.Generator()
     # the last is nobody's other; position 0 is left out; 5 stands where 5 follows
     assert position_two_away(torch.tensor([0, 5, 6, 7, 8, 9, 4]), 1, chance).tolist()[1:6] == [
@@ -135,7 +135,9 @@ def test_a_claim_is_no_stronger_than_its_intervals():
         (math.nan, math.nan, "does not change for certain"),
     ):  # controls that rise more do not make an approach of it
         sentence = sentence_for(found, low, high, 0.5)
-        assert said in sentence and sentence.endswith(", no fall to set beside controls")
+        assert said in sentence and sentence.endswith(
+            ", no certain fall to compare with the controls"
+        )
     for difference in (0.05, -0.5):
         said = sentence_for(found, 0.2, 0.4, difference)
         assert "not above control: another word (fall), two words away (fall), random" in said

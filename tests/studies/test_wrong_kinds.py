@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+DIRECTIONS = (
+    "directions must be a list of ints or of sets of ints, e.g. [0, 1] or [(0, 1, 2)]; got "
+)
 CASES = {
     "no head": ("effect(head=None)", "head must be an int, 0 to 3; got None."),
     "no head, uses": ("uses(head=None)", "head must be an int, 0 to 3; got None."),
     "two heads": ("effect(head=[0, 1])", "head must be an int, 0 to 3; got [0, 1]."),
     "no layer": ("uses(layer=None)", "layer=None is no number: name one block, 0 to 2."),
-    "a number": ("effect(directions=0)", "directions=0 is no list of numbers or of sets"),
-    "a text": ("effect(directions='01')", "directions='01' is no list of numbers or of sets"),
+    "a number": ("effect(directions=0)", DIRECTIONS + "0."),
+    "a text": ("effect(directions='01')", DIRECTIONS + "'01'."),
     "no prompts": ("uses(prompts=None)", "prompts=None is no list: give a list of texts"),
     "measures": ("alike(measures='embedding')", "measures='embedding' is no list: give ['embe"),
     "controls": ("alike(nulls='isotropic')", "nulls='isotropic' is no list: give ['isot"),

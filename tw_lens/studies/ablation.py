@@ -222,9 +222,9 @@ def ablation_caveats(
     if is_half_precision(model) and rounding is not None:
         name = str(_coarsest_format(model)).removeprefix("torch.")
         sentence = (
-            f"rounding to {name} alone produces a kl of about {rounding:.1g} nats here (measured "
-            "on the first prompt), for directions and random pieces alike; effects of this size "
-            "need the model in float32."
+            f"rounding in {name} alone moves kl, for directions and random pieces alike: by "
+            f"{rounding:.1g} nats on the first prompt, where every entry of the attention output "
+            "changes by half a step of the format; effects of this size need the model in float32."
         )
         caveats.append(Caveat("half precision", sentence))
     return tuple(caveats)

@@ -13,11 +13,13 @@ from tests.models import as_bridge, shared_bridge, tiny_bridge, tiny_hf
 from tests.oracles import raw_model
 from tests.zoo import zoo_bridge
 from tw_lens.analyses.head_directions import head_svd
+from tw_lens.reading import read_resid_pre
 from tw_lens.studies import Estimate
 from tw_lens.studies.ablation import (
     energy_ratio_at_distance,
     kl_divergence,
     rank_one_pieces,
+    rounding_kl,
     to_float64,
 )
 from tw_lens.studies.direction_sets import direction_sets
@@ -170,11 +172,46 @@ def test_how_strong_pieces_are_at_a_distance(architecture: str):
     )
 
 
-def test_that_rounding_moves_kl_is_said_in_half_precision():
-    for dtype, said in ((torch.bfloat16, True), (torch.float32, False)):
-        model = as_bridge(tiny_hf("gpt2").to(dtype), "tiny")
-        found = tw.direction_ablation(model, PROMPTS, layer=LAYER, head=HEAD, directions=[0])
-        assert ("half precision" in {caveat.name for caveat in found.caveats}) is said
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_caveat_on_half_precision_quotes_this_models_rounding(dtype):
+    model = as_bridge(tiny_hf("gpt2").to(dtype), "tiny")
+    result = tw.direction_ablation(model, PROMPTS, layer=LAYER, head=HEAD, directions=[0])
+    caveats = [caveat.sentence for caveat in result.caveats if caveat.name == "half precision"]
+    if dtype == torch.float32:
+        assert caveats == []
+        return
+    rounding = float(rounding_of(model)[1:].mean())
+    assert caveats[0].startswith(f"rounding in {str(dtype).removeprefix('torch.')} alone moves kl")
+    assert f" by {rounding:.1g} nats on the first prompt" in caveats[0]
+
+
+def rounding_of(model) -> torch.Tensor:
+    block, tokens = tw.read_weights(model).block(LAYER), torch.tensor(PROMPTS[0])
+    return rounding_kl(model, block, tokens, read_resid_pre(model, tokens[None], LAYER)[0])
+
+
+def test_rounding_grows_with_the_square_of_the_step():
+    """A divergence is quadratic in small changes; bfloat16's step is 8 times float16's."""
+    bfloat16, float16, float32 = (
+        float(rounding_of(as_bridge(tiny_hf("gpt2").to(dtype), "tiny")).mean())
+        for dtype in (torch.bfloat16, torch.float16, torch.float32)
+    )
+    assert 16 < bfloat16 / float16 < 256
+    assert 0 <= float32 < 1e-4 * float16
+
+
+def test_a_filter_restricts_the_tokens_and_nothing_else():
+    model, where = shared_bridge("gpt2"), {"layer": LAYER, "head": HEAD, "directions": [0, 1]}
+    weights = tw.read_weights(model)
+    subset = tw.token_filter(weights, whole_words=False, norm_band=(10, 60))
+    whole = tw.direction_ablation(model, PROMPTS, **where)
+    result = tw.direction_ablation(model, PROMPTS, token_filter=subset, **where)
+    allowed = {weights.tokens.string(int(i)) for i in subset.keep.nonzero()}
+    listed = " ".join([*result.left_tokens, *result.right_tokens]).split()
+    assert len(listed) == 20 and set(listed) <= allowed
+    assert not set(" ".join(whole.left_tokens).split()) <= allowed
+    assert torch.equal(result.effect.value, whole.effect.value)
+    assert "chosen words" in {caveat.name for caveat in result.caveats}
 
 
 def test_what_kl_is_of_is_said_where_it_is_not_the_next_token():

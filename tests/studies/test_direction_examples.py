@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -330,3 +331,25 @@ def test_prompts_and_circuits_that_do_not_fit_are_refused():
 def test_places_have_no_intervals_and_say_nothing_of_them():
     names = {caveat.name for caveat in examples(golden_bridge(), "QK").caveats}
     assert {"positions", "few prompts"} <= names and "intervals" not in names
+
+
+@pytest.mark.parametrize("circuit", ["QK", "OV"])
+def test_a_filter_restricts_the_token_lists_and_nothing_else(circuit: str):
+    """Ranks, shares and signs are those of the whole vocabulary."""
+    model = golden_bridge()
+    weights = tw.read_weights(model)
+    subset = tw.token_filter(weights, whole_words=False, id_band=(100, 130))
+    whole, result = examples(model, circuit), examples(model, circuit, token_filter=subset)
+    assert table(result).equals(table(whole))
+    spectrum = tw.head_spectrum(
+        weights, layer=LAYER, head=HEAD, circuit=circuit, n=2, k=50, token_filter=subset
+    )
+    for side in SIDES:
+        assert result.words(side).token_string == (getattr(spectrum, side).token_string[DIRECTION],)
+        assert set(result.words(side).token_index.flatten().tolist()) == set(range(100, 130))
+        assert result.share_among_highest(side) == whole.share_among_highest(side)
+        assert "among the 50 highest" in result.description(side)
+    names = {caveat.name for caveat in result.caveats} - {caveat.name for caveat in whole.caveats}
+    assert names == {"chosen words", "ranks"}
+    with pytest.raises(ValueError, match="token"):
+        examples(model, circuit, token_filter=replace(subset, keep=subset.keep[:-1]))

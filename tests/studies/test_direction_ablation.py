@@ -34,18 +34,18 @@ def head_width(hf_model) -> int:
     return raw_model(hf_model).d_head
 
 
-def left_vectors(raw, circuit: str, held) -> torch.Tensor:
+def left_vectors(raw, circuit: str, members) -> torch.Tensor:
     """Left singular vectors of the dense matrix, `[d, k]`, float64."""
     W = raw.W_QK(LAYER, HEAD) if circuit == "QK" else raw.W_OV(LAYER, HEAD)
     U = torch.linalg.svd(W)[0]
-    return U[:, list(range(raw.d_head)) if held == ALL else list(held)]
+    return U[:, list(range(raw.d_head)) if members == ALL else list(members)]
 
 
-def edited(architecture: str, hf_model, circuit: str, held):
+def edited(architecture: str, hf_model, circuit: str, members):
     """A second model whose weights lack the directions, its constants put back where they were."""
     raw, copied = raw_model(hf_model), tiny_hf(architecture)
     layer, h = raw.layers[LAYER], raw.d_head
-    u = left_vectors(raw, circuit, held)
+    u = left_vectors(raw, circuit, members)
     at = slice(HEAD * h, (HEAD + 1) * h)
     W = layer.W_Q[HEAD] if circuit == "QK" else layer.W_V[HEAD]
     lost = torch.diag(1 / layer.norm.gain) @ u @ u.T @ layer.norm.fold(W)
@@ -96,20 +96,20 @@ def expected(hf_model, without) -> list[float]:
     return [sum(values) / len(values) for values in (attention, writes, kl)]
 
 
-@pytest.mark.parametrize("held", [(0,), (1, 3), ALL], ids=str)
+@pytest.mark.parametrize("members", [(0,), (1, 3), ALL], ids=str)
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_removal_is_what_edited_weights_do(architecture: str, circuit: str, held):
+def test_removal_is_what_edited_weights_do(architecture: str, circuit: str, members):
     hf_model = tiny_hf(architecture)
-    asked = range(head_width(hf_model)) if held == ALL else held
-    oracle = expected(hf_model, edited(architecture, hf_model, circuit, held))
-    found = tw.direction_ablation(
+    requested = range(head_width(hf_model)) if members == ALL else members
+    oracle = expected(hf_model, edited(architecture, hf_model, circuit, members))
+    result = tw.direction_ablation(
         as_bridge(hf_model, "tiny"), PROMPTS, layer=LAYER, head=HEAD, circuit=circuit,
-        directions=[asked],
+        directions=[requested],
     )  # fmt: skip
     assert oracle[2] > 1e-6 and oracle[1] > 1e-2
-    assert found.effect.value[0, 0].tolist() == pytest.approx(oracle, abs=1e-5, rel=1e-4)
-    assert found.residual_error < 1e-5
+    assert result.effect.value[0, 0].tolist() == pytest.approx(oracle, abs=1e-5, rel=1e-4)
+    assert result.residual_error < 1e-5
 
 
 def rotation(d_head: int, turned: int, distance: int) -> torch.Tensor:
@@ -143,16 +143,16 @@ def test_a_direction_of_a_rotating_head_with_biases_by_hand():
             ) / math.sqrt(raw.d_head)
             now = (pattern[i, : i + 1].log() - lost).softmax(-1)
             moved.append(float((now - pattern[i, : i + 1]).abs().sum()) / 2)
-    found = tw.direction_ablation(
+    result = tw.direction_ablation(
         as_bridge(hf_model, "tiny"), PROMPTS, layer=LAYER, head=HEAD, directions=[(0, 2)]
     )
-    assert float(found.effect.value[0, 0, 0]) == pytest.approx(sum(moved) / len(moved), abs=1e-5)
-    (said,) = (str(c) for c in found.caveats if c.name == "energy at distance 0")
-    assert "random pieces have the energy of their direction at distance 0" in said
+    assert float(result.effect.value[0, 0, 0]) == pytest.approx(sum(moved) / len(moved), abs=1e-5)
+    (sentence,) = (str(c) for c in result.caveats if c.name == "energy at distance 0")
+    assert "random pieces have the energy of their direction at distance 0" in sentence
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "neox"])
-def test_how_strong_pieces_are_at_a_distance(architecture: str):
+def test_energy_of_pieces_at_a_distance(architecture: str):
     """As strong as their direction at distance 0; elsewhere by the dense matrix there."""
     block = tw.read_weights(shared_bridge(architecture)).block(LAYER)
     svd, sets = head_svd(block, [HEAD], "QK"), ((0,), (1, 2), ())
@@ -214,11 +214,11 @@ def test_a_filter_restricts_the_tokens_and_nothing_else():
     assert "chosen words" in {caveat.name for caveat in result.caveats}
 
 
-def test_what_kl_is_of_is_said_where_it_is_not_the_next_token():
+def test_a_caveat_tells_where_kl_is_not_of_the_next_token():
     encoder = zoo_bridge("BertForMaskedLM")
-    found = tw.direction_ablation(encoder, PROMPTS, layer=1, head=1, directions=[0])
-    assert "no next token" in {caveat.name for caveat in found.caveats}
-    no_words = replace(found, effect=Estimate(*(part.clone() for part in found.effect)))
+    result = tw.direction_ablation(encoder, PROMPTS, layer=1, head=1, directions=[0])
+    assert "no next token" in {caveat.name for caveat in result.caveats}
+    no_words = replace(result, effect=Estimate(*(part.clone() for part in result.effect)))
     no_words.effect.value[..., 2] = math.nan
     assert "changes its output most, 0." in no_words.headline()
     assert "nan" not in no_words.headline()
@@ -245,12 +245,14 @@ def test_divergence_is_measured_where_a_word_turns_from_impossible_to_certain():
 
 
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
-def test_to_keep_some_is_to_remove_the_others(circuit: str):
+def test_to_isolate_directions_is_to_ablate_the_others(circuit: str):
     model, where = shared_bridge("gpt2"), {"layer": LAYER, "head": HEAD, "circuit": circuit}
     others = [i for i in range(12) if i not in (0, 4)]
-    kept = tw.direction_ablation(model, PROMPTS, directions=[(0, 4), ()], action="isolate", **where)
+    isolated = tw.direction_ablation(
+        model, PROMPTS, directions=[(0, 4), ()], action="isolate", **where
+    )
     removed = tw.direction_ablation(model, PROMPTS, directions=[others, range(12)], **where)
-    assert torch.allclose(kept.effect.value[0], removed.effect.value[0], atol=1e-6)
+    assert torch.allclose(isolated.effect.value[0], removed.effect.value[0], atol=1e-6)
     everything = tw.direction_ablation(
         model, PROMPTS, directions=[range(12)], action="isolate", **where
     )
@@ -258,12 +260,12 @@ def test_to_keep_some_is_to_remove_the_others(circuit: str):
 
 
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
-def test_to_remove_none_changes_nothing(circuit: str):
-    found = tw.direction_ablation(
+def test_to_ablate_none_changes_nothing(circuit: str):
+    result = tw.direction_ablation(
         shared_bridge("llama"), PROMPTS, layer=LAYER, head=HEAD, circuit=circuit, directions=[()]
     )
-    assert float(found.effect.value.abs().max()) < 1e-12
-    assert found.names == ("none",) and float(found.energy[0]) == 0
+    assert float(result.effect.value.abs().max()) < 1e-12
+    assert result.names == ("none",) and float(result.energy[0]) == 0
 
 
 def test_a_set_named_twice_is_tried_once():
@@ -273,7 +275,7 @@ def test_a_set_named_twice_is_tried_once():
 
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
-def test_random_pieces_are_as_strong_and_of_the_same_rank(architecture: str, circuit: str):
+def test_random_pieces_have_the_same_energy_and_rank(architecture: str, circuit: str):
     block = to_float64(tw.read_weights(shared_bridge(architecture)).block(LAYER))
     svd = head_svd(block, [HEAD], circuit)
     A = (block.A_Q if circuit == "QK" else block.A_V[block.kv_head])[HEAD]
@@ -289,12 +291,12 @@ def test_random_pieces_are_as_strong_and_of_the_same_rank(architecture: str, cir
     else:
         right = block.A_O[HEAD]
     dense = pieces.reads.mT.double() @ (pieces.sends.double() @ right.double())
-    for row, held in enumerate(h for h in sets for _ in range(3)):
-        S = torch.linalg.svdvals(dense[row])[: len(held)]
-        asked = svd.S[0, sorted(held)].double()
-        assert torch.allclose(S, asked, rtol=1e-6)
+    for row, members in enumerate(h for h in sets for _ in range(3)):
+        S = torch.linalg.svdvals(dense[row])[: len(members)]
+        requested = svd.S[0, sorted(members)].double()
+        assert torch.allclose(S, requested, rtol=1e-6)
         energy = float(dense[row].norm())
-        assert energy == pytest.approx(float(asked.norm()), rel=1e-6)
+        assert energy == pytest.approx(float(requested.norm()), rel=1e-6)
     own, *random = dense[:3]
     assert all(float((own - piece).norm()) > 0.1 * float(own.norm()) for piece in random)
     span = torch.linalg.qr(block.A_Q[HEAD] if circuit == "QK" else A)[0].double()
@@ -304,10 +306,10 @@ def test_random_pieces_are_as_strong_and_of_the_same_rank(architecture: str, cir
 
 def test_passes_of_another_size_and_other_prompts_first_change_nothing(monkeypatch):
     model, where = shared_bridge("gpt2"), {"layer": LAYER, "head": HEAD, "directions": [0, 1, 2]}
-    found = tw.direction_ablation(model, PROMPTS, **where)
+    result = tw.direction_ablation(model, PROMPTS, **where)
     monkeypatch.setattr(sys.modules["tw_lens.studies.ablation"], "MAX_POSITIONS", 9)
     again = tw.direction_ablation(model, PROMPTS, **where)
-    for one, other in zip(found.effect, again.effect, strict=True):
+    for one, other in zip(result.effect, again.effect, strict=True):
         assert torch.allclose(one, other, atol=1e-6, equal_nan=True)
 
 
@@ -320,7 +322,7 @@ def test_the_model_is_not_changed():
     assert len(model.blocks[LAYER].attn.o._forward_hooks) == hooks
 
 
-def test_a_projection_that_is_not_reached_is_refused(monkeypatch):
+def test_an_output_projection_that_is_not_reached_is_rejected(monkeypatch):
     """A change that goes nowhere must not look like a direction that does not matter."""
     edited_module = sys.modules["tw_lens.reading.intervention"]
     monkeypatch.setattr(
@@ -332,10 +334,10 @@ def test_a_projection_that_is_not_reached_is_refused(monkeypatch):
         )
 
 
-def test_an_attention_that_is_not_the_canonical_one_is_refused(monkeypatch):
+def test_an_attention_that_is_not_the_canonical_one_is_rejected(monkeypatch):
     block_class = sys.modules["tw_lens.canonical.block"].Block
     was = block_class.head_outputs
-    monkeypatch.setattr(block_class, "head_outputs", lambda *given: 1.01 * was(*given))
+    monkeypatch.setattr(block_class, "head_outputs", lambda *args: 1.01 * was(*args))
     with pytest.raises(tw.UnsupportedModelError, match="layer 1 taken out its stream is off by"):
         tw.direction_ablation(
             shared_bridge("gpt2"), PROMPTS, layer=LAYER, head=HEAD, directions=[0]
@@ -343,10 +345,10 @@ def test_an_attention_that_is_not_the_canonical_one_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "given", [torch.tensor([0, 3]), [torch.tensor(0), torch.tensor([3])], np.arange(0, 4, 3)]
+    "directions", [torch.tensor([0, 3]), [torch.tensor(0), torch.tensor([3])], np.arange(0, 4, 3)]
 )
-def test_directions_may_be_an_array_or_a_tensor(given):
-    assert direction_sets(given, 12) == ((0,), (3,))
+def test_directions_may_be_an_array_or_a_tensor(directions):
+    assert direction_sets(directions, 12) == ((0,), (3,))
 
 
 @pytest.mark.parametrize(
@@ -361,7 +363,7 @@ def test_directions_may_be_an_array_or_a_tensor(given):
         ({"first_position": 9}, ValueError, "no prompt has a position to measure"),
     ],
 )
-def test_bad_input_is_refused(options: dict, error: type, message: str):
+def test_bad_input_is_rejected(options: dict, error: type, message: str):
     where = {"layer": LAYER, "head": HEAD, "directions": [0]} | options
     with pytest.raises(error, match=message):
         tw.direction_ablation(shared_bridge("gpt2"), PROMPTS, **where)

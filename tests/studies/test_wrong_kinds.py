@@ -1,4 +1,4 @@
-"""What is no number or no list is refused in one sentence: asked without the tests' type checks."""
+"""Arguments of a wrong type are rejected in one sentence, also without the tests' type checks."""
 
 import subprocess
 import sys
@@ -20,15 +20,15 @@ CASES = {
     "measures": ("alike(measures='embedding')", "measures='embedding' is no list: give ['embe"),
     "controls": ("alike(nulls='isotropic')", "nulls='isotropic' is no list: give ['isot"),
 }
-ASKED = """
+SCRIPT = """
 import sys
 import tw_lens as tw
 from tests.models import golden_bridge
 model = golden_bridge()
 weights = tw.read_weights(model)
 def study(call, **options):
-    given = {"prompts": [[5, 6, 7]], "layer": 1, "head": 1} | options
-    return call(model, given.pop("prompts"), **given)
+    arguments = {"prompts": [[5, 6, 7]], "layer": 1, "head": 1} | options
+    return call(model, arguments.pop("prompts"), **arguments)
 def effect(**options):
     return study(tw.direction_ablation, **{"directions": [0]} | options)
 def uses(**options):
@@ -38,7 +38,7 @@ def alike(**options):
 for case in sys.argv[1:]:
     try:
         eval(case)
-        print("nothing refused")
+        print("nothing rejected")
     except TypeError as error:
         print(error)
 alike(measures=(name for name in ["embedding"]))
@@ -48,7 +48,7 @@ alike(measures=(name for name in ["embedding"]))
 @pytest.fixture(scope="module")
 def answers() -> dict[str, str]:
     cases = [case for case, _ in CASES.values()]
-    command = [sys.executable, "-c", ASKED, *cases]
+    command = [sys.executable, "-c", SCRIPT, *cases]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
     return dict(zip(CASES, done.stdout.splitlines(), strict=True))

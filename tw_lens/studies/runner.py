@@ -46,7 +46,7 @@ CONTROLS = (*PATH_NULLS, PERMUTED)
 directions, and the same architecture with permuted weights."""
 
 ONE_PERMUTATION = Caveat(
-    "one twin",
+    "one permutation",
     "the permuted weights are one permutation; the intervals are over prompts only.",
 )
 

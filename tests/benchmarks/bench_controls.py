@@ -51,7 +51,8 @@ def main() -> None:
     print("|--:|:--|--:|--:|")
     print(
         f"| {controls / spectra:.2f} | null distributions {coherence.n_null} of "
-        f"{len(coherence.entries):,} directions, both sides, against the spectra | {controls:.0f} s | {spectra:.0f} s |"
+        f"{len(coherence.entries):,} directions, both sides, against the spectra | "
+        f"{controls:.0f} s | {spectra:.0f} s |"
     )
     sentences = english_sentences(SENTENCES)
     tokens = [model.to_tokens(sentence) for sentence in sentences]

@@ -27,7 +27,7 @@ def run(study: str, prompts=PROMPTS, *, model=None, **options):
 
 
 def patch_work(patch, study: str, work) -> None:
-    """Replace what runs the model, and is called once for every prompt of another length."""
+    """Replace the function that runs the model (once per prompt: all lengths differ)."""
     patch.setattr(sys.modules[f"tw_lens.studies.direction_{study}"], "read_resid_pre", work)
 
 
@@ -36,7 +36,7 @@ def work_of(study: str):
 
 
 def bits(result) -> dict:
-    """Every number of a result, so that equal means bitwise equal (NaN equals NaN)."""
+    """Return every number of a result for a bitwise comparison (NaN equals NaN)."""
     if isinstance(result, DirectionAblation):
         parts = [*result.effect, *result.difference]
         rest = (result.residual_error, result.n_prompts, result.n_positions, result.left_tokens)

@@ -42,7 +42,7 @@ def left_vectors(raw, circuit: str, members) -> torch.Tensor:
 
 
 def edited(architecture: str, hf_model, circuit: str, members):
-    """A second model whose weights lack the directions, its constants put back where they were."""
+    """Return a second model whose weights lack the directions, with the same constants."""
     raw, copied = raw_model(hf_model), tiny_hf(architecture)
     layer, h = raw.layers[LAYER], raw.d_head
     u = left_vectors(raw, circuit, members)
@@ -73,7 +73,7 @@ def run(hf_model, prompt) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def write(hf_model, prompt) -> torch.Tensor:
-    """What the head writes, by hand."""
+    """Return the output of the head, by hand."""
     raw = raw_model(hf_model)
     layer = raw.layers[LAYER]
     _, pattern, x = run(hf_model, prompt)
@@ -124,7 +124,7 @@ def rotation(d_head: int, turned: int, distance: int) -> torch.Tensor:
 
 
 def test_a_direction_of_a_rotating_head_with_biases_by_hand():
-    """Scores of the running model, less what the direction brings at every distance."""
+    """Subtract the direction's contribution at every distance from the running model's scores."""
     hf_model = tiny_hf("neox")
     raw, layer = raw_model(hf_model), raw_model(hf_model).layers[LAYER]
     u = left_vectors(raw, "QK", (0, 2))
@@ -153,7 +153,7 @@ def test_a_direction_of_a_rotating_head_with_biases_by_hand():
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "neox"])
 def test_energy_of_pieces_at_a_distance(architecture: str):
-    """As strong as their direction at distance 0; elsewhere by the dense matrix there."""
+    """The ratio is 1 at distance 0; at other distances it follows from the dense matrix there."""
     block = tw.read_weights(shared_bridge(architecture)).block(LAYER)
     svd, sets = head_svd(block, [HEAD], "QK"), ((0,), (1, 2), ())
     now = energy_ratio_at_distance(block, HEAD, svd, sets, 0, seeded_generator("", 0, 0))
@@ -234,8 +234,8 @@ def test_divergence_is_exact_for_small_and_large_changes(size: float):
     assert torch.allclose(kl_divergence(rows).double(), expected, rtol=1e-3, atol=1e-12)
 
 
-def test_divergence_is_measured_where_a_word_turns_from_impossible_to_certain():
-    """And where a model rules words out: neither may be left out as if it had no measure."""
+def test_divergence_is_measured_where_a_token_turns_from_impossible_to_certain():
+    """Also where a model excludes tokens: neither case may be skipped as unmeasured."""
     rows = torch.zeros(3, 2, 6)
     rows[:, :, 3] = torch.tensor([-200.0, 100.0, -50.0])[:, None]
     rows[:, 1, 5] = -torch.inf
@@ -268,7 +268,7 @@ def test_to_ablate_none_changes_nothing(circuit: str):
     assert result.names == ("none",) and float(result.energy[0]) == 0
 
 
-def test_a_set_named_twice_is_tried_once():
+def test_a_set_named_twice_is_measured_once():
     where = {"layer": LAYER, "head": HEAD, "directions": [1, (2, 0), [0, 2], 1]}
     assert tw.direction_ablation(shared_bridge("gpt2"), PROMPTS, **where).names == ("1", "0+2")
 
@@ -323,7 +323,7 @@ def test_the_model_is_not_changed():
 
 
 def test_an_output_projection_that_is_not_reached_is_rejected(monkeypatch):
-    """A change that goes nowhere must not look like a direction that does not matter."""
+    """A change without effect on the run must not look like a direction without effect."""
     edited_module = sys.modules["tw_lens.reading.intervention"]
     monkeypatch.setattr(
         edited_module, "output_projection", lambda model, layer: torch.nn.Linear(1, 1)

@@ -23,7 +23,7 @@ SIDES = ("left", "right")
 
 
 def turned(row, position: int, theta: float):
-    """A query or key of the Llama family at its position, pair by pair."""
+    """Rotate a query or key of the Llama family to its position, pair by pair."""
     half, out = len(row) // 2, row.clone()
     for i in range(half):
         angle = position * theta ** (-i / half)
@@ -34,7 +34,7 @@ def turned(row, position: int, theta: float):
 
 
 class Slow:
-    """Everything by loops, in float64, without tw_lens."""
+    """The oracle: loops in float64, without tw_lens."""
 
     def __init__(self, hf, circuit: str) -> None:
         raw = raw_model(hf)
@@ -103,7 +103,7 @@ class Slow:
                     })  # fmt: skip
 
     def highest(self, side: int) -> list[dict]:
-        """Greedy from the top: one of a pair, two of a token."""
+        """Select greedily from the top: one per token pair, two per token."""
         selected = []
         for place in sorted(self.places, key=lambda p: -p["projection"]):
             tokens = [p["pair"][1] for p in selected]

@@ -42,7 +42,7 @@ def test_means_are_those_of_every_prompts_own_trajectory(architecture: str, firs
 
 
 def test_an_encoder_is_measured_as_each_of_its_prompts():
-    """Attention both ways: a padded prompt would be another prompt."""
+    """With bidirectional attention, padding would change a prompt."""
     from tests.zoo import zoo_bridge
 
     model = zoo_bridge("BertForMaskedLM")
@@ -55,7 +55,7 @@ def test_an_encoder_is_measured_as_each_of_its_prompts():
     )
 
 
-def test_padding_on_either_side_is_taken_off():
+def test_padding_on_either_side_is_removed():
     model = golden_bridge()
     plain = tw.trajectory_statistics(model, PROMPTS, controls=["random steps"])
     longest = max(map(len, PROMPTS))
@@ -182,7 +182,7 @@ def test_bad_input_gets_one_sentence(call, prompts, options, error, words):
         call(golden_bridge(), prompts, **{"controls": [], **options})
 
 
-def test_controls_keep_what_they_promise():
+def test_path_nulls_preserve_their_invariants():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(7, 5, 16, generator=generator, dtype=torch.float64).cumsum(0)
     steps = x.diff(dim=0)

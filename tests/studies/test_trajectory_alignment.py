@@ -85,7 +85,7 @@ def test_another_word_is_never_the_successor_nor_its_token():
     assert random_position(torch.tensor([0, 5]), 1, torch.Generator()).tolist() == [-1, -1]
 
 
-def test_the_word_two_away_is_the_one_after_next_where_itallowed_positions():
+def test_the_word_two_away_is_the_one_after_next_where_it_is_allowed():
     generator = torch.Generator()
     # the last is nobody's other; position 0 is left out; 5 stands where 5 follows
     assert position_two_away(torch.tensor([0, 5, 6, 7, 8, 9, 4]), 1, generator).tolist()[1:6] == [

@@ -125,7 +125,7 @@ def test_nan_on_disk_is_named(tmp_path: Path):
     hf_model.model.layers[1].self_attn.k_proj.weight.data[0, 0] = float("nan")
     accelerate.disk_offload(hf_model, str(tmp_path), execution_device=torch.device("cpu"))
     weights = tw.read_weights(as_bridge(hf_model, "tiny-llama"))
-    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.W_K holds NaN"):
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.W_K contains NaN"):
         weights.block(1)
 
 

@@ -51,5 +51,5 @@ def test_a_fingerprint_tells_models_apart():
 def test_weights_that_are_not_in_memory_are_refused():
     model = tiny_bridge("gpt2")
     model.original_model.transformer.h[0].mlp.to("meta")
-    with pytest.raises(tw.UnsupportedModelError, match="permuted weights needs a copy"):
+    with pytest.raises(tw.UnsupportedModelError, match="permuting weights needs a copy"):
         tw.permute_weights(model)

@@ -95,7 +95,7 @@ def test_a_part_that_a_cache_lacks_is_what_the_other_leaves_of_the_step(missing:
 
 def test_cache_of_two_prompts():
     model = shared_bridge("gpt2")
-    with pytest.raises(ValueError, match="2 prompts"):
+    with pytest.raises(ValueError, match="got 2 prompts"):
         tw.read_states(model, cache_of(model, [[5, 6], [7, 8]], EVERYTHING))
 
 

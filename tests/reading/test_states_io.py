@@ -38,7 +38,7 @@ def test_a_cut_file_at_every_length(states, tmp_path):
     cut = tmp_path / "cut"
     for length in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1):
         cut.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="cut short or no safetensors file"):
+        with pytest.raises(ValueError, match="truncated or no safetensors file"):
             tw.load_states(cut)
 
 

@@ -1,5 +1,6 @@
 """What does not fit is refused by name."""
 
+import inspect
 from types import SimpleNamespace
 
 import pytest
@@ -106,6 +107,24 @@ def test_layers_that_do_not_exist(layer: int):
     weights = tw.read_weights(shared_bridge("gpt2"))
     with pytest.raises(IndexError, match=f"layer {layer} does not exist: .* layers 0 to 2"):
         weights.block(layer)
+
+
+@pytest.mark.parametrize("layers", [1, "1", [1.5], [[1]], None, (n for n in [1])])
+def test_layers_that_are_no_list_of_ints(layers):
+    weights = tw.read_weights(shared_bridge("gpt2"))
+    require = inspect.unwrap(type(weights).require_layers)  # without the tests' type checks
+    with pytest.raises(TypeError, match=r"^layers must be a list of ints, e\.g\. \[1\]; got .*\.$"):
+        require(weights, layers)
+
+
+def test_lists_of_layers():
+    weights = tw.read_weights(shared_bridge("gpt2"))
+    assert weights.require_layers([2, 0, 2]) == (2, 0)
+    assert weights.require_layers(range(3)) == weights.require_layers((0, 1, 2)) == (0, 1, 2)
+    with pytest.raises(ValueError, match="layers is empty"):
+        weights.require_layers([])
+    with pytest.raises(IndexError, match="layer 3 does not exist"):
+        weights.require_layers([0, 3])
 
 
 @pytest.mark.parametrize("where", ["attention", "embedding"])

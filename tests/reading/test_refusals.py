@@ -1,4 +1,4 @@
-"""What does not fit is refused by name."""
+"""Unsupported models and invalid weights are rejected by name."""
 
 import inspect
 from types import SimpleNamespace
@@ -10,12 +10,12 @@ import tw_lens as tw
 from tests.models import shared_bridge, tiny_bridge, tiny_hf
 from tw_lens.reading.model_access import to_float32_cpu
 
-REFUSED = [
+UNSUPPORTED = [
     ("mamba", "no layer has attention", "MambaForCausalLM"),
 ]
 
 
-@pytest.mark.parametrize(("architecture", "part", "name"), REFUSED)
+@pytest.mark.parametrize(("architecture", "part", "name"), UNSUPPORTED)
 def test_unsupported_parts_are_named(architecture: str, part: str, name: str):
     model = tiny_bridge(architecture)
     for call in (tw.read_weights, lambda m: tw.check(m, [5, 6, 7])):
@@ -37,7 +37,7 @@ def test_a_norm_of_another_kind_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("thing", [None, "gpt2", 3, torch.nn.Linear(2, 2), SimpleNamespace(cfg=1)])
-def test_what_is_no_transformer_lens_model(thing):
+def test_objects_that_are_no_transformer_lens_model(thing):
     with pytest.raises(TypeError, match="TransformerLens model"):
         tw.read_weights(thing)
 
@@ -47,7 +47,7 @@ def test_a_hugging_face_model_is_no_transformer_lens_model():
         tw.read_weights(tiny_hf("gpt2"))
 
 
-def test_a_model_without_words_is_named():
+def test_a_model_without_an_embedding_is_named():
     model = SimpleNamespace(cfg=SimpleNamespace(architecture="Half", d_model=4), blocks=[])
     with pytest.raises(tw.UnsupportedModelError, match="Half: it has no embed"):
         tw.read_weights(model)
@@ -95,11 +95,11 @@ def test_quantised_weights():
         to_float32_cpu(torch.zeros(3, dtype=torch.int8), "W")
 
 
-def test_plain_is_a_copy():
-    held = torch.zeros(3)
-    copy = to_float32_cpu(held, "W")
+def test_float32_cpu_tensors_are_copies():
+    original = torch.zeros(3)
+    copy = to_float32_cpu(original, "W")
     copy += 1
-    assert held.sum() == 0
+    assert original.sum() == 0
 
 
 @pytest.mark.parametrize("layer", [-1, 3, 99])
@@ -128,7 +128,7 @@ def test_lists_of_layers():
 
 
 @pytest.mark.parametrize("where", ["attention", "embedding"])
-def test_quantised_weights_are_refused_before_anything_runs(where):
+def test_quantised_weights_are_rejected_before_anything_runs(where):
     model = tiny_bridge("llama")
     part = model.blocks[1].attn.k if where == "attention" else model.embed
     weight = (part.original_component.weight.data * 10).to(torch.int8)
@@ -139,8 +139,8 @@ def test_quantised_weights_are_refused_before_anything_runs(where):
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
-def test_packed_weights_of_one_linear_are_refused(dtype: torch.dtype):
-    """Eight-bit and packed four-bit parameters, as bitsandbytes and GGUF keep them."""
+def test_packed_weights_of_one_linear_are_rejected(dtype: torch.dtype):
+    """Eight-bit and packed four-bit parameters, in the layouts of bitsandbytes and GGUF."""
     model = tiny_bridge("llama")
     linear = model.blocks[2].mlp.original_component.down_proj
     shape = (linear.weight.numel() // 2, 1) if dtype == torch.uint8 else linear.weight.shape

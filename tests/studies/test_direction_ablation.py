@@ -299,7 +299,7 @@ def test_an_attention_that_is_not_the_canonical_one_is_refused(monkeypatch):
     block_class = sys.modules["tw_lens.canonical.block"].Block
     was = block_class.head_outputs
     monkeypatch.setattr(block_class, "head_outputs", lambda *given: 1.01 * was(*given))
-    with pytest.raises(tw.UnsupportedModelError, match="layer 1 has a residual stream .* off by"):
+    with pytest.raises(tw.UnsupportedModelError, match=r"layer 1 has a residual stream .* off by"):
         tw.direction_ablation(
             shared_bridge("gpt2"), PROMPTS, layer=LAYER, head=HEAD, directions=[0]
         )

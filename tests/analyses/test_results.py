@@ -37,6 +37,7 @@ HEAD = ["layer", "head", "component"]
 WORDS = ["rank", "token_index", "token_string", "score"]
 NULL = ["coherence", "exceeds_null"]
 COLUMNS = {
+    "Certificate": ["layer", "quantity", "max_abs_error", "rel_error"],
     "EmbeddingDistances": ["setting", "l2_mean", "l2_std", "cosine_mean", "cosine_std"],
     "TokenNorms": WORDS,
     "HeadProbe": [*HEAD, "word", "word_index", *WORDS, "norm", *NULL],
@@ -97,6 +98,7 @@ COLUMNS = {
     ],
 }  # fmt: skip
 WITHOUT_WORDS = {
+    "Certificate",
     "TrajectoryAlignment",
     "DirectionCoherence",
     "DirectionDegeneracy",
@@ -117,6 +119,7 @@ def results() -> dict[str, Result]:
     states = tw.read_states(model, [5, 6, 7])
     states = replace(states, token_strings=tuple(tokens.strings([5, 6, 7])))
     made = [
+        tw.check(model, [5, 6, 7]),
         tw.embedding_distances(weights),
         tw.token_norms(weights),
         tw.head_probe(weights, layer=1, words=[5, 6], circuit="OV"),

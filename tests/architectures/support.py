@@ -1,4 +1,4 @@
-"""The table of supported architectures: made by running every one of them.
+"""The table of supported architectures, computed by running each of them.
 
 `python -m tests.architectures.support` writes it into the README.
 """
@@ -20,8 +20,8 @@ BEGIN, END = "<!-- architectures: begin -->", "<!-- architectures: end -->"
 PROMPT = list(range(3, 15))
 EXACT = 2e-5
 HUB, MOST = "its code is on a model hub", 90
-ALWAYS_SAID = {"rotary distance 0", "no position"}
-# Words travel through two stacks, and from one to the other by cross-attention.
+COMMON_CAVEATS = {"rotary distance 0", "no position"}
+# Encoder-decoders: two stacks with cross-attention between them.
 TWO_STACKS = "stack of blocks"
 NO_WORDS = ("it has no embed", "it has no W_E")
 
@@ -39,14 +39,14 @@ class Row:
     quantities: str = ""
     remarks: str = ""
     error: float = 0.0
-    movers_gap: float = 0.0
-    heads_apart: bool = True
-    taken_out_gap: float = 0.0
-    taken_out_change: float = 1.0
+    attribution_error: float = 0.0
+    heads_separable: bool = True
+    ablation_error: float = 0.0
+    ablation_change: float = 1.0
 
     @property
     def kind(self) -> str:
-        """Which of the counted groups it belongs to."""
+        """The group in which the architecture is counted."""
         if self.outcome == "not bootable":
             return "not bootable"
         if TWO_STACKS in self.remarks:
@@ -58,25 +58,25 @@ class Row:
 
 @cache
 def row(architecture: str) -> Row:
-    """Boot an architecture, certify it raw and processed, and describe it."""
+    """Boot an architecture, certify it raw and processed, and return its row of the table."""
     if not at_hand(architecture):
         elsewhere = "its module is the user's own" if "Pretrain" in architecture else HUB
         return Row(architecture, "not bootable", remarks=elsewhere)
     try:
         model = zoo_bridge(architecture)
-    except Exception as error:  # a configuration, an import, an adapter: none is ours
+    except Exception as error:  # from a configuration, an import or an adapter
         return Row(architecture, "not bootable", remarks=_reason(error))
     try:
         weights = tw.read_weights(model)
         certificate = _checked(model)
-        moved = _moved(model, weights)
-        gap, change = _taken_out(model, weights)
-    except tw.UnsupportedModelError as refusal:
-        return Row(architecture, "refused", remarks=refusal.part)
+        attribution = _attribution(model, weights)
+        error, change = _ablation(model, weights)
+    except tw.UnsupportedModelError as unsupported:
+        return Row(architecture, "refused", remarks=unsupported.part)
     block = weights.block(weights.attention_layers[0])
     table = certificate.to_dataframe()
     quantities = [q for q in QUANTITIES if q in set(table.quantity)]
-    said = [caveat.name for caveat in weights.caveats if caveat.name not in ALWAYS_SAID]
+    caveats = [caveat.name for caveat in weights.caveats if caveat.name not in COMMON_CAVEATS]
     return Row(
         architecture,
         "exact" if certificate.max_rel_error < EXACT else "WRONG",
@@ -85,12 +85,12 @@ def row(architecture: str) -> Row:
         positions=_positions(weights),
         attention=_attention(weights),
         quantities="all" if quantities == QUANTITIES else ", ".join(quantities),
-        remarks=", ".join(said),
+        remarks=", ".join(caveats),
         error=certificate.max_rel_error,
-        movers_gap=moved.residual_error,
-        heads_apart="heads" not in {caveat.name for caveat in moved.caveats},
-        taken_out_gap=gap,
-        taken_out_change=change,
+        attribution_error=attribution.residual_error,
+        heads_separable="heads" not in {caveat.name for caveat in attribution.caveats},
+        ablation_error=error,
+        ablation_change=change,
     )
 
 
@@ -103,34 +103,33 @@ def _checked(model: Any) -> Any:
         return tw.check(model, PROMPT)
 
 
-def _moved(model: Any, weights: Weights) -> Any:
+def _attribution(model: Any, weights: Weights) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tw.trajectory_attribution(weights, tw.read_states(model, PROMPT))
 
 
-def _taken_out(model: Any, weights: Weights) -> tuple[float, float]:
-    """With a head's maps taken out: the stream's gap at most, the change of what it writes."""
+def _ablation(model: Any, weights: Weights) -> tuple[float, float]:
+    """Ablate a head's maps; return the largest residual error and the smallest output change."""
     layer = weights.attention_layers[len(weights.attention_layers) // 2]
-    found = []
+    results = []
     for circuit in ("QK", "OV"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             block = weights.block(layer)
             rank = (block.W_Q if circuit == "QK" else block.W_V).shape[-1]
-            found.append(
+            results.append(
                 tw.direction_ablation(
                     model, [PROMPT], layer=layer, head=1, circuit=circuit,
                     directions=[range(rank)],
                 )
             )  # fmt: skip
-    return max(one.residual_error for one in found), min(
-        float(one.effect.value[0, 0, 1]) for one in found
-    )
+    error = max(result.residual_error for result in results)
+    return error, min(float(result.effect.value[0, 0, 1]) for result in results)
 
 
 def _processed(model: Any) -> str:
-    """What becomes of it after TransformerLens' own folding and centring."""
+    """Certify a model after TransformerLens' own folding and centring; return the outcome."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -169,7 +168,7 @@ def _attention(weights: Weights) -> str:
     first = blocks[0]
     n_kv = first.W_K.shape[0]
     heads = "full" if n_kv == first.n_heads else "multi-query" if n_kv == 1 else "grouped"
-    has = {
+    features = {
         "latent": first.bottleneck_KV is not None,
         "query-key norm": first.attention_scores.q_norm is not None,
         "soft-cap": first.attention_scores.softcap is not None,
@@ -179,7 +178,7 @@ def _attention(weights: Weights) -> str:
         "gate": first.attention_output.gate is not None,
         "both ways": not first.attention_scores.causal,
     }
-    return ", ".join([heads, *(name for name, present in has.items() if present)])
+    return ", ".join([heads, *(name for name, present in features.items() if present)])
 
 
 def _reason(error: Exception) -> str:
@@ -190,38 +189,38 @@ def _reason(error: Exception) -> str:
 
 
 def rows() -> list[Row]:
-    """Every architecture of TransformerLens."""
+    """Return a row for every architecture of TransformerLens."""
     return [row(name) for name in architectures()]
 
 
-def summary(found: list[Row]) -> str:
-    """The counts, in sentences."""
-    attending = [r for r in found if r.kind == "attention"]
+def summary(table: list[Row]) -> str:
+    """Return the counts in sentences."""
+    attending = [r for r in table if r.kind == "attention"]
     exact = [r for r in attending if r.outcome == "exact"]
-    n = {kind: sum(r.kind == kind for r in found) for kind in ("two stacks", "no words")}
-    without = sum(r.kind == "no attention" for r in found)
+    n = {kind: sum(r.kind == kind for r in table) for kind in ("two stacks", "no words")}
+    without = sum(r.kind == "no attention" for r in table)
     return (
-        f"Of {len(found)} names TransformerLens 4.3.0 has an adapter for, "
-        f"{sum(r.outcome == 'not bootable' for r in found)} cannot be booted from a configuration "
+        f"Of {len(table)} names TransformerLens 4.3.0 has an adapter for, "
+        f"{sum(r.outcome == 'not bootable' for r in table)} cannot be booted from a configuration "
         f"alone. Of the {len(attending)} others with attention in one stack of blocks, "
         f"**{len(exact)} are exact** ({100 * len(exact) / len(attending):.0f} %) and "
         f"{len(attending) - len(exact)} refused by name. Refused are also {n['two stacks']} with "
         f"two stacks (encoder-decoders), {without} without attention that TransformerLens hooks, "
         f"and {n['no words']} of pictures or sound, without words. Wrong: "
-        f"{sum('WRONG' in (r.outcome, r.processed) for r in found)}."
+        f"{sum('WRONG' in (r.outcome, r.processed) for r in table)}."
     )
 
 
-def markdown(found: list[Row]) -> str:
-    """The counts and the table, as they stand in the README."""
+def markdown(table: list[Row]) -> str:
+    """Return the counts and the table in the README's format."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-    for r in sorted(found, key=lambda r: (ORDER.index(r.outcome), r.architecture.lower())):
+    for r in sorted(table, key=lambda r: (ORDER.index(r.outcome), r.architecture.lower())):
         cells = (r.architecture, r.outcome, r.processed, r.norm, r.positions, r.attention,
                  r.quantities, r.remarks.replace("|", "\\|"))  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    table = "\n".join(lines)
+    body = "\n".join(lines)
     fold = "<details>\n<summary>Every architecture</summary>\n\n"
-    return f"{BEGIN}\n{summary(found)}\n\n{fold}{table}\n\n</details>\n{END}"
+    return f"{BEGIN}\n{summary(table)}\n\n{fold}{body}\n\n</details>\n{END}"
 
 
 COLUMNS = ("architecture", "outcome", "processed", "norm", "positions", "attention", "certified",
@@ -230,7 +229,7 @@ ORDER = ["WRONG", "exact", "refused", "not bootable"]
 
 
 def written() -> str:
-    """The part of the README that this module writes."""
+    """Return the part of the README that this module writes."""
     text = README.read_text()
     return text[text.index(BEGIN) : text.index(END) + len(END)]
 

@@ -338,7 +338,7 @@ def test_an_attention_that_is_not_the_canonical_one_is_rejected(monkeypatch):
     block_class = sys.modules["tw_lens.canonical.block"].Block
     was = block_class.head_outputs
     monkeypatch.setattr(block_class, "head_outputs", lambda *args: 1.01 * was(*args))
-    with pytest.raises(tw.UnsupportedModelError, match="layer 1 taken out its stream is off by"):
+    with pytest.raises(tw.UnsupportedModelError, match=r"layer 1 has a residual stream .* off by"):
         tw.direction_ablation(
             shared_bridge("gpt2"), PROMPTS, layer=LAYER, head=HEAD, directions=[0]
         )

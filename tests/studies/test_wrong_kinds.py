@@ -13,10 +13,10 @@ CASES = {
     "no head": ("effect(head=None)", "head must be an int, 0 to 3; got None."),
     "no head, uses": ("uses(head=None)", "head must be an int, 0 to 3; got None."),
     "two heads": ("effect(head=[0, 1])", "head must be an int, 0 to 3; got [0, 1]."),
-    "no layer": ("uses(layer=None)", "layer=None is no number: name one block, 0 to 2."),
+    "no layer": ("uses(layer=None)", "layer must be an int, 0 to 2; got None."),
     "a number": ("effect(directions=0)", DIRECTIONS + "0."),
     "a text": ("effect(directions='01')", DIRECTIONS + "'01'."),
-    "no prompts": ("uses(prompts=None)", "prompts=None is no list: give a list of texts"),
+    "no prompts": ("uses(prompts=None)", "prompts must be a list of texts or of token ids"),
     "measures": ("alike(measures='embedding')", "measures='embedding' is no list: give ['embe"),
     "controls": ("alike(nulls='isotropic')", "nulls='isotropic' is no list: give ['isot"),
 }

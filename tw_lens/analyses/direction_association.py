@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -88,7 +88,7 @@ class DirectionAssociation(Result):
 def direction_association(
     weights: Weights,
     *,
-    layers: Iterable[int] | None = None,
+    layers: Sequence[int] | None = None,
     n: int = 20,
     k: int = 5,
     n_permutations: int = 999,

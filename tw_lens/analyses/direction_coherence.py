@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -139,7 +139,7 @@ def benjamini_hochberg(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def direction_coherence(
     weights: Weights,
     *,
-    layers: Iterable[int] | None = None,
+    layers: Sequence[int] | None = None,
     n: int = 20,
     k: int = 5,
     measures: Iterable[SimilarityMeasure] = ("embedding",),

@@ -32,10 +32,10 @@ def cite(result: Any) -> str:
     """What a number should be cited with: this package's version, the model, the analysis.
 
     Args:
-        result: any result, or a certificate.
+        result: any result.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: it is not a result.
 
     Example:
         >>> from tw_lens import head_spectrum
@@ -111,9 +111,8 @@ def save_table(
 
 
 def _caption(result: Any) -> str:
-    said = result.headline() if hasattr(result, "headline") else result.verdict
     names = ", ".join(caveat.name for caveat in result.caveats)
-    return f"{said}{f'; caveats: {names}' if names else ''}."
+    return f"{result.headline()}{f'; caveats: {names}' if names else ''}."
 
 
 def _write(table: pd.DataFrame, to: Path, format: str, caption: str, line: str) -> None:

@@ -102,4 +102,4 @@ def draw_certificate(result: Certificate) -> go.Figure:
     drawn.update_xaxes(
         title="layer (logits after the last)", tickformat="d", dtick=max(1, last // 6)
     )
-    return apply_layout(drawn, result.verdict, height=380)
+    return apply_layout(drawn, result.headline(), height=380)

@@ -89,7 +89,7 @@ def report(
     with steps(progress) as step:
         step("Reading the weights")
         weights = read_weights(model)
-        chosen = weights.chosen_layers(_some_layers(weights) if layers is None else layers)
+        chosen = weights.require_layers(_some_layers(weights) if layers is None else layers)
         step("Certifying")
         certificate = certify(model, weights, prompt)
         states = read_states(model, prompt)

@@ -158,8 +158,8 @@ def direction_coherence(
     """Compare the coherence of every direction's token lists with that of random directions.
 
     The coherence of a list is the mean pairwise similarity of its k tokens (`token_similarity`),
-    for each side of each leading direction of `head_atlas`. The nulls are random directions that are
-    read out in the same way: "isotropic" (uniform on the sphere of states), "vocabulary" (normal,
+    for each side of each leading direction of `head_atlas`. The nulls are random directions, read
+    out in the same way: "isotropic" (uniform on the sphere of states), "vocabulary" (normal,
     with the covariance of the token vectors that the side is read against), "within head" (uniform
     in the subspace spanned by the head's own factor of that side: `A_Q`, `A_K`, `A_V` or `A_O`).
     The first two do not depend on the head or on a norm's gain (points are `N(W_E)`), and are drawn

@@ -10,13 +10,13 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES, trajectory_measures
 from tw_lens.analyses.token_filter import (
     TokenFilter,
     allowed_mask,
     filter_caveat,
     filter_summary,
 )
+from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES, trajectory_measures
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import PathMeasures, rank_of, top_tokens
@@ -197,12 +197,13 @@ def trajectory(
     require_states(weights, states)
     keep = allowed_mask(weights, token_filter)
     readout = weights.readout
-    y = readout.sphere(states.stream)
+    y = readout.sphere(states.stream).flatten(0, 1)
+    shape = states.stream.shape[:2]
     directions, bias = readout.directions(), readout.bias()
-    result = top_tokens(y.flatten(0, 1), directions, k, bias=bias, keep=keep)
-    final = top_tokens(y[-1], directions, 1, bias=bias).token_index[:, 0]
-    predicted = final.expand(y.shape[:2]).flatten()
-    rank = rank_of(y.flatten(0, 1), directions, predicted, bias=bias)
+    result = top_tokens(y, directions, k, bias=bias, keep=keep)
+    best = result if keep is None else top_tokens(y, directions, 1, bias=bias)
+    predicted = best.token_index[:, 0].unflatten(0, shape)[-1]
+    rank = rank_of(y, directions, predicted.expand(shape).flatten(), bias=bias)
     position_0 = Caveat("position 0", "the first position often has huge activations.")
     return Trajectory(
         model_name=states.model_name,
@@ -210,7 +211,7 @@ def trajectory(
         token_index=tuple(states.tokens.tolist()),
         token_strings=states.token_strings,
         values=trajectory_measures(weights, states.stream, states.tokens),
-        final_rank=rank.unflatten(0, y.shape[:2]),
+        final_rank=rank.unflatten(0, shape),
         readouts=make_token_lists(result, weights.tokens),
         token_filter=token_filter,
         caveats=(position_0, *filter_caveat(token_filter)),

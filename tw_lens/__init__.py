@@ -5,10 +5,10 @@
 3. `head_probe`, `head_spectrum`, `head_atlas`, `bias_directions`, `head_ellipsoid`: what heads do.
 4. `head_probe_by_distance`, `head_score_by_distance`: heads as functions of the distance.
 5. `direction_coherence`, `direction_association`, `direction_degeneracy`: tests against nulls.
-6. `read_states(model, prompt)`: the residual stream of a prompt; `trajectory`: its path by layer.
-7. `trajectory_attribution`, `fit_projection`, `attention_pattern`: more about this path.
-8. `trajectory_statistics`, `trajectory_alignment`, `direction_ablation`: studies of many prompts.
-9. `report`, `save_table`, `save_figure`, `cite`: one HTML page, tables and figures to cite.
+6. `read_states(model, prompt)`: the residual stream; `attention_pattern`: its attention.
+7. `trajectory`, `trajectory_attribution`, `fit_projection`: the path of every token by layer.
+8. `trajectory_statistics`, `trajectory_alignment`: paths over many prompts, with controls.
+9. `direction_examples`, `direction_ablation`: directions in text; `report`: all on one HTML page.
 """
 
 from tw_lens._version import __version__ as __version__

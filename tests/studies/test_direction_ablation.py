@@ -319,7 +319,7 @@ def test_directions_may_be_an_array_or_a_tensor(given):
         ({"head": 4}, IndexError, "head 4 does not exist"),
         ({"directions": []}, ValueError, "directions is empty"),
         ({"directions": [12]}, IndexError, "direction 12 does not exist: the head has 0 to 11"),
-        ({"n_random": 0}, ValueError, "n_random=0 is no count"),
+        ({"n_random": 0}, ValueError, "n_random must be at least 1, got 0"),
         ({"first_position": -1}, ValueError, "first_position=-1: give 0 or more"),
         ({"first_position": 9}, ValueError, "no prompt has a position to measure"),
     ],

@@ -289,8 +289,8 @@ def test_what_was_left_out_is_said():
         ({"direction": -1}, IndexError, "direction -1 does not exist"),
         ({"head": 4}, IndexError, "head 4 does not exist"),
         ({"layer": 3}, IndexError, "layer 3 does not exist"),
-        ({"k": 0}, ValueError, "k=0 is no count"),
-        ({"context": 0}, ValueError, "context=0 is no count"),
+        ({"k": 0}, ValueError, "k must be at least 1, got 0"),
+        ({"context": 0}, ValueError, "context must be at least 1, got 0"),
         ({"first_position": -1}, ValueError, "first_position=-1: give 0 or more"),
     ],
 )

@@ -14,8 +14,8 @@ CASES = {
     "a number": ("effect(directions=0)", "directions=0 is no list of numbers or of sets"),
     "a text": ("effect(directions='01')", "directions='01' is no list of numbers or of sets"),
     "no prompts": ("uses(prompts=None)", "prompts=None is no list: give a list of texts"),
-    "measures": ("alike(measures='embedding')", "measures='embedding' is no list: give ['embe"),
-    "controls": ("alike(nulls='isotropic')", "nulls='isotropic' is no list: give ['isot"),
+    "measures": ("alike(measures='embedding')", "measures must be a list of names, e.g. ['emb"),
+    "controls": ("alike(nulls='isotropic')", "nulls must be a list of names, e.g. ['isotr"),
 }
 ASKED = """
 import sys

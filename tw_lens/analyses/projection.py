@@ -222,15 +222,16 @@ def fit_projection(
     )
 
 
-def _prompts(weights: Weights, states: Any) -> list[States]:
+def _prompts(weights: Weights, states: States | Iterable[States]) -> list[States]:
     """Return the states of one or several prompts as a list.
 
     Raises:
         TypeError: neither `States` nor a list of them.
-        ValueError: none, or states of another model.
+        ValueError: an empty list, or states of another model.
     """
-    several = isinstance(states, Iterable) and not isinstance(states, States)
-    prompts = list(states) if several else [states]
+    if not isinstance(states, States | Iterable):
+        require_states(weights, states)  # raises
+    prompts = [states] if isinstance(states, States) else list(states)
     if not prompts:
         raise ValueError("states is empty; give one or several results of read_states.")
     for prompt in prompts:

@@ -1,7 +1,7 @@
-"""Progress of long calls: a bar for a person, sentences for a program, or nothing.
+"""Progress of long calls: a progress bar, a callback, or nothing.
 
-Every call that takes a while has `progress=`: False shows nothing, True shows a bar, a function is
-called with a sentence at each step.
+Every long call has `progress=`: False shows nothing, True shows a bar, and a function is called
+with one sentence per step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Progress = bool | Callable[[str], object]
 
 
 class Step(Protocol):
-    """Reports one step: a sentence, and how many units are done since the last step."""
+    """A callback for one step: a sentence, and the number of units done since the last step."""
 
     def __call__(self, sentence: str, done: int = 1) -> None:
         """Report a step."""
@@ -23,12 +23,12 @@ class Step(Protocol):
 
 @contextmanager
 def steps(progress: Progress, *, total: int | None = None, unit: str = "step") -> Iterator[Step]:
-    """The function that a long call reports its steps to.
+    """Yield the function to which a long call reports its steps.
 
     Args:
         progress: True for a bar (tqdm, on standard error), a function for sentences, or False.
-        total: how many units there are, where it is known.
-        unit: what is counted.
+        total: number of units, where it is known.
+        unit: name of a unit.
 
     Raises:
         TypeError: progress is neither a bool nor a function.

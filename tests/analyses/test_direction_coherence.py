@@ -1,4 +1,4 @@
-"""DirectionCoherence: judged by loops, by random weights (calibration) and by planted heads (power)."""
+"""Direction coherence against loops, random weights (calibration) and planted heads (power)."""
 
 import sys
 from dataclasses import replace
@@ -256,11 +256,12 @@ def test_word_classes_are_the_dictionarys():
 
 def test_what_cannot_be_measured_is_refused(monkeypatch):
     tied, untied = tw.read_weights(shared_bridge("gpt2")), tw.read_weights(shared_bridge("llama"))
-    with pytest.raises(ValueError, match="reads its words out with the matrix"):
+    with pytest.raises(ValueError, match="unembedding of tiny-gpt2 is its embedding"):
         tw.direction_coherence(tied, measures=["unembedding"])
     assert tw.direction_coherence(untied, layers=[0], n=1, measures=["unembedding"]).measures
     for given, sentence in (
-        ({"k": 1}, "k=1"), ({"n_null": 0}, "n_null=0"), ({"n_null_within": 0}, "n_null_within=0"),
+        ({"k": 1}, "k must be at least 2, got 1"), ({"n_null": 0}, "n_null must be at least 1"),
+        ({"n_null_within": 0}, "n_null_within must be at least 1, got 0"),
         ({"measures": []}, "measures is empty"), ({"nulls": []}, "nulls is empty"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=sentence):

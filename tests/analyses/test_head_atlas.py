@@ -49,7 +49,7 @@ def test_words_are_chosen_from_a_filter():
     spectrum = tw.head_spectrum(weights, layer=1, circuit="OV", n=2, k=3, token_filter=token_filter)
     ov = [i for i, (_, _, circuit, _) in enumerate(atlas.entries) if circuit == "OV"]
     assert torch.equal(atlas.right.token_index[ov], spectrum.right.token_index)
-    assert token_filter.keep[atlas.left.token_index].all() and "words among" in atlas.headline()
+    assert token_filter.keep[atlas.left.token_index].all() and "tokens among" in atlas.headline()
 
 
 def test_heads_are_chosen_by_layer_by_map_and_by_word():
@@ -66,7 +66,7 @@ def test_heads_are_chosen_by_layer_by_map_and_by_word():
         found = atlas.only(**given)
         pd.testing.assert_frame_equal(found.to_dataframe(), expected.reset_index(drop=True))
         assert len(found.plot().data) == 2 and "HeadAtlas" in repr(found)
-    with pytest.raises(ValueError, match="a word with 'unheard'"):
+    with pytest.raises(ValueError, match="a token with 'unheard'"):
         atlas.only(word="unheard")
 
 
@@ -86,8 +86,8 @@ def test_one_pass_over_the_vocabulary_per_side(monkeypatch):
     [
         ({"layers": []}, ValueError, "layers is empty"),
         ({"layers": [99]}, IndexError, "layer 99"),
-        ({"n": 0}, ValueError, "n=0"),
-        ({"k": 0}, ValueError, "k=0"),
+        ({"n": 0}, ValueError, "n must be at least 1, got 0"),
+        ({"k": 0}, ValueError, "k must be at least 1, got 0"),
     ],
 )
 def test_bad_input(given, error, sentence):

@@ -1,4 +1,4 @@
-"""The control beside every list: that of `direction_coherence`, the same whatever was asked before."""
+"""Null comparison of every list: that of `direction_coherence`, independent of earlier calls."""
 
 import gc
 
@@ -96,8 +96,8 @@ def test_lists_without_a_control_have_no_columns_for_it():
     ]
     for result in bare:
         assert "exceeds_null" not in result.to_dataframe().columns
-        assert "more alike" not in result.headline()
-    assert "more alike than 95 %" in tw.head_spectrum(weights, layer=1).headline()
+        assert "more coherent" not in result.headline()
+    assert "more coherent than 95 %" in tw.head_spectrum(weights, layer=1).headline()
 
 
 def test_controls_go_with_their_model():

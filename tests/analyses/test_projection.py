@@ -1,4 +1,4 @@
-"""The map: what it holds, how it judges itself, and that UMAP gives the same picture twice."""
+"""Projection: its contents, its measures of quality, and the reproducibility of UMAP."""
 
 import math
 import os
@@ -168,7 +168,7 @@ def test_where_nothing_can_be_kept_the_map_is_fitted_and_it_is_said(tmp_path, mo
     taken.write_text("no folder")
     monkeypatch.setenv("TW_LENS_CACHE", str(taken / folder))
     weights, states = inputs()
-    with pytest.warns(UserWarning, match="could not be kept in .* TW_LENS_CACHE"):
+    with pytest.warns(UserWarning, match="could not be cached in .* TW_LENS_CACHE"):
         projection = tw.fit_projection(weights, states, method="umap", n_words=20)
     assert projection.state_points.isfinite().all() and taken.read_text() == "no folder"
 

@@ -62,7 +62,7 @@ def test_page_of_a_processed_model_without_biases(tmp_path):
     model.enable_compatibility_mode()
     page = tw.report(model, tmp_path / "p.html", prompt=[5, 6, 7], layers=[1], words=["w5", 7])
     text = page.read_text(encoding="utf-8")
-    assert "there is no bias direction to read" in text and "norms folded" in text
+    assert "needs a query or key bias" in text and "norms folded" in text
     assert "as published" not in text
 
 

@@ -358,7 +358,7 @@ def test_directions_may_be_an_array_or_a_tensor(directions):
         ({"head": 4}, IndexError, "head 4 does not exist"),
         ({"directions": []}, ValueError, "directions must not be empty"),
         ({"directions": [12]}, IndexError, "direction 12 does not exist: the head has 0 to 11"),
-        ({"n_random": 0}, ValueError, "n_random( must be at least 1, got 0|=0 is no count)"),
+        ({"n_random": 0}, ValueError, "n_random must be at least 1, got 0"),
         ({"first_position": -1}, ValueError, "first_position must be at least 0, got -1"),
         ({"first_position": 9}, ValueError, "no prompt has a position to measure"),
     ],

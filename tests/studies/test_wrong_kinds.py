@@ -17,8 +17,8 @@ CASES = {
     "a number": ("effect(directions=0)", DIRECTIONS + "0."),
     "a text": ("effect(directions='01')", DIRECTIONS + "'01'."),
     "no prompts": ("uses(prompts=None)", "prompts must be a list of texts or of token ids"),
-    "measures": ("alike(measures='embedding')", "measures='embedding' is no list: give ['embe"),
-    "controls": ("alike(nulls='isotropic')", "nulls='isotropic' is no list: give ['isot"),
+    "measures": ("alike(measures='embedding')", "measures must be a list of names, e.g. ['emb"),
+    "controls": ("alike(nulls='isotropic')", "nulls must be a list of names, e.g. ['isotr"),
 }
 SCRIPT = """
 import sys

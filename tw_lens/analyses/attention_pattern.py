@@ -1,4 +1,4 @@
-"""Where does each position look? A layer's attention, recomputed from the canonical form."""
+"""Attention pattern of a layer on a prompt, recomputed from the canonical form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
-from tw_lens.results.arguments import require_weights
+from tw_lens.results.arguments import require_states, require_weights
 from tw_lens.results.base import Result, component_label, head_columns
 
 
@@ -18,7 +18,7 @@ from tw_lens.results.base import Result, component_label, head_columns
 class AttentionPattern(Result):
     """The softmax of a layer's scores on a prompt: `pattern[head, query, key]`.
 
-    `causal`: queries see themselves and earlier keys only; else (encoders) every key.
+    `causal`: queries attend to themselves and earlier keys only; otherwise (encoders) to all keys.
     """
 
     model_name: str
@@ -31,11 +31,11 @@ class AttentionPattern(Result):
 
     @property
     def components(self) -> tuple[str, ...]:
-        """A label per head: "L5H1"."""
+        """The label of each head: "L5H1"."""
         return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
-        """How many heads, and how much of the attention rests on the first position."""
+        """Return the number of heads, and the share of attention on the first position."""
         first = float(self.pattern[:, 1:, 0].mean()) if self.pattern.shape[1] > 1 else 1.0
         return (
             f"{self.model_name} layer {self.layer}: {self.pattern.shape[0]} heads, "
@@ -43,14 +43,17 @@ class AttentionPattern(Result):
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: layer, head, component, query, key, query_token, key_token, attention (keys seen only)."""
+        """Return one row per head, query and key that the query may attend to.
+
+        Columns: layer, head, component, query, key (positions), query_token, key_token, attention.
+        """
         rows = []
         tokens = self.token_strings
         for head, pattern in zip(self.heads, self.pattern.tolist(), strict=True):
-            of = tuple(head_columns(self.layer, head).values())
+            columns = tuple(head_columns(self.layer, head).values())
             for i, row in enumerate(pattern):
                 for j in range(i + 1 if self.causal else len(row)):
-                    rows.append((*of, i, j, tokens[i], tokens[j], row[j]))
+                    rows.append((*columns, i, j, tokens[i], tokens[j], row[j]))
         columns = ["layer", "head", "component", "query", "key", "query_token", "key_token",
                    "attention"]  # fmt: skip
         return pd.DataFrame(rows, columns=columns)
@@ -60,12 +63,19 @@ class AttentionPattern(Result):
 def attention_pattern(
     weights: Weights, states: States, *, layer: int, head: int | None = None
 ) -> AttentionPattern:
-    """The attention pattern of a layer on a prompt, `softmax(s q_i R(i-j) k_j^T)`.
+    """Return the attention pattern of a layer on a prompt, `softmax(s q_i R(i-j) k_j^T)`.
 
-    The softmax is over j <= i in causal models, over every j in encoders.
+    The softmax is over j <= i in causal models, over all j in encoders.
+
+    Args:
+        weights: from `read_weights`.
+        states: from `read_states`, of the same model.
+        layer: index of the block.
+        head: one head, or None for all.
 
     Raises:
         IndexError: the layer or the head does not exist.
+        TypeError: an argument of another type.
         ValueError: states of another model.
 
     Example:
@@ -74,7 +84,7 @@ def attention_pattern(
 
     Source: definitions of a head in canonical form; certified by `check` (attn_out).
     """
-    weights.require_states(states)
+    require_states(weights, states)
     block = weights.block(layer)
     x = states.stream[layer]
     heads = block.heads(head)

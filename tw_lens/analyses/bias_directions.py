@@ -1,23 +1,25 @@
-"""What does a head look for when no word asks? The biases' directions in W_QK as words."""
+"""Bias directions: the tokens that the query and key biases of a head favour."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 import torch
 
 from tw_lens.analyses.conventions import convention_rules
 from tw_lens.analyses.null_directions import compare_with_null
-from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
+from tw_lens.analyses.token_filter import (
+    TokenFilter,
+    allowed_mask,
+    filter_caveat,
+    filter_summary,
+)
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import top_tokens as top_tokens
-from tw_lens.results.arguments import (
-    Convention,
-    require_positive,
-    require_weights,
-)
+from tw_lens.geometry import top_tokens
+from tw_lens.results.arguments import Convention, require_positive, require_weights
 from tw_lens.results.base import Result, component_label, head_columns
 from tw_lens.results.token_lists import TokenLists, make_token_lists, significance_summary
 
@@ -26,7 +28,10 @@ CELLS = (("query", "+"), ("key", "+"), ("query", "-"), ("key", "-"))
 
 @dataclass(frozen=True, repr=False, eq=False)
 class BiasDirections(Result):
-    """For each head, the words along the four bias directions (heads outermost, then `CELLS`)."""
+    """The highest-scoring tokens of each head's four bias directions.
+
+    `lists` holds one list per head and cell of `CELLS` (side, sign), heads outermost.
+    """
 
     model_name: str
     layer: int
@@ -38,26 +43,26 @@ class BiasDirections(Result):
 
     @property
     def components(self) -> tuple[str, ...]:
-        """A label per head: "L5H1"."""
+        """The label of each head: "L5H1"."""
         return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
-        """What was read."""
-        read = f"{self.model_name} layer {self.layer}, {self.convention}: {len(self.heads)} heads"
-        return read + significance_summary(self.lists)
+        """Return the settings, and how many lists exceed the isotropic null."""
+        return (
+            f"{self.model_name} layer {self.layer}, {self.convention}: {len(self.heads)} heads"
+            f"{filter_summary(self.token_filter)}{significance_summary(self.lists)}"
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per word.
+        """Return one row per listed token.
 
-        Columns: layer, head, component, side, sign, rank, token_index, token_string, score and, in the exact
-        convention, coherence, above (the control beside the list, see `NullComparison`).
+        Columns: layer, head, component, side, sign, rank, token_index, token_string, score and,
+        where the lists have a null, coherence, exceeds_null (see `NullComparison`).
         """
         rows = []
-        for which in range(self.lists.score.shape[0]):
-            side, sign = CELLS[which % len(CELLS)]
-            head = head_columns(self.layer, self.heads[which // len(CELLS)])
-            head |= {"side": side, "sign": sign}
-            rows.extend(head | row for row in self.lists.rows(which))
+        for index, (head, (side, sign)) in enumerate(product(self.heads, CELLS)):
+            columns = head_columns(self.layer, head) | {"side": side, "sign": sign}
+            rows.extend(columns | row for row in self.lists.rows(index))
         return pd.DataFrame(rows)
 
 
@@ -71,24 +76,26 @@ def bias_directions(
     head: int | None = None,
     token_filter: TokenFilter | None = None,
 ) -> BiasDirections:
-    """The words that the query and key biases of each head prefer.
+    """Return the tokens that the query and key biases of each head favour.
 
-    `exact`: "query" is `A_Q a_K` (which queries the constant key attracts), "key" is `a_Q A_K^T`
-    (which keys the constant query prefers), both signs, against `N(W_E)`. `published`: `W_Q b_K`
-    and `b_Q W_K^T` against `n(W_E)`. Scores are dot products, without the attention scale.
+    `exact`: "query" is `A_Q a_K` (the queries that the constant part of the key favours), "key" is
+    `a_Q A_K^T` (the keys that the constant part of the query favours), both signs, against
+    `N(W_E)`. `published`: `W_Q b_K` and `b_Q W_K^T` against `n(W_E)`. Scores are dot products,
+    without the attention scale.
 
     Args:
         weights: from `read_weights`.
-        layer: which block.
-        k: words per direction.
+        layer: index of the block.
+        k: tokens per direction.
         convention: "exact" or "published".
         head: one head, or None for all.
-        token_filter: which tokens may be listed (`exact`), from `token_filter`; all by default.
+        token_filter: the tokens that may be listed (`exact`), from `token_filter`; all by default.
 
     Raises:
         IndexError: the layer or the head does not exist.
+        TypeError: an argument of another type.
         ValueError: unknown convention, `published` on processed weights, or a layer whose queries
-            and keys have no bias at all (there is no direction to read).
+            and keys have no bias at all.
 
     Example:
         >>> bias_directions(weights, layer=0).heads
@@ -104,8 +111,8 @@ def bias_directions(
     query, key = (side[heads] for side in rules.bias_directions(block))
     if not query.any() and not key.any():
         raise ValueError(
-            f"layer {layer} of {weights.model_name} has no bias on queries or keys (neither its "
-            "own nor the norm's): there is no bias direction to read."
+            f"bias_directions needs a query or key bias: layer {layer} of {weights.model_name} has "
+            "no bias on queries or keys (neither its own nor the norm's)."
         )
     directions = torch.stack([query, key, -query, -key], dim=1).flatten(0, 1)
     result = top_tokens(directions, rules.points(weights, block.norm), k, keep=keep)

@@ -1,4 +1,4 @@
-"""Which words to probe? A hundred common English nouns that the model knows as single tokens."""
+"""Common nouns: a hundred frequent English nouns, those that are single tokens of a model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ business issue side kind head house service friend father power hour game line e
 car city community name president team minute idea kid body information back parent face others
 level office door health person art war history party result change morning reason research girl
 guy moment air teacher force education
-""".split()  # noqa: SIM905 - a list of a hundred quoted words is no easier to read
+""".split()  # noqa: SIM905 - a hundred quoted words are harder to read
 
 
 @dataclass(frozen=True, repr=False)
 class CommonNouns(Result):
-    """The nouns that are one token, in one spelling; iterating gives their token ids."""
+    """The nouns that are a single token, with or without a leading space.
+
+    Iterating gives their token ids; `dropped` are the other nouns.
+    """
 
     model_name: str
     leading_space: bool
@@ -35,10 +38,10 @@ class CommonNouns(Result):
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
-        """How many nouns are single tokens, and in which spelling."""
+        """Return the number of nouns that are single tokens, and the spelling."""
         spelling = "with" if self.leading_space else "without"
         return (
-            f"{self.model_name}: {len(self.token_index)} of {len(NOUNS)} nouns are one token "
+            f"{self.model_name}: {len(self.token_index)} of {len(NOUNS)} nouns are single tokens "
             f"{spelling} a leading space"
         )
 
@@ -49,31 +52,32 @@ class CommonNouns(Result):
         return len(self.token_index)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: token_index, token_string."""
+        """Return one row per noun: token_index, token_string."""
         return pd.DataFrame({"token_index": self.token_index, "token_string": self.token_strings})
 
 
 @require_weights
 def common_nouns(weights: Weights, *, leading_space: bool = True) -> CommonNouns:
-    """A hundred frequent English nouns as token ids, those that are single tokens.
+    """Return the token ids of a hundred frequent English nouns, those that are single tokens.
 
     Args:
         weights: from `read_weights`.
-        leading_space: spelled as inside a sentence (" dog"), or as at its start ("dog", the
-            spelling of the published experiments).
+        leading_space: with a leading space (" dog"), or without ("dog", the spelling of the
+            published experiments).
 
     Raises:
+        TypeError: leading_space is no bool.
         ValueError: none of the nouns is a single token of this model.
 
     Example:
-        >>> common_nouns(weights)  # this toy model knows w0 to w996 and no English
+        >>> common_nouns(weights)  # the tokens of this toy model are w0 to w996
         Traceback (most recent call last):
         ValueError: none of the words is a single token of this model: ...
 
     Source: nouns by frequency in English; arXiv 2309.07315 probes a list of the same length.
     """
-    spelled = [f" {noun}" if leading_space else noun for noun in NOUNS]
-    index, dropped = weights.tokens.look_up(spelled)
+    words = [f" {noun}" if leading_space else noun for noun in NOUNS]
+    index, dropped = weights.tokens.look_up(words)
     strings = weights.tokens.strings(index)
     return CommonNouns(
         weights.model_name, leading_space, tuple(index), tuple(strings), tuple(dropped)

@@ -1,4 +1,4 @@
-"""Do the two sides of a direction belong together, or would any other pairing do as well?"""
+"""Direction association: a permutation test of the pairing of a direction's two sides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from tw_lens.analyses.direction_coherence import benjamini_hochberg
 from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
 from tw_lens.analyses.similarity import centred_embeddings
-from tw_lens.analyses.token_filter import TokenFilter
+from tw_lens.analyses.token_filter import TokenFilter, filter_summary
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import unit, upper_p_values
@@ -23,13 +23,17 @@ from tw_lens.results.base import Result, head_columns
 from tw_lens.results.token_lists import SIGNIFICANCE
 from tw_lens.tokens import visible
 
+LISTS_AT_ONCE = 4096
+ROUNDING = 1e-6  # the identity permutation counts as a tie with the pairing itself
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DirectionAssociation(Result):
-    """How alike the words of a direction's two sides are, beside re-paired sides.
+    """Token similarity of each direction's two sides, compared with re-paired sides.
 
-    `association`, `p_same_head`, `p_other_heads` are aligned with the atlas' entries; `p_head` with
-    `heads` (layer, head, circuit): all directions of a head together.
+    `association`, `null_association` (the mean over re-paired sides of the head), `p_same_head` and
+    `p_other_heads` are aligned with the atlas' entries; `p_head`, the test of all directions of a
+    head jointly, with `heads` (layer, head, circuit).
     """
 
     model_name: str
@@ -48,19 +52,20 @@ class DirectionAssociation(Result):
         return benjamini_hochberg(self.p_head)
 
     def headline(self) -> str:
-        """How many heads pair their sides better than chance."""
-        found = int((self.q_head <= SIGNIFICANCE).sum())
+        """Return how many heads' circuits have a significant association."""
+        significant = int((self.q_head <= SIGNIFICANCE).sum())
         return (
-            f"{self.model_name}: in {found} of {len(self.heads)} heads' circuits the two sides "
-            "belong together more than re-paired ones do (5 % of these may be chance)"
+            f"{self.model_name}: in {significant} of {len(self.heads)} heads' circuits the two "
+            "sides are more associated than re-paired sides (at a false discovery rate of 5 %)"
+            f"{filter_summary(self.atlas.token_filter)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per direction.
+        """Return one row per direction.
 
         Columns: layer, head, component, circuit, direction, left_tokens, right_tokens, association,
-        repaired (the mean over re-paired sides of the head), p_same_head, p_other_heads, and for
-        the whole head p_head, q_head.
+        null_association (the mean over re-paired sides of the head), p_same_head, p_other_heads,
+        and for the whole head p_head, q_head.
         """
         of_head = dict(zip(self.heads, zip(self.p_head, self.q_head, strict=True), strict=True))
         rows = [
@@ -68,19 +73,19 @@ class DirectionAssociation(Result):
                 *head_columns(layer, head).values(),
                 circuit,
                 direction,
-                " ".join(map(visible, self.atlas.left.token_string[at])),
-                " ".join(map(visible, self.atlas.right.token_string[at])),
-                float(self.association[at]),
-                float(self.null_association[at]),
-                float(self.p_same_head[at]),
-                float(self.p_other_heads[at]),
+                " ".join(map(visible, self.atlas.left.token_string[i])),
+                " ".join(map(visible, self.atlas.right.token_string[i])),
+                float(self.association[i]),
+                float(self.null_association[i]),
+                float(self.p_same_head[i]),
+                float(self.p_other_heads[i]),
                 *map(float, of_head[layer, head, circuit]),
             )
-            for at, (layer, head, circuit, direction) in enumerate(self.atlas.entries)
+            for i, (layer, head, circuit, direction) in enumerate(self.atlas.entries)
         ]
-        names = ["layer", "head", "component", "circuit", "direction", "left_tokens", "right_tokens",
-                 "association", "null_association", "p_same_head", "p_other_heads", "p_head",
-                 "q_head"]  # fmt: skip
+        names = ["layer", "head", "component", "circuit", "direction", "left_tokens",
+                 "right_tokens", "association", "null_association", "p_same_head",
+                 "p_other_heads", "p_head", "q_head"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
 
@@ -96,31 +101,33 @@ def direction_association(
     seed: int = 0,
     progress: Progress = False,
 ) -> DirectionAssociation:
-    """Does what a direction reads go with what it attends to, or writes?
+    """Test whether the two sides of a direction are more associated than re-paired sides.
 
-    The association of a left with a right word list is the mean cosine over the k^2 pairs of a
-    word of one and a word of the other, embeddings with the vocabulary's mean taken off; a head
-    that copies words has 1 on the diagonal. Beside it, the same left list with other right lists:
-    of the same head (`p_same_head`, `n - 1` of them: at least `1 / n`) and of the other heads of
-    the layer and circuit (`p_other_heads`). `p_head` asks of all n directions at once: the mean
-    association against the means of random re-pairings within the head. All are
-    `(1 + #{re-paired >= paired}) / (1 + number)`. Association is not meaning: the words of two
-    opposite poles, or of a country and its language, may be related in ways no cosine shows.
+    The association of a left with a right token list is the mean cosine over the k^2 pairs of a
+    token of one and a token of the other, embeddings with the vocabulary's mean subtracted (where
+    a head copies tokens, the pairs of a token with itself have cosine 1). It is compared with that
+    of the same left list and other right lists: of the same head (`p_same_head`, `n - 1` of them:
+    at least `1 / n`) and of the other heads of the layer and circuit (`p_other_heads`). `p_head`
+    tests all n directions jointly: the mean association against the means of random re-pairings
+    within the head. All p-values are `(1 + #{re-paired >= paired}) / (1 + number)`. A low
+    association does not exclude a relation: the tokens of two opposite poles, or of a country and
+    its language, may be related in ways that no cosine shows.
 
     Args:
         weights: from `read_weights`.
-        layers: which blocks; all that attend by default.
-        n: leading directions per head and circuit.
-        k: words per side.
+        layers: indices of blocks; all attention layers by default.
+        n: number of leading directions per head and circuit, at most d_head.
+        k: tokens per side.
         n_permutations: random re-pairings per head.
-        token_filter: which words may be listed, from `token_filter`.
+        token_filter: the tokens that may be listed, from `token_filter`; all by default.
         seed: of the re-pairings.
         progress: True shows a bar; a function is called with a sentence at each step.
 
     Raises:
         IndexError: a layer does not exist.
-        UnsupportedModelError: a layer does not attend.
-        ValueError: counts below one.
+        TypeError: an argument of another type.
+        UnsupportedModelError: a layer is no attention layer.
+        ValueError: a count below one.
 
     Example:
         >>> direction_association(weights, layers=[1], n=4).p_head.shape  # 4 heads, 2 circuits
@@ -133,34 +140,34 @@ def direction_association(
         weights, layers=layers, n=n, k=k, token_filter=token_filter, progress=progress
     )
     vectors = centred_embeddings(weights)
-    means = [
-        torch.cat([unit(vectors(some)).mean(1) for some in side.token_index.split(4096)])
+    left, right = (
+        torch.cat([unit(vectors(chunk)).mean(1) for chunk in side.token_index.split(LISTS_AT_ONCE)])
         for side in (atlas.left, atlas.right)
-    ]
+    )
     groups: dict[tuple[int, Circuit], dict[int, list[int]]] = {}
-    for at, (layer, head, circuit, _) in enumerate(atlas.entries):
-        groups.setdefault((layer, circuit), {}).setdefault(head, []).append(at)
+    for i, (layer, head, circuit, _) in enumerate(atlas.entries):
+        groups.setdefault((layer, circuit), {}).setdefault(head, []).append(i)
     association, null_association, p_same, p_other = torch.empty(4, len(atlas.entries)).unbind()
     generator = torch.Generator().manual_seed(seed)
     heads, p_head = [], []
-    for (layer, circuit), of_heads in groups.items():
-        everyone = [at for members in of_heads.values() for at in members]
-        for head, at in of_heads.items():
-            own = means[0][at] @ means[1][at].T
-            others = means[0][at] @ means[1][[j for j in everyone if j not in set(at)]].T
-            off = ~torch.eye(len(at), dtype=torch.bool)
-            for row, i in enumerate(at):
+    for (layer, circuit), entries_of_head in groups.items():
+        for head, index in entries_of_head.items():
+            others = [
+                i for other, entries in entries_of_head.items() if other != head for i in entries
+            ]
+            own, across = left[index] @ right[index].T, left[index] @ right[others].T
+            for row, i in enumerate(index):
                 association[i] = own[row, row]
-                re = own[row][off[row]]
-                null_association[i] = re.mean() if len(re) else torch.nan
-                p_same[i] = upper_p_values(association[i, None], re)[0]
-                p_other[i] = upper_p_values(association[i, None], others[row])[0]
+                repaired = torch.cat([own[row, :row], own[row, row + 1 :]])
+                null_association[i] = repaired.mean() if len(repaired) else torch.nan
+                p_same[i] = upper_p_values(association[i, None], repaired)[0]
+                p_other[i] = upper_p_values(association[i, None], across[row])[0]
             orders = torch.stack(
-                [torch.randperm(len(at), generator=generator) for _ in range(n_permutations)]
+                [torch.randperm(len(index), generator=generator) for _ in range(n_permutations)]
             )
-            random = own[torch.arange(len(at)), orders].mean(-1)
+            permuted = own[torch.arange(len(index)), orders].mean(-1)
             heads.append((layer, head, circuit))
-            p_head.append(upper_p_values(own.diagonal().mean()[None] - 1e-6, random))
+            p_head.append(upper_p_values(own.diagonal().mean()[None] - ROUNDING, permuted))
     return DirectionAssociation(
         model_name=weights.model_name,
         atlas=atlas,

@@ -1,17 +1,23 @@
-"""Which directions are only known together? Blocks, and how firm their words and signs are."""
+"""Near-degenerate singular subspaces, and the robustness of their tokens and signs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tw_lens.analyses.degenerate_subspaces import find_degenerate_subspaces
 from tw_lens.analyses.head_directions import tokens_of_direction_pair
+from tw_lens.analyses.token_filter import (
+    TokenFilter,
+    allowed_mask,
+    filter_caveat,
+    filter_summary,
+)
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import FactoredSVD, top_tokens_both_signs
@@ -24,15 +30,19 @@ from tw_lens.results.arguments import (
 )
 from tw_lens.results.base import Result, head_columns
 
+TokenIndex = Int[Tensor, "heads n k"]
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DirectionDegeneracy(Result):
-    """The leading directions of each head in blocks that the weights' precision cannot part.
+    """The leading directions of each head, in subspaces that rounding of the weights cannot split.
 
-    `block[h, i]` is the first direction of the block that direction i belongs to; `spectral_gap` is
-    `S_i - S_(i+1)` (the last of all has its own value); `perturbation_norm` is how far rounding moves the
-    matrix among these directions; `overlap_rotated` and `overlap_rounded` are shares of a block's words
-    (left, right); `sign_margin` says how clear the choice of the sign was.
+    `block[h, i]` is the first direction of the subspace that direction i belongs to; `open_ended`
+    tells whether a head's last subspace continues beyond the listed directions. `spectral_gap` is
+    `S_i - S_(i+1)` (for the last direction of all, its singular value); `perturbation_norm` is the
+    norm of the rounding perturbation among these directions; `overlap_rotated` and
+    `overlap_rounded` are shares of a subspace's tokens (left, right) that remain under rotations
+    within the subspace and under rounding; `sign_margin` is the margin of the choice of sign.
     """
 
     model_name: str
@@ -47,62 +57,58 @@ class DirectionDegeneracy(Result):
     overlap_rotated: Float[Tensor, "2 heads n"]
     overlap_rounded: Float[Tensor, "2 heads n"]
     sign_margin: Float[Tensor, "heads n"]
+    token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
-    def blocks(self, at: int) -> list[list[int]]:
-        """The directions of one of the `heads`, block by block."""
+    def blocks(self, index: int) -> list[list[int]]:
+        """Return the directions of the head `heads[index]`, grouped by subspace."""
         return [
-            [i for i, of in enumerate(self.block[at]) if of == first]
-            for first in dict.fromkeys(self.block[at])
+            [i for i, first in enumerate(self.block[index]) if first == start]
+            for start in dict.fromkeys(self.block[index])
         ]
 
     def headline(self) -> str:
-        """How many directions stand alone, and how many words survive rounding."""
-        every = [block for at in range(len(self.heads)) for block in self.blocks(at)]
-        alone = sum(len(block) == 1 for block in every)
+        """Return the number of separate directions, and the share of tokens that rounding keeps."""
+        subspaces = [part for index in range(len(self.heads)) for part in self.blocks(index)]
+        single = sum(len(part) == 1 for part in subspaces)
+        overlap = 100 * float(self.overlap_rounded.mean())
         return (
-            f"{self.model_name} layer {self.layer} {self.circuit}: {alone} of "
-            f"{self.singular_value.numel()} directions stand alone, the others in "
-            f"{len(every) - alone} blocks; {100 * float(self.overlap_rounded.mean()):.0f} % of the "
-            "words survive rounding to bfloat16"
+            f"{self.model_name} layer {self.layer} {self.circuit}: {single} of "
+            f"{self.singular_value.numel()} directions are separate, the others form "
+            f"{len(subspaces) - single} subspaces; {overlap:.0f} % of the tokens remain after "
+            f"rounding to bfloat16{filter_summary(self.token_filter)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per direction.
+        """Return one row per direction.
 
-        Columns: layer, head, component, direction, singular_value, gap, noise, block (its first and last
-        direction, "3-5"; a plus where it goes on behind the last one listed), overlap_rotated_left,
-        overlap_rotated_right, overlap_rounded_left, overlap_rounded_right, sign_margin.
+        Columns: layer, head, component, direction, singular_value, spectral_gap,
+        perturbation_norm, subspace (its first and last direction, "3-5", with a plus where it
+        continues beyond the listed directions), overlap_rotated_left, overlap_rotated_right,
+        overlap_rounded_left, overlap_rounded_right, sign_margin.
         """
         rows = []
         for h, head in enumerate(self.heads):
-            for block in self.blocks(h):
-                more = "+" if self.open_ended[h] and block[-1] == len(self.block[h]) - 1 else ""
-                name = f"{block[0]}-{block[-1]}" if len(block) > 1 else str(block[0])
-                for i in block:
-                    numbers = (
-                        self.singular_value[h, i],
-                        self.spectral_gap[h, i],
-                        self.perturbation_norm[h],
-                        *self.overlap_rotated[:, h, i],
-                        *self.overlap_rounded[:, h, i],
-                        self.sign_margin[h, i],
+            for part in self.blocks(h):
+                more = "+" if self.open_ended[h] and part[-1] == len(self.block[h]) - 1 else ""
+                name = f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0])
+                rows.extend(
+                    (
+                        *head_columns(self.layer, head).values(),
+                        i,
+                        float(self.singular_value[h, i]),
+                        float(self.spectral_gap[h, i]),
+                        float(self.perturbation_norm[h]),
+                        name + more,
+                        *self.overlap_rotated[:, h, i].tolist(),
+                        *self.overlap_rounded[:, h, i].tolist(),
+                        float(self.sign_margin[h, i]),
                     )
-                    S, gap, noise, *shares = map(float, numbers)
-                    rows.append(
-                        (
-                            *head_columns(self.layer, head).values(),
-                            i,
-                            S,
-                            gap,
-                            noise,
-                            name + more,
-                            *shares,
-                        )
-                    )
-        names = ["layer", "head", "component", "direction", "singular_value", "spectral_gap", "perturbation_norm", "subspace",
-                 "overlap_rotated_left", "overlap_rotated_right", "overlap_rounded_left",
-                 "overlap_rounded_right", "sign_margin"]  # fmt: skip
+                    for i in part
+                )
+        names = ["layer", "head", "component", "direction", "singular_value", "spectral_gap",
+                 "perturbation_norm", "subspace", "overlap_rotated_left", "overlap_rotated_right",
+                 "overlap_rounded_left", "overlap_rounded_right", "sign_margin"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
 
@@ -116,32 +122,37 @@ def direction_degeneracy(
     k: int = 5,
     head: int | None = None,
     n_perturbations: int = 4,
+    token_filter: TokenFilter | None = None,
     seed: int = 0,
 ) -> DirectionDegeneracy:
-    """Which leading directions does the precision of the weights really tell apart?
+    """Find the directions that rounding of the weights cannot separate, and test their tokens.
 
     Every weight is moved within half a step of bfloat16 (uniformly, so that weights that were
-    stored in bfloat16 move too), and the matrix is seen from the leading directions:
-    `E = U^T W' V - diag(S)`. TopTokens whose gap `S_i - S_(i+1)` is at most the largest `|E|_2` of
-    the draws (or the rounding of float32) form a block: within it the decomposition may return any
-    rotation. The words of a block are the union of its directions' lists; shares of them that stay
-    are measured under random rotations of the block and under the moved weights. The sign's margin
-    is `|a - b| / max(a, b)`, with `a` and `b` the highest scores of any word along and against the
-    right side: near 0 the sign (and with it all words) might as well be the other.
+    stored in bfloat16 move too), and the perturbed matrix is projected on the leading directions:
+    `E = U^T W' V - diag(S)`. Neighbouring directions whose gap `S_i - S_(i+1)` is at most the
+    largest `|E|_2` of the perturbations (or the rounding of float32) form a near-degenerate
+    subspace: within it the SVD may return any rotation. The tokens of a subspace are the union of
+    its directions' lists; the shares of them that remain are measured under random rotations of
+    the subspace and under the perturbed weights. The sign's margin is `|a - b| / max(a, b)`, with
+    `a` and `b` the highest scores of any token along and against the right side: near 0 the
+    opposite sign (and with it all tokens of the direction) is as plausible.
 
     Args:
         weights: from `read_weights`.
-        layer: which block of the model.
+        layer: index of the block.
         circuit: "QK" or "OV".
-        n: leading directions.
-        k: words per direction and side.
+        n: number of leading directions, at most d_head.
+        k: tokens per direction and side.
         head: one head, or None for all.
-        n_perturbations: how many rotations, and how many sets of moved weights.
-        seed: of the draws.
+        n_perturbations: number of random rotations, and of perturbations of the weights.
+        token_filter: the tokens that may be listed, from `token_filter`; all by default. Signs and
+            their margins are those of the whole vocabulary.
+        seed: of the rotations and perturbations.
 
     Raises:
         IndexError: the layer or the head does not exist.
-        ValueError: unknown circuit, counts below one.
+        TypeError: an argument of another type.
+        ValueError: unknown circuit, a count below one, or a filter that does not fit.
 
     Example:
         >>> direction_degeneracy(weights, layer=1, head=0, n=4).sign_margin.shape
@@ -150,18 +161,79 @@ def direction_degeneracy(
     Source: singular subspaces under perturbation, Wedin 1972.
     """
     require_choice("circuit", circuit, CIRCUITS)
-    for name, given in (("n", n), ("k", k), ("n_perturbations", n_perturbations)):
-        require_positive(name, given)
+    for name, value in (("n", n), ("k", k), ("n_perturbations", n_perturbations)):
+        require_positive(name, value)
+    keep = allowed_mask(weights, token_filter)
     block = weights.block(layer)
     heads = block.heads(head)
-    found = find_degenerate_subspaces(
+    result = find_degenerate_subspaces(
         block, heads, circuit, n=n, n_perturbations=n_perturbations, seed=seed
     )
-    svd, first, n = found.svd, found.first, min(n, found.svd.S.shape[-1])
-    words = _words(weights, block, circuit, svd, n, k)
+    svd, first, n = result.svd, result.first, min(n, result.svd.S.shape[-1])
+    tokens = _top_tokens(weights, block, circuit, svd, n, k, keep)
     generator = torch.Generator().manual_seed(seed)
-    rotated = (_rotated(svd, first, n, generator) for _ in range(n_perturbations))
-    margins = top_tokens_both_signs(
+    rotated = (_rotate(svd, first, n, generator) for _ in range(n_perturbations))
+    listed = [row[:n] for row in first]
+
+    def overlap(others: Iterable[FactoredSVD]) -> Float[Tensor, "2 heads n"]:
+        lists = (_top_tokens(weights, block, circuit, other, n, k, keep) for other in others)
+        return _mean_overlap(tokens, lists, listed)
+
+    return DirectionDegeneracy(
+        model_name=weights.model_name,
+        layer=layer,
+        circuit=circuit,
+        heads=tuple(heads),
+        singular_value=svd.S[:, :n],
+        spectral_gap=result.spectral_gap[:, :n],
+        perturbation_norm=result.perturbation_norm,
+        block=tuple(map(tuple, listed)),
+        open_ended=tuple(n < len(row) and row[n] < n for row in first),
+        overlap_rotated=overlap(rotated),
+        overlap_rounded=overlap(result.moved),
+        sign_margin=_sign_margin(weights, block, circuit, svd, n),
+        token_filter=token_filter,
+        caveats=weights.caveats + filter_caveat(token_filter),
+    )
+
+
+def _rotate(
+    svd: FactoredSVD, first: list[list[int]], n: int, generator: torch.Generator
+) -> FactoredSVD:
+    """Return the SVD with each subspace turned by a random rotation on both sides."""
+    left, right = svd.left.clone(), svd.right.clone()
+    for h, row in enumerate(first):
+        for start in set(row[:n]):
+            index = [i for i, of in enumerate(row) if of == start]
+            m = len(index)
+            if m > 1:
+                rotation = torch.linalg.qr(torch.randn(m, m, generator=generator))[0]
+                left[h][:, index] = left[h][:, index] @ rotation
+                right[h][:, index] = right[h][:, index] @ rotation
+    return svd._replace(left=left, right=right)
+
+
+def _top_tokens(
+    weights: Weights,
+    block: Block,
+    circuit: Circuit,
+    svd: FactoredSVD,
+    n: int,
+    k: int,
+    keep: Bool[Tensor, " d_vocab"] | None,
+) -> tuple[TokenIndex, TokenIndex]:
+    """Return the top tokens of the left and the right sides of the leading n directions."""
+    left, right = (side[..., :n].mT.flatten(0, 1) for side in (svd.left, svd.right))
+    sides = tokens_of_direction_pair(weights, block.norm, circuit, left, right, k, keep=keep)
+    left_tokens, right_tokens = (side.token_index.unflatten(0, (-1, n)) for side in sides)
+    return left_tokens, right_tokens
+
+
+def _sign_margin(
+    weights: Weights, block: Block, circuit: Circuit, svd: FactoredSVD, n: int
+) -> Float[Tensor, "heads n"]:
+    """Return `|a - b| / max(a, b)`: a, b the best scores along and against the right sides."""
+    best = top_tokens_both_signs(
         svd.right[..., :n].mT.flatten(0, 1),
         weights.vocabulary.on_sphere(block.norm)
         if circuit == "QK"
@@ -169,71 +241,30 @@ def direction_degeneracy(
         1,
         relative=circuit == "OV",
     )
-    a, b = margins.along.score, margins.against.score
-    inside = [row[:n] for row in first]
-    return DirectionDegeneracy(
-        model_name=weights.model_name,
-        layer=layer,
-        circuit=circuit,
-        heads=tuple(heads),
-        singular_value=svd.S[:, :n],
-        spectral_gap=found.spectral_gap[:, :n],
-        perturbation_norm=found.perturbation_norm,
-        block=tuple(map(tuple, inside)),
-        open_ended=tuple(n < len(row) and row[n] < n for row in first),
-        overlap_rotated=_token_overlap(weights, block, circuit, rotated, words, inside),
-        overlap_rounded=_token_overlap(weights, block, circuit, found.moved, words, inside),
-        sign_margin=((a - b).abs() / a.maximum(b)).view(len(heads), n),
-        caveats=weights.caveats,
-    )
+    a, b = best.along.score, best.against.score
+    return ((a - b).abs() / a.maximum(b)).view(-1, n)
 
 
-def _rotated(
-    svd: FactoredSVD, first: list[list[int]], n: int, generator: torch.Generator
-) -> FactoredSVD:
-    """The same matrix up to the noise: each block turned by a random rotation on both sides."""
-    left, right = svd.left.clone(), svd.right.clone()
-    for h, row in enumerate(first):
-        for start in set(row[:n]):
-            at = [i for i, of in enumerate(row) if of == start]
-            if len(at) > 1:
-                turn = torch.linalg.qr(torch.randn(len(at), len(at), generator=generator))[0]
-                left[h][:, at], right[h][:, at] = left[h][:, at] @ turn, right[h][:, at] @ turn
-    return svd._replace(left=left, right=right)
-
-
-def _words(
-    weights: Weights, block: Block, circuit: Circuit, svd: FactoredSVD, n: int, k: int
-) -> tuple[Tensor, Tensor]:
-    sides = (side[..., :n].mT.flatten(0, 1) for side in (svd.left, svd.right))
-    found = tokens_of_direction_pair(weights, block.norm, circuit, *sides, k)
-    return tuple(words.token_index.unflatten(0, (-1, n)) for words in found)
-
-
-def _token_overlap(
-    weights: Weights,
-    block: Block,
-    circuit: Circuit,
-    others: list[FactoredSVD] | Iterator[FactoredSVD],
-    words: tuple[Tensor, Tensor],
+def _mean_overlap(
+    tokens: tuple[TokenIndex, TokenIndex],
+    others: Iterable[tuple[TokenIndex, TokenIndex]],
     first: list[list[int]],
 ) -> Float[Tensor, "2 heads n"]:
-    """The share of each block's words that are still there, a mean over the draws."""
-    _, n, k = words[0].shape
-    shares = []
-    for other in others:
-        now = _words(weights, block, circuit, other, n, k)
-        shares.append(
-            torch.stack([_still_there(*pair, first) for pair in zip(words, now, strict=True)])
-        )
+    """Return the share of each subspace's tokens that the others list too, their mean."""
+    shares = [
+        torch.stack([_overlap(*pair, first) for pair in zip(tokens, other, strict=True)])
+        for other in others
+    ]
     return torch.stack(shares).mean(0)
 
 
-def _still_there(before: Tensor, after: Tensor, first: list[list[int]]) -> Tensor:
+def _overlap(before: TokenIndex, after: TokenIndex, first: list[list[int]]) -> Tensor:
+    """Return the share of each subspace's tokens before that are listed after."""
     shares = torch.empty(before.shape[:2])
     for h, row in enumerate(first):
         for start in set(row):
-            at = [i for i, of in enumerate(row) if of == start]
-            old, new = set(before[h, at].flatten().tolist()), set(after[h, at].flatten().tolist())
-            shares[h, at] = len(old & new) / len(old)
+            index = [i for i, of in enumerate(row) if of == start]
+            old = set(before[h, index].flatten().tolist())
+            new = set(after[h, index].flatten().tolist())
+            shares[h, index] = len(old & new) / len(old)
     return shares

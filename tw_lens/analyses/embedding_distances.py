@@ -1,4 +1,4 @@
-"""How far does the norm move a word? Distances from embeddings to their points on the sphere."""
+"""Embedding distances: from token embeddings to their points on the sphere of the norm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tw_lens.errors import Caveat
 from tw_lens.results.arguments import require_weights
 from tw_lens.results.base import Result
 
-SAID = ("centred", "normalised stream", "stream read as it is")
+RELEVANT_CAVEATS = ("centred", "normalised stream", "stream read as it is")
 SETTINGS = ("original", "centered", "scaled", "centered_scaled")
 
 
@@ -29,28 +29,28 @@ class DistanceSetting:
 
 @dataclass(frozen=True, repr=False)
 class EmbeddingDistances(Result):
-    """Distances between `N(E)` and E, as it is, centred, scaled, and both."""
+    """Distances between `N(E)` and E in four settings: original, centred, scaled, and both."""
 
     model_name: str
     settings: tuple[DistanceSetting, ...]
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
-        """The original setting and the closest one."""
+        """Return the distance in the original setting and in the closest one."""
         first, best = self.settings[0], min(self.settings, key=lambda s: s.l2_mean)
         return (
-            f"{self.model_name}: N(E) is {first.l2_mean:.3g} from E, {best.l2_mean:.3g} once "
-            f"{best.setting}"
+            f"{self.model_name}: the mean distance from E to N(E) is {first.l2_mean:.3g}, and "
+            f"{best.l2_mean:.3g} in the setting {best.setting}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: setting, l2_mean, l2_std, cosine_mean, cosine_std."""
+        """Return one row per setting: setting, l2_mean, l2_std, cosine_mean, cosine_std."""
         return pd.DataFrame([vars(setting) for setting in self.settings])
 
 
 @require_weights
 def embedding_distances(weights: Weights) -> EmbeddingDistances:
-    """How far normalising moves the word embeddings.
+    """Measure the distance between every token embedding and its normalised point.
 
     Row-wise L2 distance and `1 - cos` between `N(E)` (the first attention's norm, no gain or bias)
     and `E` ("original"), `E - mean over the vocabulary` ("centered"), `E sqrt(d) / mean |e|`
@@ -70,23 +70,17 @@ def embedding_distances(weights: Weights) -> EmbeddingDistances:
     """
     norm = weights.block(weights.attention_layers[0]).norm
     E = torch.cat(list(weights.vocabulary.rows()))
-    on_sphere = norm.sphere(E)
+    points = norm.sphere(E)
     centred = E - E.mean(0)
-    radius = weights.d_model**0.5
-    against = (
-        E,
-        centred,
-        E * (radius / E.norm(dim=-1).mean()),
-        centred * (radius / E.norm(dim=-1).mean()),
-    )
+    scale = weights.d_model**0.5 / E.norm(dim=-1).mean()
     settings = []
-    for name, points in zip(SETTINGS, against, strict=True):
-        l2 = (on_sphere - points).norm(dim=-1).double()
-        cosine = 1 - torch.cosine_similarity(on_sphere, points, dim=-1).double()
+    for name, vectors in zip(SETTINGS, (E, centred, E * scale, centred * scale), strict=True):
+        l2 = (points - vectors).norm(dim=-1).double()
+        cosine = 1 - torch.cosine_similarity(points, vectors, dim=-1).double()
         settings.append(
             DistanceSetting(
                 name, float(l2.mean()), float(l2.std()), float(cosine.mean()), float(cosine.std())
             )
         )
-    caveats = tuple(c for c in weights.caveats if c.name in SAID)
+    caveats = tuple(c for c in weights.caveats if c.name in RELEVANT_CAVEATS)
     return EmbeddingDistances(weights.model_name, tuple(settings), caveats)

@@ -1,4 +1,4 @@
-"""What does every head of a model connect? One table: both circuits, both sides, as words."""
+"""Head atlas: the leading singular vectors of every head as tokens, in one table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from tw_lens.analyses.head_directions import (
     head_svd,
     tokens_of_direction_pair,
 )
-from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
+from tw_lens.analyses.token_filter import (
+    TokenFilter,
+    allowed_mask,
+    filter_caveat,
+    filter_summary,
+)
 from tw_lens.canonical import Norm, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import TopTokens, concat
@@ -26,6 +31,7 @@ from tw_lens.results.arguments import (
     CIRCUITS,
     Circuit,
     require_choice,
+    require_ints,
     require_positive,
     require_weights,
 )
@@ -38,19 +44,20 @@ from tw_lens.results.token_lists import (
 )
 from tw_lens.tokens import visible
 
-AT_ONCE = 2048
+AT_ONCE = 2048  # directions read at a time, to bound the memory of their scores of all tokens
+Entry = tuple[int, int, Circuit, int]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadAtlas(Result):
-    """The leading directions of every head's W_QK and W_OV, read as words on both sides.
+    """The leading directions of every head's W_QK and W_OV, with the tokens of both sides.
 
-    Everything is aligned with `entries` `(layer, head, circuit, direction)`, layers outermost.
-    QK: left = query, right = key. OV: left = read, right = written.
+    All fields are aligned with `entries` `(layer, head, circuit, direction)`, layers outermost.
+    QK: left = query, right = key. OV: left = input, right = output. `share` is `S_i / sum(S)`.
     """
 
     model_name: str
-    entries: tuple[tuple[int, int, Circuit, int], ...]
+    entries: tuple[Entry, ...]
     singular_value: Float[Tensor, " entries"]
     share: Float[Tensor, " entries"]
     left: TokenLists
@@ -59,42 +66,42 @@ class HeadAtlas(Result):
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
-        """How many heads, and where a single direction holds most of its spectrum."""
+        """Return the number of heads, and the most concentrated spectrum."""
         heads = {(layer, head) for layer, head, _, _ in self.entries}
         strongest = int(self.share.argmax())
         layer, head, circuit, direction = self.entries[strongest]
         return (
             f"{self.model_name}: {len(heads)} heads; the most concentrated spectrum is that of "
             f"L{layer}H{head} {circuit} ({100 * float(self.share[strongest]):.0f} % in direction "
-            f"{direction}){'' if self.token_filter is None else f', words among {self.token_filter.description}'}"
+            f"{direction}){filter_summary(self.token_filter)}"
             f"{significance_summary(self.left, self.right)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per head, circuit and direction.
+        """Return one row per head, circuit and direction.
 
         Columns: layer, head, component, circuit, direction, singular_value, share, left_tokens,
-        right_tokens (the words best first, a space between two, spaces of their own marked), and the
-        control beside each side: left_coherence, left_exceeds_null, right_coherence, right_exceeds_null (see
-        `NullComparison`).
+        right_tokens (best first, separated by a space, spaces of the tokens marked), and the null
+        comparison of each side: left_coherence, left_exceeds_null, right_coherence,
+        right_exceeds_null (NaN and "" for lists of one token; see `NullComparison`).
         """
         rows = [
             (
                 *head_columns(layer, head).values(),
                 circuit,
                 direction,
-                float(self.singular_value[at]),
-                float(self.share[at]),
-                " ".join(map(visible, self.left.token_string[at])),
-                " ".join(map(visible, self.right.token_string[at])),
-                *self.left.control(at).values(),
-                *self.right.control(at).values(),
+                float(self.singular_value[i]),
+                float(self.share[i]),
+                " ".join(map(visible, self.left.token_string[i])),
+                " ".join(map(visible, self.right.token_string[i])),
+                *self.left.null_columns(i).values(),
+                *self.right.null_columns(i).values(),
             )
-            for at, (layer, head, circuit, direction) in enumerate(self.entries)
+            for i, (layer, head, circuit, direction) in enumerate(self.entries)
         ]
         names = ["layer", "head", "component", "circuit", "direction", "singular_value", "share",
-                 "left_tokens", "right_tokens", "left_coherence", "left_exceeds_null", "right_coherence",
-                 "right_exceeds_null"]  # fmt: skip
+                 "left_tokens", "right_tokens", "left_coherence", "left_exceeds_null",
+                 "right_coherence", "right_exceeds_null"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
     def only(
@@ -104,15 +111,16 @@ class HeadAtlas(Result):
         circuit: Circuit | None = None,
         word: str | None = None,
     ) -> HeadAtlas:
-        """The heads of some layers, of one map, or with a word in a list of either side.
+        """Return the entries of some layers, of one circuit, or with a token on either side.
 
         Args:
-            layers: blocks; all by default.
+            layers: indices of blocks; all by default.
             circuit: "QK" or "OV"; both by default.
-            word: what a listed word holds, in any case; give `" dog"` for words that begin so.
+            word: text that a listed token contains, in any case; `" dog"` for tokens that begin so.
 
         Raises:
-            ValueError: an unknown circuit, or nothing is left.
+            TypeError: layers is no list of ints, or word is no string.
+            ValueError: an unknown circuit, or no entry is left.
 
         Example:
             >>> atlas = head_atlas(weights, n=1)
@@ -121,28 +129,30 @@ class HeadAtlas(Result):
         """
         if circuit is not None:
             require_choice("circuit", circuit, CIRCUITS)
-        chosen = None if layers is None else set(layers)
-        words = map(operator.add, self.left.token_string, self.right.token_string)
-        kept = [
-            at
-            for at, ((layer, _, of, _), listed) in enumerate(zip(self.entries, words, strict=True))
+        chosen = None if layers is None else require_ints("layers", layers)
+        if word is not None and not isinstance(word, str):
+            raise TypeError(f"word must be a string, got {word!r}.")
+        lists = map(operator.add, self.left.token_string, self.right.token_string)
+        selected = [
+            i
+            for i, ((layer, _, of, _), tokens) in enumerate(zip(self.entries, lists, strict=True))
             if (chosen is None or layer in chosen)
             and circuit in (None, of)
-            and (word is None or any(word.lower() in w.lower() for w in listed))
+            and (word is None or any(word.lower() in token.lower() for token in tokens))
         ]
-        if not kept:
+        if not selected:
             raise ValueError(
-                f"no row of the atlas has layers={sorted(chosen) if chosen else 'all'}, "
-                f"circuit={circuit or 'QK or OV'} and a word with {word!r}: choose less narrowly, "
-                "or ask head_atlas for more directions (n) or words (k)."
+                f"no entry of the atlas has layers={'all' if chosen is None else list(chosen)}, "
+                f"circuit={circuit or 'QK or OV'} and a token with {word!r}: relax one of them, or "
+                "call head_atlas with more directions (n) or tokens (k)."
             )
         return replace(
             self,
-            entries=tuple(self.entries[at] for at in kept),
-            singular_value=self.singular_value[kept],
-            share=self.share[kept],
-            left=self.left.subset(kept),
-            right=self.right.subset(kept),
+            entries=tuple(self.entries[i] for i in selected),
+            singular_value=self.singular_value[selected],
+            share=self.share[selected],
+            left=self.left.subset(selected),
+            right=self.right.subset(selected),
         )
 
 
@@ -156,26 +166,27 @@ def head_atlas(
     token_filter: TokenFilter | None = None,
     progress: Progress = False,
 ) -> HeadAtlas:
-    """Which words does every head of the model connect?
+    """Return the leading directions of every head of the model as tokens.
 
     The leading directions of `head_spectrum` (exact convention, distance 0) for all heads: of
-    `W_QK = s A_Q A_K^T` and `W_OV = A_V A_O`. Blocks are read one at a time; the vocabulary is
-    passed over once per circuit, for all heads together.
+    `W_QK = s A_Q A_K^T` and `W_OV = A_V A_O`. Blocks are read one at a time; one pass over the
+    vocabulary per circuit serves all heads.
 
     Args:
         weights: from `read_weights`.
-        layers: which blocks; all that attend by default.
-        n: leading directions per head and circuit, at most d_head of them.
-        k: words per side.
-        token_filter: which words may be listed, from `token_filter`; all of them by default.
+        layers: indices of blocks; all attention layers by default.
+        n: number of leading directions per head and circuit, at most d_head.
+        k: tokens per side.
+        token_filter: the tokens that may be listed, from `token_filter`; all by default.
         progress: True shows a bar; a function is called with a sentence at each step.
 
     Returns:
-        A row per head, circuit and direction; `share` is `S_i / sum(S)`.
+        One entry per head, circuit and direction; `share` is `S_i / sum(S)`.
 
     Raises:
         IndexError: a layer does not exist.
-        UnsupportedModelError: a layer does not attend.
+        TypeError: an argument of another type.
+        UnsupportedModelError: a layer is no attention layer.
         ValueError: n or k below 1, no layer, or a filter of another vocabulary.
 
     Example:
@@ -188,28 +199,29 @@ def head_atlas(
     require_positive("k", k)
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
     keep = allowed_mask(weights, token_filter)
-    found: list[_Directions] = []
+    parts: list[_Directions] = []
     with steps(progress, total=len(chosen), unit="layer") as step:
         for layer in chosen:
             step(f"Decomposing the heads of layer {layer}")
-            found += _directions(weights, layer, n)
+            parts += _directions(weights, layer, n)
         step("Ranking the tokens of their directions", 0)
     groups = [
-        [directions for directions in found if directions.sphere == sphere]
-        for sphere in dict.fromkeys(directions.sphere for directions in found)
+        [part for part in parts if part.sphere == sphere]
+        for sphere in dict.fromkeys(part.sphere for part in parts)
     ]
-    found = [directions for group in groups for directions in group]
-    sides = zip(*(_read(weights, group, k, keep) for group in groups), strict=True)
-    (left, beside_left), (right, beside_right) = map(_together, sides)
-    entries = [entry for directions in found for entry in directions.entries]
-    order = sorted(range(len(entries)), key=lambda at: _place(entries[at], chosen))
+    parts = [part for group in groups for part in group]
+    sides = [_list_tokens(weights, group, k, keep) for group in groups]
+    left, left_null = _concat([left for left, _ in sides])
+    right, right_null = _concat([right for _, right in sides])
+    entries = [entry for part in parts for entry in part.entries]
+    order = sorted(range(len(entries)), key=lambda i: _sort_key(entries[i], chosen))
     return HeadAtlas(
         model_name=weights.model_name,
-        entries=tuple(entries[at] for at in order),
-        singular_value=torch.cat([directions.S for directions in found])[order],
-        share=torch.cat([directions.share for directions in found])[order],
-        left=make_token_lists(left, weights.tokens, beside_left).subset(order),
-        right=make_token_lists(right, weights.tokens, beside_right).subset(order),
+        entries=tuple(entries[i] for i in order),
+        singular_value=torch.cat([part.S for part in parts])[order],
+        share=torch.cat([part.share for part in parts])[order],
+        left=make_token_lists(left, weights.tokens, left_null).subset(order),
+        right=make_token_lists(right, weights.tokens, right_null).subset(order),
         token_filter=token_filter,
         caveats=weights.caveats + filter_caveat(token_filter),
     )
@@ -218,13 +230,13 @@ def head_atlas(
 class _Directions(NamedTuple):
     """A circuit's leading directions of one layer.
 
-    `sphere` is the circuit and the kind of norm: where it is the same, each word stands at the same
-    point (`N(W_E)` knows no gain), and one pass over the vocabulary serves several layers.
+    `sphere` is the circuit and the kind of norm. Layers with the same `sphere` have the same
+    points (`N(W_E)` does not depend on the gain), and share one pass over the vocabulary.
     """
 
     sphere: tuple[Circuit, str, float]
     norm: Norm
-    entries: list[tuple[int, int, Circuit, int]]
+    entries: list[Entry]
     S: Float[Tensor, " directions"]
     share: Float[Tensor, " directions"]
     left: Float[Tensor, "directions d_model"]
@@ -233,11 +245,11 @@ class _Directions(NamedTuple):
 
 def _directions(weights: Weights, layer: int, n: int) -> list[_Directions]:
     block = weights.block(layer)
-    found = []
+    parts = []
     for circuit in CIRCUITS:
         svd = head_svd(block, list(range(block.n_heads)), circuit)
         m = min(n, svd.S.shape[-1])
-        found.append(
+        parts.append(
             _Directions(
                 sphere=(circuit, block.norm.kind, block.norm.eps),
                 norm=block.norm,
@@ -248,37 +260,39 @@ def _directions(weights: Weights, layer: int, n: int) -> list[_Directions]:
                 right=svd.right[..., :m].mT.flatten(0, 1),
             )
         )
-    return found
+    return parts
 
 
 _Side = tuple[TopTokens, NullComparison | None]
 
 
-def _read(
+def _list_tokens(
     weights: Weights, group: list[_Directions], k: int, keep: Bool[Tensor, " d_vocab"] | None
 ) -> tuple[_Side, _Side]:
-    """Both sides of directions that share their sphere, as words, and the control beside them."""
-    left = torch.cat([directions.left for directions in group])
-    right = torch.cat([directions.right for directions in group])
+    """Return the tokens and the null comparison of both sides of directions on one sphere."""
+    left = torch.cat([part.left for part in group])
+    right = torch.cat([part.right for part in group])
     (circuit, *_), norm = group[0].sphere, group[0].norm
-    words = [
-        tokens_of_direction_pair(weights, norm, circuit, some_left, some_right, k, keep=keep)
-        for some_left, some_right in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
+    chunks = [
+        tokens_of_direction_pair(weights, norm, circuit, left_chunk, right_chunk, k, keep=keep)
+        for left_chunk, right_chunk in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
     ]
-    found = tuple(map(concat, zip(*words, strict=True)))
-    return tuple(
-        zip(found, compare_sides_with_null(weights, norm, circuit, *found, keep), strict=True)
+    lists = concat([left for left, _ in chunks]), concat([right for _, right in chunks])
+    nulls = compare_sides_with_null(weights, norm, circuit, *lists, keep)
+    return (lists[0], nulls[0]), (lists[1], nulls[1])
+
+
+def _concat(sides: list[_Side]) -> _Side:
+    """Return the lists of one side of all groups, one after another."""
+    lists = concat([lists for lists, _ in sides])
+    nulls = [null for _, null in sides if null is not None]
+    if len(nulls) < len(sides):
+        return lists, None
+    return lists, NullComparison(
+        torch.cat([null.coherence for null in nulls]), torch.cat([null.p for null in nulls])
     )
 
 
-def _together(sides: tuple[_Side, ...]) -> _Side:
-    """One side of all groups, one after another."""
-    found, controls = zip(*sides, strict=True)
-    if any(control is None for control in controls):
-        return concat(found), None
-    return concat(found), NullComparison(*map(torch.cat, zip(*controls, strict=True)))
-
-
-def _place(entry: tuple[int, int, Circuit, int], layers: tuple[int, ...]) -> tuple:
+def _sort_key(entry: Entry, layers: tuple[int, ...]) -> tuple[int, int, int, int]:
     layer, head, circuit, direction = entry
     return layers.index(layer), head, CIRCUITS.index(circuit), direction

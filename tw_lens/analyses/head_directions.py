@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tw_lens.analyses.conventions import EXACT, ConventionRules
-from tw_lens.analyses.null_directions import SIDES, compare_with_null, readout_kind_of
+from tw_lens.analyses.null_directions import compare_with_null, readout_kind_of
 from tw_lens.canonical import Block, Norm, Weights
 from tw_lens.geometry import (
     FactoredSVD,
@@ -28,13 +28,13 @@ def head_svd(
     *,
     distance: int = 0,
 ) -> FactoredSVD:
-    """Singular values and vectors of some heads' W_QK or W_OV (see `head_spectrum`)."""
+    """Return the singular values and vectors of W_QK or W_OV of a list of heads."""
     kv = [block.kv_head[h] for h in heads]
     if circuit == "QK":
         L, R = rules.qk_factors(block, distance)
         return factored_svd(L[heads], R, group_of_head=kv)
-    V, O = rules.ov_factors(block)
-    return factored_svd(V[kv], O[heads])
+    V, output = rules.ov_factors(block)
+    return factored_svd(V[kv], output[heads])
 
 
 def compare_sides_with_null(
@@ -45,10 +45,11 @@ def compare_sides_with_null(
     right: TopTokens,
     keep: Bool[Tensor, " d_vocab"] | None,
 ) -> tuple[NullComparison | None, NullComparison | None]:
-    """The control beside the words of both sides (see `tokens_of_direction_pair`)."""
-    return tuple(
-        compare_with_null(weights, found, readout_kind_of((circuit, side)), norm, keep)
-        for side, found in zip(SIDES, (left, right), strict=True)
+    """Return the null comparison of the lists of both sides (see `tokens_of_direction_pair`)."""
+    left_kind, right_kind = readout_kind_of((circuit, "left")), readout_kind_of((circuit, "right"))
+    return (
+        compare_with_null(weights, left, left_kind, norm, keep),
+        compare_with_null(weights, right, right_kind, norm, keep),
     )
 
 
@@ -63,21 +64,29 @@ def tokens_of_direction_pair(
     rules: ConventionRules = EXACT,
     keep: Bool[Tensor, " d_vocab"] | None = None,
 ) -> tuple[TopTokens, TopTokens]:
-    """The tokens of both sides, each pair's sign chosen by the whole right-hand vocabulary.
+    """Return the top tokens of both sides, each pair's sign chosen over the whole vocabulary.
 
-    `norm` is the norm that the heads of these directions read through.
+    Args:
+        weights: from `read_weights`.
+        norm: the input norm of the heads of these directions.
+        circuit: "QK" or "OV".
+        left: left singular vectors.
+        right: right singular vectors.
+        k: tokens per list.
+        rules: of the convention.
+        keep: mask of the tokens that may be listed; all of them by default.
     """
     points, n = rules.points(weights, norm), len(left)
-    if circuit == "QK":  # one vocabulary for both sides: one pass over it
+    if circuit == "QK":  # the same points for both sides: one pass over the vocabulary
         both = top_tokens_both_signs(torch.cat([left, right]), points, k, keep=keep)
         tokens = select(both.positive[n:].repeat(2), both.along, both.against)
         return tokens.of(slice(n)), tokens.of(slice(n, None))
     table = rules.output_tokens(weights)
-    read = top_tokens_both_signs(left, points, k, keep=keep)
-    written = top_tokens_both_signs(
+    inputs = top_tokens_both_signs(left, points, k, keep=keep)
+    outputs = top_tokens_both_signs(
         table.pull_back(right), table.rows, k, relative=table.relative, keep=keep
     )
     return (
-        select(written.positive, read.along, read.against),
-        select(written.positive, written.along, written.against),
+        select(outputs.positive, inputs.along, inputs.against),
+        select(outputs.positive, outputs.along, outputs.against),
     )

@@ -1,9 +1,10 @@
-"""What does a head look for at a distance? Its words and its scores as the key moves away."""
+"""Preferred keys and attention scores of heads as functions of the query-key distance."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 import torch
@@ -12,6 +13,12 @@ from torch import Tensor
 
 from tw_lens.analyses.conventions import EXACT
 from tw_lens.analyses.head_probe import compare_keys_with_null
+from tw_lens.analyses.token_filter import (
+    TokenFilter,
+    allowed_mask,
+    filter_caveat,
+    filter_summary,
+)
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import concat
@@ -25,7 +32,7 @@ DISTANCES = (0, 1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadProbeByDistance(Result):
-    """The keys each head prefers for each word, at each distance back.
+    """The highest-scoring keys of each head for each word, at each distance.
 
     `lists` holds one list per distance, component and word, distances outermost.
     """
@@ -38,46 +45,48 @@ class HeadProbeByDistance(Result):
     words: tuple[str, ...]
     dropped: tuple[str, ...]
     lists: TokenLists
+    token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     @property
     def components(self) -> tuple[str, ...]:
-        """A label per head: "L5H1"."""
+        """The label of each head: "L5H1"."""
         return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
-        """How many words, heads and distances."""
+        """Return the numbers of words and heads, and the distances."""
         return (
             f"{self.model_name} layer {self.layer}: {len(self.words)} words through "
             f"{len(self.components)} heads at distances {', '.join(map(str, self.distances))}"
+            f"{filter_summary(self.token_filter)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per word found.
+        """Return one row per listed token.
 
-        Columns: layer, head, component, word, word_index, offset, rank, token_index, token_string, score and,
-        where the list has a control, coherence, above (see `NullComparison`).
+        Columns: layer, head, component, word, word_index, distance, rank, token_index,
+        token_string, score and, where the list has a null, coherence, exceeds_null (see
+        `NullComparison`).
         """
-        rows, which = [], 0
-        for distance in self.distances:
-            for of in self.heads:
-                for word, index in zip(self.words, self.word_index, strict=True):
-                    head = {
-                        **head_columns(self.layer, of),
-                        "word": word,
-                        "word_index": index,
-                        "distance": distance,
-                    }
-                    rows.extend(head | row for row in self.lists.rows(which))
-                    which += 1
+        rows = []
+        words = tuple(zip(self.words, self.word_index, strict=True))
+        for index, (distance, head, (word, word_index)) in enumerate(
+            product(self.distances, self.heads, words)
+        ):
+            columns = head_columns(self.layer, head) | {
+                "word": word,
+                "word_index": word_index,
+                "distance": distance,
+            }
+            rows.extend(columns | row for row in self.lists.rows(index))
         return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadScoreByDistance(Result):
-    """Each head's attention score between words, as a function of their distance.
+    """Attention scores of each head as a function of the query-key distance.
 
-    `mean` and `std` are over all pairs of a query word and a key word (position bias included).
+    `mean` and `std` are over all pairs of a query word and a key word (ALiBi bias included).
     """
 
     model_name: str
@@ -86,17 +95,17 @@ class HeadScoreByDistance(Result):
     heads: tuple[int, ...]
     words: tuple[str, ...]
     dropped: tuple[str, ...]
-    mean: Float[Tensor, "heads offsets"]
-    std: Float[Tensor, "heads offsets"]
+    mean: Float[Tensor, "heads distances"]
+    std: Float[Tensor, "heads distances"]
     caveats: tuple[Caveat, ...] = ()
 
     @property
     def components(self) -> tuple[str, ...]:
-        """A label per head: "L5H1"."""
+        """The label of each head: "L5H1"."""
         return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
-        """The heads whose scores fall and rise most from the first to the last distance."""
+        """Return the largest fall and rise of a mean score from the first to the last distance."""
         change = self.mean[:, -1] - self.mean[:, 0]
         low, high = int(change.argmin()), int(change.argmax())
         return (
@@ -107,12 +116,12 @@ class HeadScoreByDistance(Result):
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: layer, head, component, offset, mean, std."""
+        """Return one row per head and distance: layer, head, component, distance, mean, std."""
         rows = [
             head_columns(self.layer, head)
-            | {"distance": distance, "mean": float(self.mean[c, o]), "std": float(self.std[c, o])}
+            | {"distance": distance, "mean": float(self.mean[c, i]), "std": float(self.std[c, i])}
             for c, head in enumerate(self.heads)
-            for o, distance in enumerate(self.distances)
+            for i, distance in enumerate(self.distances)
         ]
         return pd.DataFrame(rows)
 
@@ -126,23 +135,27 @@ def head_probe_by_distance(
     distances: Iterable[int] = DISTANCES,
     k: int = 5,
     head: int | None = None,
+    token_filter: TokenFilter | None = None,
 ) -> HeadProbeByDistance:
-    """Which keys does a head look for at distance 0, 1, 2, 4, ...?
+    """Return the keys that score highest for each word at distances 0, 1, 2, 4, ...
 
-    `head_probe` in the exact convention at every distance: the words v with the highest
-    `s (N(w) A_Q + a_Q) R(distance) k_v^T`.
+    `head_probe` in the exact convention at every distance: the tokens v with the highest
+    `s (N(w) A_Q + a_Q) R(distance) k_v^T`, in attention-score units.
 
     Args:
         weights: from `read_weights`.
-        layer: which block; it must rotate its queries and keys.
+        layer: index of the block; distances other than 0 need rotary positions.
         words: the query words: single tokens or token ids.
         distances: distances from the query back to the key.
         k: keys per list.
         head: one head, or None for all.
+        token_filter: the tokens that may be listed, from `token_filter`; all by default.
 
     Raises:
         IndexError: the layer, the head or a token id does not exist.
-        ValueError: positions do not rotate in this layer, no distance or no word is left.
+        TypeError: an argument of another type.
+        ValueError: a distance in a layer without rotary positions, no distance, no word left, a
+            filter that does not fit.
 
     Example:
         >>> head_probe_by_distance(weights, layer=0, words=["w5"], distances=[1])
@@ -152,14 +165,18 @@ def head_probe_by_distance(
     Source: rotary positions, arXiv 2104.09864, in the canonical form of a head.
     """
     require_positive("k", k)
+    keep = allowed_mask(weights, token_filter)
     block = weights.block(layer)
     heads, distances = block.heads(head), _distances(block, distances)
     index, dropped = weights.tokens.look_up(words)
     ids = torch.tensor(index)
-    lists = [
-        EXACT.top_keys(weights, block, ids, heads, k, distance=distance) for distance in distances
-    ]
-    found = concat(lists)
+    result = concat(
+        [
+            EXACT.top_keys(weights, block, ids, heads, k, distance=distance, keep=keep)
+            for distance in distances
+        ]
+    )
+    null = compare_keys_with_null(weights, block, result, keep)
     return HeadProbeByDistance(
         model_name=weights.model_name,
         layer=layer,
@@ -168,10 +185,10 @@ def head_probe_by_distance(
         word_index=tuple(index),
         words=tuple(weights.tokens.strings(index)),
         dropped=tuple(dropped),
-        lists=make_token_lists(
-            found, weights.tokens, compare_keys_with_null(weights, block, found)
-        ),
-        caveats=caveats_at_distance(weights.caveats, max(distances), "QK"),
+        lists=make_token_lists(result, weights.tokens, null),
+        token_filter=token_filter,
+        caveats=caveats_at_distance(weights.caveats, max(distances), "QK")
+        + filter_caveat(token_filter),
     )
 
 
@@ -184,27 +201,28 @@ def head_score_by_distance(
     distances: Iterable[int] = tuple(range(33)),
     head: int | None = None,
 ) -> HeadScoreByDistance:
-    """How does a head's score depend on distance alone?
+    """Return the mean attention score between words as a function of their distance.
 
     The mean and the standard deviation, over all pairs of a query word and a key word of the list,
-    of the model's own score at each distance: `cap(s n_q(q) R(distance) n_k(k)^T - slope * distance)`,
-    the slope being ALiBi's.
+    of the model's own score at each distance:
+    `cap(s n_q(q) R(distance) n_k(k)^T - slope * distance)`, with ALiBi's slope.
 
     Args:
         weights: from `read_weights`.
-        layer: which block; it must rotate its queries and keys, or use ALiBi.
-        words: single tokens or token ids; every pair of two of them is scored.
+        layer: index of the block; it must have rotary positions or ALiBi.
+        words: single tokens or token ids; every ordered pair of them is scored.
         distances: distances from the query back to the key.
         head: one head, or None for all.
 
     Raises:
         IndexError: the layer, the head or a token id does not exist.
-        ValueError: scores of this layer do not depend on the distance, no distance or word left.
+        TypeError: an argument of another type.
+        ValueError: scores of this layer do not depend on the distance, no distance, no word left.
 
     Example:
         >>> head_score_by_distance(weights, layer=0, words=["w5"])
         Traceback (most recent call last):
-        ValueError: scores of layer 0 do not depend on the distance of two words: it neither...
+        ValueError: head_score_by_distance needs rotary positions or ALiBi, and layer 0 has...
 
     Source: rotary positions, arXiv 2104.09864; ALiBi, arXiv 2108.12409.
     """
@@ -212,18 +230,18 @@ def head_score_by_distance(
     attention_scores = block.attention_scores
     if attention_scores.rotary is None and attention_scores.slopes is None:
         raise ValueError(
-            f"scores of layer {layer} do not depend on the distance of two words: it neither "
-            "rotates its queries and keys nor uses ALiBi."
+            f"head_score_by_distance needs rotary positions or ALiBi, and layer {layer} has "
+            "neither: its scores do not depend on the distance."
         )
     heads = block.heads(head)
     distances = _distances(block, distances, rotates=attention_scores.rotary is not None)
     index, dropped = weights.tokens.look_up(words)
     x = weights.vocabulary.embed(torch.tensor(index))
-    q, k = block.queries(x), block.attention_scores.normalised_key(block.keys(x))[:, block.kv_head]
+    q, k = block.queries(x), attention_scores.normalised_key(block.keys(x))[:, block.kv_head]
     means, stds = [], []
     for distance in distances:
-        turned = block.query_at_distance(q, distance if attention_scores.rotary is not None else 0)
-        scores = torch.einsum("ihe,jhe->hij", turned, k)
+        rotated = block.query_at_distance(q, distance if attention_scores.rotary is not None else 0)
+        scores = torch.einsum("ihe,jhe->hij", rotated, k)
         if attention_scores.slopes is not None:
             scores = scores - distance * attention_scores.slopes[:, None, None]
         scores = attention_scores.softcap_scores(scores)[heads].flatten(1)
@@ -243,9 +261,10 @@ def head_score_by_distance(
 
 
 def _distances(block: Block, distances: Iterable[int], *, rotates: bool = True) -> tuple[int, ...]:
-    distances = tuple(int(distance) for distance in distances)
+    """Return the distances as a tuple; reject those at which the block cannot be read."""
+    distances = tuple(distances)
     if not distances:
-        raise ValueError("no distance was given: distances=[0, 1, 2, 4] fits.")
+        raise ValueError("distances is empty; give at least one, e.g. [0, 1, 2, 4].")
     for distance in distances:
         block.require_distance(distance if rotates or distance < 0 else 0)
     return distances

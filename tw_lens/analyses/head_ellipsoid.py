@@ -1,4 +1,4 @@
-"""What does a head do to the sphere? Its three leading directions, and the words carried along."""
+"""Head ellipsoid: the image of the unit sphere of a head's three leading singular vectors."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ AXES = ("left_0", "left_1", "left_2"), ("right_0", "right_1", "right_2")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadEllipsoid(Result):
-    """The unit sphere of a head's three leading left directions, and the ellipsoid it becomes.
+    """The unit sphere of a head's three leading left singular vectors, and its image.
 
-    `before` holds the direction of each word within those three (a point of the unit sphere),
-    `after = before * semi_axes` its image on the ellipsoid; `share` is how much of the word's
-    squared length lies in the three directions (the rest goes elsewhere).
+    `before` holds each word's direction within the three vectors (a point of the unit sphere),
+    `after = before * semi_axes` its image on the ellipsoid; `share` is the share of the word's
+    squared length that lies in the three vectors.
     """
 
     model_name: str
@@ -42,12 +42,13 @@ class HeadEllipsoid(Result):
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
-        """The semi-axes."""
+        """Return the semi-axes."""
         axes = ", ".join(f"{axis:.2f}" for axis in self.semi_axes.tolist())
-        return f"{self.model_name} {component_label(self.layer, self.head)} {self.circuit}: semi-axes {axes}"
+        label = component_label(self.layer, self.head)
+        return f"{self.model_name} {label} {self.circuit}: semi-axes {axes}"
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per word.
+        """Return one row per word.
 
         Columns: layer, head, component, word, word_index, share, left_0, left_1, left_2 (before),
         right_0, right_1, right_2 (after).
@@ -74,14 +75,22 @@ def head_ellipsoid(
     words: Iterable[str | int],
     circuit: Circuit = "QK",
 ) -> HeadEllipsoid:
-    """The sphere-to-ellipsoid picture of the paper for a real head.
+    """Return the ellipsoid onto which a head maps the sphere, with words on both.
 
     With `W = U S V^T` (W_QK or W_OV), the unit sphere spanned by the first three columns of U is
     mapped onto the ellipsoid with semi-axes `S_0, S_1, S_2` along the columns of V. A word's point
     is the direction of `N(w)` in the coordinates of U.
 
+    Args:
+        weights: from `read_weights`.
+        layer: index of the block.
+        head: one head.
+        words: single tokens or token ids.
+        circuit: "QK" or "OV".
+
     Raises:
         IndexError: the layer, head or a token id does not exist.
+        TypeError: an argument of another type.
         ValueError: unknown circuit, no word left, or heads of fewer than three dimensions.
 
     Example:
@@ -92,14 +101,15 @@ def head_ellipsoid(
     """
     require_choice("circuit", circuit, CIRCUITS)
     if weights.d_head < 3:
-        raise ValueError(f"d_head is {weights.d_head}: an ellipsoid needs at least 3 dimensions.")
+        raise ValueError(
+            f"head_ellipsoid needs heads of at least 3 dimensions, and d_head is {weights.d_head}."
+        )
     block = weights.block(layer)
-    chosen = block.heads(head)
     index, _ = weights.tokens.look_up(words)
-    svd = head_svd(block, chosen, circuit)
+    svd = head_svd(block, block.heads(head), circuit)
     x = weights.vocabulary.embed(torch.tensor(index))
-    inside = unit(block.norm.sphere(x)) @ svd.left[0, :, :3]
-    before = unit(inside)
+    projected = unit(block.norm.sphere(x)) @ svd.left[0, :, :3]
+    before = unit(projected)
     semi_axes = svd.S[0, :3]
     return HeadEllipsoid(
         model_name=weights.model_name,
@@ -111,6 +121,6 @@ def head_ellipsoid(
         word_index=tuple(index),
         before=before,
         after=before * semi_axes,
-        share=inside.square().sum(-1),
+        share=projected.square().sum(-1),
         caveats=weights.caveats,
     )

@@ -1,4 +1,4 @@
-"""What does a head do with a word? Words probed through W_QK and W_OV."""
+"""Head probes: words mapped through W_QK and W_OV, and the tokens with the highest scores."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.analyses.conventions import READOUTS, Readout, convention_rules
+from tw_lens.analyses.conventions import READOUT_TARGETS, ReadoutTarget, convention_rules
 from tw_lens.analyses.null_directions import compare_with_null
-from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
+from tw_lens.analyses.token_filter import (
+    TokenFilter,
+    allowed_mask,
+    filter_caveat,
+    filter_summary,
+)
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import TopTokens
-from tw_lens.geometry import top_tokens as top_tokens
 from tw_lens.results.arguments import (
     CIRCUITS,
     Circuit,
@@ -39,10 +43,11 @@ from tw_lens.tokens import named
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadProbe(Result):
-    """The words that each head brings to (or makes of) each probed word.
+    """The highest-scoring tokens of each head for each probed word.
 
-    `lists` holds one list per component and word, components outermost. `norm` is the length of
-    the update `u` (OV), NaN for QK.
+    QK: the keys that the word's query attends to most; OV: the readout of the head's update for the
+    word. `lists` holds one list per component and word, components outermost. `norm` is the length
+    of the update `u` (OV), NaN for QK. `dropped` are the words that are not a single token.
     """
 
     model_name: str
@@ -61,32 +66,31 @@ class HeadProbe(Result):
 
     @property
     def components(self) -> tuple[str, ...]:
-        """A label per head, "L5H1", and "L5" for the sum over heads."""
+        """The label of each head, "L5H1", and "L5" for the sum over heads."""
         return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
-        """What was probed, and how many words were dropped."""
-        lost = f", {len(self.dropped)} dropped: {named(self.dropped)}" if self.dropped else ""
+        """Return the settings, the number of words, and the words dropped."""
+        dropped = f", {len(self.dropped)} dropped: {named(self.dropped)}" if self.dropped else ""
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}"
             f"{f' at distance {self.distance}' if self.distance else ''}, {self.convention}: "
             f"{len(self.words)} words through {len(self.components)} components"
-            f"{'' if self.token_filter is None else f', among {self.token_filter.description}'}{lost}"
-            f"{significance_summary(self.lists)}"
+            f"{filter_summary(self.token_filter)}{dropped}{significance_summary(self.lists)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per word found.
+        """Return one row per listed token.
 
-        Columns: layer, head, component, word, word_index, rank, token_index, token_string, score, norm and,
-        where the list has a control, coherence, above (see `NullComparison`).
+        Columns: layer, head, component, word, word_index, rank, token_index, token_string, score,
+        norm and, where the list has a null, coherence, exceeds_null (see `NullComparison`).
         """
         rows = []
-        for c, of in enumerate(self.heads):
-            for w, (word, index) in enumerate(zip(self.words, self.word_index, strict=True)):
-                head = head_columns(self.layer, of) | {"word": word, "word_index": index}
-                which, norm = c * len(self.words) + w, float(self.norm[c, w])
-                rows.extend(head | row for row in self.lists.rows(which, norm=norm))
+        for c, head in enumerate(self.heads):
+            for w, (word, word_index) in enumerate(zip(self.words, self.word_index, strict=True)):
+                columns = head_columns(self.layer, head) | {"word": word, "word_index": word_index}
+                index, norm = c * len(self.words) + w, float(self.norm[c, w])
+                rows.extend(columns | row for row in self.lists.rows(index, norm=norm))
         return pd.DataFrame(rows).astype({"head": "Int64"})
 
 
@@ -100,39 +104,44 @@ def head_probe(
     k: int = 5,
     convention: Convention = "exact",
     head: int | None = None,
-    readout: Readout = "update",
+    readout: ReadoutTarget = "update",
     distance: int = 0,
     token_filter: TokenFilter | None = None,
 ) -> HeadProbe:
     """Probe words through the heads of a layer.
 
-    QK, `exact`: the keys that the word's query scores highest, `s (N(w) A_Q + a_Q) R(distance) A_K^T
-    N(W_E)^T`, in attention-score units; with query-key norms or a bottleneck, the exact scores
-    `s n_q(q) R(distance) n_k(k)^T` of whole keys; with a soft-cap, the capped scores. OV, `exact`:
-    the model's readout (logits) of `u = (N(w) A_V + a_V) W_O` alone (`readout="update"`) or of `x + u`
-    (`readout="residual"`, x the word as it enters the stream; without a control, for x brings words like
-    itself), per head and, with `head=None`, what the whole layer adds for a word that attends to
-    itself alone, `b_O` included (component "L5").
+    QK, `exact`: the keys with the highest scores for the word's query,
+    `s (N(w) A_Q + a_Q) R(distance) A_K^T N(W_E)^T`, in attention-score units; with query-key norms
+    or a bottleneck, the exact scores `s n_q(q) R(distance) n_k(k)^T` of whole keys; with a
+    soft-cap, the capped scores.
+
+    OV, `exact`: the model's readout (logits) of `u = (N(w) A_V + a_V) W_O` alone
+    (`readout="update"`) or of `x + u` (`readout="residual"`; x is the word's embedding as it enters
+    the residual stream; there is no null, because x by itself reads out tokens similar to the
+    word), per head and, with `head=None`, for the whole layer: what the layer adds for a word that
+    attends to itself only, `b_O` included (component "L5").
+
     `published`: `n(w) W_Q W_K^T / sqrt(d_head) . n(W_E)^T` without query and key biases;
     `ln_f(e + u + b_O) . W_E^T` with `u = n(w) W_V W_O + b_V W_O`.
 
     Args:
         weights: from `read_weights`.
-        layer: which block.
-        words: strings that are single tokens, or token ids; strings that are not are dropped and
-            named in the result.
+        layer: index of the block.
+        words: strings that are single tokens, or token ids; other strings are dropped and listed in
+            the result.
         circuit: "QK" or "OV".
-        k: neighbours per list.
+        k: tokens per list.
         convention: "exact" or "published".
         head: one head, or None for all.
-        readout: what the exact OV probe reads.
-        distance: how far the key lies behind the query (QK, `exact`, layers that rotate positions).
-        token_filter: which words may be listed (`exact`), from `token_filter`; all of them by default.
+        readout: what the exact OV probe reads out, "update" or "residual".
+        distance: from the query back to the key (QK, `exact`, layers with rotary positions).
+        token_filter: the tokens that may be listed (`exact`), from `token_filter`; all by default.
 
     Raises:
         IndexError: the layer, the head or a token id does not exist.
+        TypeError: an argument of another type.
         ValueError: unknown circuit, convention or readout, no word left, `published` on processed
-            weights, an offset where positions do not rotate, a filter that does not fit.
+            weights, a distance in a layer without rotary positions, a filter that does not fit.
 
     Example:
         >>> head_probe(weights, layer=1, words=["w5"], circuit="OV", head=2).components
@@ -141,7 +150,7 @@ def head_probe(
     Source: arXiv 2309.07315, sections 4.3 and 4.4.
     """
     require_choice("circuit", circuit, CIRCUITS)
-    require_choice("readout", readout, READOUTS)
+    require_choice("readout", readout, READOUT_TARGETS)
     require_distance(distance, circuit, convention)
     require_positive("k", k)
     rules = convention_rules(weights, convention)
@@ -161,8 +170,8 @@ def head_probe(
         update = rules.update(weights, block, ids, heads)
         if head is None:
             components += (None,)
-            whole = rules.layer_update(weights, block, ids, update)
-            update = update._replace(u=torch.cat([update.u, whole[None]]))
+            of_layer = rules.layer_update(weights, block, ids, update)
+            update = update._replace(u=torch.cat([update.u, of_layer[None]]))
         norm = update.u.norm(dim=-1)
         result = rules.top_outputs(weights, update, ids, k, readout=readout, keep=keep)
         if rules.has_null and readout == "update":
@@ -188,7 +197,10 @@ def head_probe(
 def compare_keys_with_null(
     weights: Weights, block: Block, result: TopTokens, keep: Bool[Tensor, " d_vocab"] | None = None
 ) -> NullComparison | None:
-    """The null of lists of keys; None where keys are normalised: no direction ranks them."""
+    """Return the null comparison of lists of keys.
+
+    None where keys are normalised: their scores are not those of a direction.
+    """
     if not block.bilinear:
         return None
     return compare_with_null(weights, result, "points", block.norm, keep)

@@ -1,4 +1,4 @@
-"""Which words does a head connect? Singular vectors of W_QK and W_OV, both sides as words."""
+"""Head spectra: singular values of W_QK and W_OV, and the tokens of their singular vectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from tw_lens.analyses.head_directions import (
     head_svd,
     tokens_of_direction_pair,
 )
-from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
+from tw_lens.analyses.token_filter import (
+    TokenFilter,
+    allowed_mask,
+    filter_caveat,
+    filter_summary,
+)
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import (
@@ -37,9 +42,9 @@ from tw_lens.results.token_lists import (
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadSpectrum(Result):
-    """Singular values of each head's matrix, and the words at both ends of the leading directions.
+    """Singular values of each head's matrix, and the tokens of its leading singular vectors.
 
-    QK: left = query (destination), right = key (source). OV: left = read, right = written.
+    QK: left = query (destination), right = key (source). OV: left = input, right = output.
     `left` and `right` hold one list per head and direction, heads outermost.
     """
 
@@ -58,12 +63,12 @@ class HeadSpectrum(Result):
 
     @property
     def components(self) -> tuple[str, ...]:
-        """A label per head: "L5H1"."""
+        """The label of each head: "L5H1"."""
         return tuple(component_label(self.layer, head) for head in self.heads)
 
     @property
     def coverage(self) -> Float[Tensor, "heads d_head"]:
-        """Cumulative share of the spectrum in percent, `100 cumsum(S) / sum(S)`."""
+        """The cumulative share of the spectrum in percent, `100 cumsum(S) / sum(S)`."""
         S = self.singular_values
         return 100 * S.cumsum(-1) / S.sum(-1, keepdim=True)
 
@@ -75,34 +80,33 @@ class HeadSpectrum(Result):
         return 100 * (first + 1) / rank
 
     def headline(self) -> str:
-        """How many heads, and how spread their spectra are."""
+        """Return the settings, and the share of directions that covers 99 % of the spectrum."""
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}"
             f"{f' at distance {self.distance}' if self.distance else ''}, {self.convention}: "
             f"{len(self.heads)} heads, 99 % of the spectrum in "
             f"{float(self.directions_for_99.mean()):.0f} % of the directions"
-            f"{'' if self.token_filter is None else f', words among {self.token_filter.description}'}"
-            f"{significance_summary(self.left, self.right)}"
+            f"{filter_summary(self.token_filter)}{significance_summary(self.left, self.right)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per word.
+        """Return one row per listed token.
 
-        Columns: layer, head, component, direction, side, singular_value, rank, token_index, token_string, score
-        and, in the exact convention, coherence, above (the control beside the list, see `NullComparison`).
+        Columns: layer, head, component, direction, side, singular_value, rank, token_index,
+        token_string, score and, where the lists have a null, coherence, exceeds_null (see
+        `NullComparison`).
         """
         rows = []
-        for h, of in enumerate(self.heads):
+        for h, head in enumerate(self.heads):
             for direction in range(self.n):
                 value = float(self.singular_values[h, direction])
                 for side, lists in (("left", self.left), ("right", self.right)):
-                    head = {
-                        **head_columns(self.layer, of),
+                    columns = head_columns(self.layer, head) | {
                         "direction": direction,
                         "side": side,
                         "singular_value": value,
                     }
-                    rows.extend(head | row for row in lists.rows(h * self.n + direction))
+                    rows.extend(columns | row for row in lists.rows(h * self.n + direction))
         return pd.DataFrame(rows)
 
 
@@ -119,37 +123,39 @@ def head_spectrum(
     distance: int = 0,
     token_filter: TokenFilter | None = None,
 ) -> HeadSpectrum:
-    """Singular value decomposition of W_QK or W_OV, read as words on both sides.
+    """Decompose W_QK or W_OV of every head, and list the tokens of both singular vectors.
 
-    `exact`: of `W_QK = s A_Q A_K^T` (both sides against `N(W_E)`) or `W_OV = A_V A_O` (left against
-    `N(W_E)`, right through the readout `A_U`, relative to the mean word because logits count only
-    up to a constant); scores are dot products of unit vectors with the words' points.
-    `published`: of `W_Q W_K^T / sqrt(d_head)` (left scaled by S, both sides against `n(W_E)`) or
-    `W_V W_O` (left against `n(W_E)`, right against `W_E`). The sign of a pair is kept when
-    `max_w v.M_w >= max_w -v.M_w` over the right-hand vocabulary, else both sides are flipped.
+    `exact`: the SVD of `W_QK = s A_Q A_K^T` (both sides against `N(W_E)`) or `W_OV = A_V A_O` (left
+    against `N(W_E)`, right through the readout `A_U`, relative to the mean token because logits are
+    defined up to a constant); scores are dot products of unit vectors with the tokens' points.
+    `published`: the SVD of `W_Q W_K^T / sqrt(d_head)` (left scaled by S, both sides against
+    `n(W_E)`) or `W_V W_O` (left against `n(W_E)`, right against `W_E`). The sign of a pair is kept
+    when `max_w v.M_w >= max_w -v.M_w` over the right-hand vocabulary, else both sides are flipped.
 
     Args:
         weights: from `read_weights`.
-        layer: which block.
+        layer: index of the block.
         circuit: "QK" or "OV".
-        n: leading directions to read, at most d_head of them.
-        k: words per side.
+        n: number of leading directions, at most d_head.
+        k: tokens per side.
         convention: "exact" or "published".
         head: one head, or None for all.
-        distance: how far the key lies behind the query (QK, `exact`, layers that rotate positions):
-            the decomposition is of `s A_Q R(distance) A_K^T`.
-        token_filter: which words may be listed (`exact`), from `token_filter`; all of them by default. The
-            signs are those of the whole vocabulary.
+        distance: from the query back to the key (QK, `exact`, layers with rotary positions): the
+            SVD is of `s A_Q R(distance) A_K^T`.
+        token_filter: the tokens that may be listed (`exact`), from `token_filter`; all by default.
+            Signs are chosen over the whole vocabulary.
 
     Returns:
-        All singular values `[heads, d_head]` and the words of the leading n directions, beside what
-        random directions list (`exact`; see `NullComparison`, and `direction_coherence` for more controls). Words of
-        neighbouring directions with nearly equal singular values may mix.
+        All singular values `[heads, d_head]`, the tokens of the leading n directions and, for
+        `exact`, their null comparison (see `NullComparison`; `direction_coherence` has more nulls).
+        The tokens of neighbouring directions with nearly equal singular values may mix (see
+        `direction_degeneracy`).
 
     Raises:
         IndexError: the layer or the head does not exist.
-        ValueError: unknown circuit or convention, `published` on processed weights, an offset
-            where positions do not rotate, a filter that does not fit.
+        TypeError: an argument of another type.
+        ValueError: unknown circuit or convention, n or k below 1, `published` on processed weights,
+            a distance in a layer without rotary positions, a filter that does not fit.
 
     Example:
         >>> head_spectrum(weights, layer=1, circuit="OV").singular_values.shape

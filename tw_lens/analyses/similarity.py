@@ -1,4 +1,4 @@
-"""How alike are the words of a list? Three measures that look at different things."""
+"""Token similarity: three measures of how similar the tokens of a list are."""
 
 from __future__ import annotations
 
@@ -13,49 +13,51 @@ from tw_lens.canonical import Weights
 from tw_lens.geometry import mean_pairwise_cosine
 
 SimilarityMeasure = Literal["embedding", "unembedding", "word class"]
-SIMILARITY_MEASURES = ("embedding", "unembedding", "word class")
+SIMILARITY_MEASURES: tuple[SimilarityMeasure, ...] = ("embedding", "unembedding", "word class")
 TokenSimilarity = Callable[[Int[Tensor, "lists k"]], Float[Tensor, " lists"]]
 Vectors = Callable[[Int[Tensor, "lists k"]], Float[Tensor, "lists k d"]]
-WORDS_AT_ONCE = 20_480
+TOKENS_AT_ONCE = 20_480
 
 
 def token_similarity(weights: Weights, measure: SimilarityMeasure) -> TokenSimilarity:
-    """The function from word lists to how alike their words are.
+    """Return the function from token lists to the mean pairwise similarity of their tokens.
 
-    "embedding" and "unembedding": the mean pairwise cosine of the words' rows of `W_E` or columns
-    of `A_U` (`W_U` behind the final norm's gain), the vocabulary's mean taken off. "word class":
-    the English word classes (noun, verb, adjective, adverb, auxiliary, proper noun) of the
-    dictionary in lemminflect, which has not seen the model: for each pair of words the rarest class
-    in common in bits, `-log2` of its share of the vocabulary's dictionary words (0 for none in
-    common, or a word that is not in the dictionary), and the mean over pairs. Classes are few, so
-    that ties are many and p-values are too large rather than too small.
+    "embedding" and "unembedding": the cosine of the tokens' rows of `W_E` or columns of `A_U`
+    (`W_U` times the final norm's gain), the vocabulary's mean subtracted. "word class": the English
+    word classes (noun, verb, adjective, adverb, auxiliary, proper noun) of lemminflect's
+    dictionary, which does not depend on the model: the information in bits of the rarest class that
+    both tokens share, `-log2` of its share of the vocabulary's dictionary words (0 where they share
+    none, or where one is not in the dictionary). Classes are few, so that ties are many and
+    p-values are too large rather than too small.
 
     Raises:
         ValueError: "unembedding" on a model whose `W_U` is its `W_E`.
         ImportError: "word class" without lemminflect.
     """
     if measure == "word class":
-        return _in_common(word_classes(weights))
+        return _class_similarity(word_classes(weights))
     vectors = centred_embeddings(weights)
     if measure == "unembedding":
         require_untied(weights)
         vectors = _centred(weights.readout.direction, weights.readout.directions()())
 
-    def alike(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
-        ordered = lists.sort(-1).values  # the same words give the same number
-        at_once = max(1, WORDS_AT_ONCE // lists.shape[1])
-        return torch.cat([mean_pairwise_cosine(vectors(some)) for some in ordered.split(at_once)])
+    def similarity(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
+        ordered = lists.sort(-1).values  # the same tokens give the same number in any order
+        chunks = ordered.split(max(1, TOKENS_AT_ONCE // lists.shape[1]))
+        return torch.cat([mean_pairwise_cosine(vectors(chunk)) for chunk in chunks])
 
-    return alike
+    return similarity
 
 
 def centred_embeddings(weights: Weights) -> Vectors:
-    """The function from word lists to their embeddings, the vocabulary's mean taken off.
+    """Return the function from token lists to embeddings, the vocabulary's mean subtracted.
 
-    So is each embedding's own mean where the model's norms do not see it (LayerNorm).
+    Each embedding's own mean is subtracted too where the model's norms remove it (LayerNorm).
     """
-    words, seen = weights.vocabulary, weights.readout.norm.project
-    return _centred(lambda ids: seen(words.embeddings(ids)), map(seen, words.rows()))
+    vocabulary, project = weights.vocabulary, weights.readout.norm.project
+    return _centred(
+        lambda ids: project(vocabulary.embeddings(ids)), map(project, vocabulary.rows())
+    )
 
 
 def _centred(vectors: Callable[[Tensor], Tensor], chunks: Iterator[Tensor]) -> Vectors:
@@ -66,7 +68,7 @@ def _centred(vectors: Callable[[Tensor], Tensor], chunks: Iterator[Tensor]) -> V
 
 
 def require_untied(weights: Weights) -> None:
-    """Refuse a second look at the same matrix.
+    """Reject a model whose unembedding is its embedding.
 
     Raises:
         ValueError: `W_U` is `W_E` transposed.
@@ -74,13 +76,13 @@ def require_untied(weights: Weights) -> None:
     W_E, W_U = weights.vocabulary.W_E, weights.readout.W_U
     if weights.readout.is_embedding or (W_E.shape == W_U.T.shape and torch.equal(W_E, W_U.T)):
         raise ValueError(
-            f'measure "unembedding": {weights.model_name} reads its words out with the matrix it '
-            'embeds them with; "embedding" says the same, "word class" looks at something else.'
+            f'measure "unembedding" needs an untied model, and the unembedding of '
+            f'{weights.model_name} is its embedding: use "embedding" or "word class".'
         )
 
 
 def word_classes(weights: Weights) -> Bool[Tensor, "d_vocab classes"]:
-    """Which word classes each token has in lemminflect's English dictionary, as a mask.
+    """Return the word classes of every token in lemminflect's English dictionary, as a mask.
 
     Raises:
         ImportError: lemminflect is not installed.
@@ -92,26 +94,26 @@ def word_classes(weights: Weights) -> Bool[Tensor, "d_vocab classes"]:
             'measure "word class" needs the English dictionary in the package lemminflect: '
             "pip install 'tw-lens[words]'."
         ) from error
-    known: dict[str, int] = {}
-    found = []
+    class_index: dict[str, int] = {}
+    pairs = []
     for token_index, string in enumerate(weights.tokens.strings(range(weights.d_vocab))):
         word = string.strip()
         for name in getAllLemmas(word.lower()) if word.isalpha() else ():
-            found.append((token_index, known.setdefault(name, len(known))))
-    mask = torch.zeros(weights.d_vocab, max(1, len(known)), dtype=torch.bool)
-    for token_index, which in found:
-        mask[token_index, which] = True
+            pairs.append((token_index, class_index.setdefault(name, len(class_index))))
+    mask = torch.zeros(weights.d_vocab, max(1, len(class_index)), dtype=torch.bool)
+    for token_index, index in pairs:
+        mask[token_index, index] = True
     return mask
 
 
-def _in_common(classes: Bool[Tensor, "d_vocab classes"]) -> TokenSimilarity:
-    """The information of the rarest class each pair has in common, a mean over pairs, in bits."""
+def _class_similarity(classes: Bool[Tensor, "d_vocab classes"]) -> TokenSimilarity:
+    """Return the mean over pairs of the bits of the rarest class that both tokens share."""
     known = classes.any(-1).sum()
     bits = -(classes.sum(0) / known).clamp_min(1e-9).log2()
 
-    def alike(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
-        has = classes[lists.sort(-1).values]
+    def similarity(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
+        members = classes[lists.sort(-1).values]
         first, second = torch.triu_indices(lists.shape[1], lists.shape[1], offset=1)
-        return ((has[:, first] & has[:, second]) * bits).amax(-1).mean(-1)
+        return ((members[:, first] & members[:, second]) * bits).amax(-1).mean(-1)
 
-    return alike
+    return similarity

@@ -1,4 +1,4 @@
-"""How does a word travel? Its path over the sphere, layer by layer, in the original space."""
+"""Trajectory: the path of every position over the sphere, layer by layer, in the original space."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tw_lens.analyses.token_filter import (
+    TokenFilter,
+    allowed_mask,
+    filter_caveat,
+    filter_summary,
+)
 from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES, trajectory_measures
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import PathMeasures, rank_of
-from tw_lens.geometry import top_tokens as top_tokens
-from tw_lens.results.arguments import require_positive, require_weights
+from tw_lens.geometry import PathMeasures, rank_of, top_tokens
+from tw_lens.results.arguments import (
+    require_choices,
+    require_int,
+    require_positive,
+    require_states,
+    require_weights,
+)
 from tw_lens.results.base import Result, figure
 from tw_lens.results.token_lists import TokenLists, make_token_lists
 
@@ -25,16 +36,18 @@ if TYPE_CHECKING:
     from tw_lens.analyses.projection import Color, Projection
     from tw_lens.analyses.trajectory_attribution import TrajectoryAttribution
 
-SHOWN = ("norm", "step_angle", "arc_length", "turning_angle")
+SHOWN = ("norm", "step_angle", "arc_length", "turning_angle")  # by `plot` without `measures=`
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Trajectory(Result):
-    """The path of every position of a prompt; angles in radians, lengths in stream units.
+    """The path of every position of a prompt.
 
-    `values` holds every measure by name (see `trajectory`). `readouts` holds one list per layer
-    and position (layers outermost): the model's own readout of the state, in logits. `final_rank`
-    is the place, from 0, that the finally predicted token has in that readout.
+    Angles are in radians, norms in units of the residual stream. `values` holds every measure of
+    `TRAJECTORY_MEASURES` by name (see `trajectory`). `readouts` holds one list per layer and
+    position (layers outermost): the top tokens of the model's own readout of the state, in logits,
+    among those of the `token_filter`. `final_rank` is the rank, from 0, of the finally predicted
+    token in the readout over the whole vocabulary.
     """
 
     model_name: str
@@ -44,6 +57,7 @@ class Trajectory(Result):
     values: dict[str, Float[Tensor, "layers_and_end position"]]
     final_rank: Int[Tensor, "layers_and_end position"]
     readouts: TokenLists
+    token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     @property
@@ -53,34 +67,53 @@ class Trajectory(Result):
 
     @property
     def path_measures(self) -> PathMeasures:
-        """The measures along the path."""
+        """The measures along the path: step angle, arc length, chord, tortuosity, turning angle."""
         return PathMeasures(*(self.values[name] for name in PathMeasures._fields))
 
     @property
     def radial_share(self) -> Float[Tensor, "layers_and_end position"]:
-        """The share of each step's squared length that points along the state."""
+        """The share of each step's squared length along the state."""
         return self.values["radial_share"]
 
     def headline(self) -> str:
-        """How far the last position travels, and what it reads as in the end."""
+        """Return the arc length of the last position's path, and its final readout."""
         last = self.readouts.token_string[-1][0]
+        arc_length = float(self.values["arc_length"][-1, -1])
         return (
             f"{self.model_name}: {len(self.token_strings)} positions over {len(self.labels) - 1} "
-            f"layers; the last one travels {float(self.path_measures.arc_length[-1, -1]):.2f} rad and "
-            f"reads {last!r}"
+            f"layers; the path of the last one is {arc_length:.2f} rad long and ends at the "
+            f"readout {last!r}{filter_summary(self.token_filter)}"
         )
 
     def readout(self, layer: int, position: int) -> tuple[str, ...]:
-        """The tokens a state reads as, best first."""
+        """Return the top tokens of a state's readout, best first.
+
+        Args:
+            layer: index of a label, 0 for the state before the first layer.
+            position: of the prompt, from 0.
+
+        Raises:
+            IndexError: the state does not exist.
+            TypeError: layer or position is not an int.
+        """
+        sizes = {"layer": len(self.labels), "position": len(self.token_strings)}
+        for name, index in (("layer", layer), ("position", position)):
+            if not 0 <= require_int(name, index) < sizes[name]:
+                raise IndexError(f"{name} must be between 0 and {sizes[name] - 1}, got {index}.")
         return self.readouts.token_string[layer * len(self.token_strings) + position]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per layer and position; `reads_as` is the top token of the model's readout."""
+        """Return one row per layer and position.
+
+        Columns: layer, label, position, token_index, token_string, those of `TRAJECTORY_MEASURES`,
+        reads_as, reads_as_index, logit (the top token of the model's readout, among those of the
+        `token_filter`), final_rank.
+        """
         rows = []
         n_positions = len(self.token_strings)
         for layer, label in enumerate(self.labels):
             for position in range(n_positions):
-                at = (layer, position)
+                state = (layer, position)
                 top = next(self.readouts.rows(layer * n_positions + position))
                 rows.append(
                     {
@@ -89,11 +122,11 @@ class Trajectory(Result):
                         "position": position,
                         "token_index": self.token_index[position],
                         "token_string": self.token_strings[position],
-                        **{name: float(self.values[name][at]) for name in TRAJECTORY_MEASURES},
+                        **{name: float(self.values[name][state]) for name in TRAJECTORY_MEASURES},
                         "reads_as": top["token_string"],
                         "reads_as_index": top["token_index"],
                         "logit": top["score"],
-                        "final_rank": int(self.final_rank[at]),
+                        "final_rank": int(self.final_rank[state]),
                     }
                 )
         return pd.DataFrame(rows)
@@ -105,22 +138,27 @@ class Trajectory(Result):
         color: Color | TrajectoryAttribution = "token",
         measures: Sequence[str] = SHOWN,
     ) -> go.Figure:
-        """The path among its words on a chart; without one, its measures over the layers.
+        """Return a figure of the path on a projection, or of its measures over the layers.
 
         Args:
             projection: from `fit_projection`, of the same states.
-            color: of a chart's paths: by "token", by "layer", or, given what `trajectory_attribution` returns, by
-                the component that moved each state most.
-            measures: without a chart, the measures to draw (see `trajectory`).
+            color: of the paths on a projection: by "token", by "layer", or, given a result of
+                `trajectory_attribution`, by the component with the largest share of each step.
+            measures: without a projection, any of `TRAJECTORY_MEASURES`, the measures of
+                `trajectory`.
 
         Raises:
-            ValueError: the chart or the movers are of other states; a measure is unknown.
+            TypeError: measures is no list.
+            ValueError: projection or attribution are of other states; a measure is unknown.
         """
-        return figure(self, projection, color, tuple(measures))
+        chosen = require_choices("measures", measures, TRAJECTORY_MEASURES)
+        return figure(self, projection, color, chosen)
 
 
 @require_weights
-def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
+def trajectory(
+    weights: Weights, states: States, *, k: int = 5, token_filter: TokenFilter | None = None
+) -> Trajectory:
     """Measure the path of every position of a prompt.
 
     With `y_l = N(x_l)` under the final norm and `D_l = x_{l+1} - x_l`, for every layer l:
@@ -129,19 +167,23 @@ def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
       sum of the steps before l; `chord`: `angle(y_0, y_l)`; `tortuosity`: arc length over chord;
       `turning_angle`: between the arriving and the leaving tangent.
     - `radial_share`, `tangential_share`: of `|D_l|^2`, along `x_l` and across it; their sum is 1.
-    - `angle_to_embedding`: to the token as it enters the stream, without its position;
-      `angle_to_next_readout`: to the next token's column of `A_U`; `angle_to_last`,
+    - `angle_to_embedding`: to the token's embedding as it enters the residual stream, without its
+      position; `angle_to_next_readout`: to the next token's column of `A_U`; `angle_to_last`,
       `angle_to_next`: to the last and the next position's `y_l` (NaN at the last position).
     - the top tokens of the model's own readout `N(x_l) A_U + a_U`, and `final_rank`: how many
-      tokens stand there above the one the position predicts in the end.
+      tokens of the whole vocabulary score higher there than the token that the position finally
+      predicts.
 
     Args:
         weights: from `read_weights`.
         states: from `read_states`, of the same model.
-        k: readings per state.
+        k: tokens per readout.
+        token_filter: the tokens that a readout may list, from `token_filter`; all by default.
+            Measures and `final_rank` do not depend on it.
 
     Raises:
-        ValueError: weights and states are of models of different sizes.
+        TypeError: an argument of another type.
+        ValueError: states of a model of another size, k below 1, or a filter that does not fit.
 
     Example:
         >>> trajectory(weights, states).labels
@@ -152,22 +194,25 @@ def trajectory(weights: Weights, states: States, *, k: int = 5) -> Trajectory:
     Source: arXiv 2309.07315, section 5; angles by definitions of great circles.
     """
     require_positive("k", k)
-    weights.require_states(states)
+    require_states(weights, states)
+    keep = allowed_mask(weights, token_filter)
     readout = weights.readout
-    y = readout.sphere(states.stream)
-    bias = readout.bias()
-    found = top_tokens(y.flatten(0, 1), readout.directions(), k, bias=bias)
-    final = found.token_index[:, 0].unflatten(0, y.shape[:2])[-1]
-    asked = final.expand(y.shape[:2]).flatten()
-    rank = rank_of(y.flatten(0, 1), readout.directions(), asked, bias=bias)
-    position_0 = Caveat("position 0", "the first position often carries huge activations.")
+    y = readout.sphere(states.stream).flatten(0, 1)
+    shape = states.stream.shape[:2]
+    directions, bias = readout.directions(), readout.bias()
+    result = top_tokens(y, directions, k, bias=bias, keep=keep)
+    best = result if keep is None else top_tokens(y, directions, 1, bias=bias)
+    predicted = best.token_index[:, 0].unflatten(0, shape)[-1]
+    rank = rank_of(y, directions, predicted.expand(shape).flatten(), bias=bias)
+    position_0 = Caveat("position 0", "the first position often has huge activations.")
     return Trajectory(
         model_name=states.model_name,
         labels=tuple(states.labels),
         token_index=tuple(states.tokens.tolist()),
         token_strings=states.token_strings,
         values=trajectory_measures(weights, states.stream, states.tokens),
-        final_rank=rank.unflatten(0, y.shape[:2]),
-        readouts=make_token_lists(found, weights.tokens),
-        caveats=(position_0,),
+        final_rank=rank.unflatten(0, shape),
+        readouts=make_token_lists(result, weights.tokens),
+        token_filter=token_filter,
+        caveats=(position_0, *filter_caveat(token_filter)),
     )

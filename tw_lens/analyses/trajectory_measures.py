@@ -1,10 +1,10 @@
-"""What is measured of words travelling: every number of a path, in the original space.
+"""Trajectory measures: every measure of a position's path, in the original space.
 
 1. `y_l = N(x_l)`: the states under the final norm.
 2. Along the path: step angle, arc length, turning angle, chord, tortuosity.
-3. In the stream: the norm, and how a step divides into a part along the state and one across.
-4. Towards other things: the position's own embedding, the next token's readout direction, the
-   last and the next position's state at the same layer.
+3. In the residual stream: the norm, and the radial and tangential shares of a step.
+4. Angles to: the position's own embedding, the next token's readout direction, the last and the
+   next position's state at the same layer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ TRAJECTORY_MEASURES = (
     "angle_to_last",
     "angle_to_next",
 )
-"""The measures, in the order of the tables; `norm` in stream units, angles in radians."""
+"""Names of the measures, in the order of the tables; `norm` in units of the residual stream, angles
+in radians."""
 
 
 def trajectory_measures(
@@ -40,15 +41,15 @@ def trajectory_measures(
     stream: Float[Tensor, "layers_and_end position d_model"],
     tokens: Int[Tensor, " position"],
 ) -> dict[str, Float[Tensor, "layers_and_end position"]]:
-    """Every measure of every state of one prompt, by name; NaN where one has no meaning.
+    """Return every measure of every state of one prompt, by name; NaN where it is not defined.
 
-    `angle_to_last` and `angle_to_next` have none at the last position, nor has
-    `angle_to_next_readout`; the steps and shares have none behind the last layer.
+    `angle_to_last`, `angle_to_next` and `angle_to_next_readout` are not defined at the last
+    position; step angles and shares are not defined after the last layer.
     """
     readout = weights.readout
     y = readout.norm.sphere(stream)
     own = readout.norm.sphere(weights.vocabulary.embed(tokens))
-    towards_next = readout.direction(tokens[1:])
+    next_readout = readout.direction(tokens[1:])
     radial = radial_share(stream)
     return {
         "norm": stream.norm(dim=-1),
@@ -56,14 +57,14 @@ def trajectory_measures(
         "radial_share": radial,
         "tangential_share": 1 - radial,
         "angle_to_embedding": angle(y, own.expand_as(y)),
-        "angle_to_next_readout": _then_nan(
-            angle(readout.sphere(stream[:, :-1]), towards_next.expand_as(y[:, :-1]))
+        "angle_to_next_readout": _pad_last_position(
+            angle(readout.sphere(stream[:, :-1]), next_readout.expand_as(y[:, :-1]))
         ),
-        "angle_to_last": _then_nan(angle(y[:, :-1], y[:, -1:].expand_as(y[:, :-1]))),
-        "angle_to_next": _then_nan(angle(y[:, :-1], y[:, 1:])),
+        "angle_to_last": _pad_last_position(angle(y[:, :-1], y[:, -1:].expand_as(y[:, :-1]))),
+        "angle_to_next": _pad_last_position(angle(y[:, :-1], y[:, 1:])),
     }
 
 
-def _then_nan(values: Tensor) -> Tensor:
-    """The values of all positions but the last, and NaN for that one."""
+def _pad_last_position(values: Tensor) -> Tensor:
+    """Return the values of all positions but the last, with NaN appended for the last."""
     return torch.cat([values, torch.full((len(values), 1), math.nan)], dim=1)

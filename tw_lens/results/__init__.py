@@ -1,14 +1,18 @@
-"""Results: the base class, token lists with their null, and the arguments that calls share."""
+"""Results: base class, token lists with their null comparison, and argument checks."""
 
 from tw_lens.results.arguments import (
     CIRCUITS,
     CONVENTIONS,
     Circuit,
     Convention,
+    require_bool,
     require_choice,
+    require_choices,
     require_distance,
+    require_int,
+    require_ints,
     require_positive,
-    require_some,
+    require_states,
     require_weights,
 )
 from tw_lens.results.base import Result, figure
@@ -33,10 +37,14 @@ __all__ = [
     "caveats_at_distance",
     "figure",
     "make_token_lists",
+    "require_bool",
     "require_choice",
+    "require_choices",
     "require_distance",
+    "require_int",
+    "require_ints",
     "require_positive",
-    "require_some",
+    "require_states",
     "require_weights",
     "significance_summary",
     "without_distance",

@@ -1,4 +1,4 @@
-"""What every result shares: headline, table, figure and notebook HTML."""
+"""Base class of the results: headline, table, figure and notebook HTML."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def component_label(layer: int, head: int | None) -> str:
-    """A head's label, "L5H1"; "L5" for a whole layer."""
+    """Return a head's label, "L5H1", or that of a whole layer, "L5"."""
     return f"L{layer}" if head is None else f"L{layer}H{head}"
 
 
 def head_columns(layer: int, head: int | None) -> dict[str, Any]:
-    """The first columns of every table of heads: layer, head (missing for a layer), component."""
+    """Return the first columns of every head table: layer, head (None for a layer), component."""
     return {"layer": layer, "head": head, "component": component_label(layer, head)}
 
 
 @singledispatch
 def figure(result: Any, *options: Any) -> Any:
-    """The picture of a result; rendering registers one function per result class."""
-    raise NotImplementedError(f"no picture is registered for {type(result).__name__}.")
+    """Return the figure of a result; rendering registers one function per result class."""
+    raise NotImplementedError(f"no figure is registered for {type(result).__name__}.")
 
 
 class Result:
@@ -35,20 +35,20 @@ class Result:
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
-        """The result in one line."""
+        """Return the result in one line."""
         raise NotImplementedError
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The result as a tidy table."""
+        """Return the result as a tidy table."""
         raise NotImplementedError
 
     def plot(self) -> go.Figure:
-        """The result as a plotly figure (never shown by itself)."""
+        """Return the result as a plotly figure, without showing it."""
         return figure(self)
 
     def __repr__(self) -> str:
-        named = f" [{'; '.join(c.name for c in self.caveats)}]" if self.caveats else ""
-        return f"{type(self).__name__}({self.headline()}){named}"
+        names = "; ".join(caveat.name for caveat in self.caveats)
+        return f"{type(self).__name__}({self.headline()}){f' [{names}]' if names else ''}"
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<br><small>{html.escape(str(c))}</small>" for c in self.caveats)

@@ -1,11 +1,11 @@
-"""Ranked token lists, and the null that each list is compared with."""
+"""Ranked token lists, and the comparison of each list with its null distributions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -14,43 +14,39 @@ from torch import Tensor
 from tw_lens.geometry import TopTokens
 from tw_lens.tokens import TokenStrings
 
-if TYPE_CHECKING:
-    pass
-
-
 SIGNIFICANCE = 0.05
 
 
 class NullComparison(NamedTuple):
-    """How alike the words of every list are, and how rare that is among random directions' lists.
+    """Coherence of every list, and its p-values against two null distributions.
 
-    `direction_coherence`: the mean pairwise cosine of the words' embeddings, the vocabulary's mean taken off
-    (1: the same word again). `p`: the share of random directions, isotropic and with the
-    vocabulary's own covariance, whose words are as much alike (see `direction_coherence`).
+    `coherence`: the mean pairwise cosine of the tokens' embeddings, the vocabulary's mean
+    subtracted (1: the same token k times). `p`: the share of random directions, isotropic and with
+    the vocabulary's covariance, whose lists are at least as coherent (see `direction_coherence`).
     """
 
     coherence: Float[Tensor, " lists"]
     p: Float[Tensor, "lists 2"]
 
-    def subset(self, which: list[int]) -> NullComparison:
-        """Those of some lists, in this order."""
-        return NullComparison(self.coherence[which], self.p[which])
+    def subset(self, indices: list[int]) -> NullComparison:
+        """Return the values of a subset of the lists, in the order given."""
+        return NullComparison(self.coherence[indices], self.p[indices])
 
-    def exceeds_null(self, which: int) -> str:
-        """The strictest control whose lists are less alike in 95 % of cases, or nothing.
+    def exceeds_null(self, index: int) -> str:
+        """Return the strictest null that a list exceeds at the 5 % level, or "".
 
-        "isotropic", or "vocabulary", which is then above both.
+        "isotropic", or "vocabulary" where it exceeds both.
         """
-        isotropic, vocabulary = (self.p[which] <= SIGNIFICANCE).tolist()
+        isotropic, vocabulary = (self.p[index] <= SIGNIFICANCE).tolist()
         return ("vocabulary" if vocabulary else "isotropic") if isotropic else ""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenLists:
-    """Ranked words for many queries: ids, printable strings, scores, and the control beside them.
+    """Ranked tokens for many queries: scores, ids, printable strings, and the null comparison.
 
-    `compare_with_null` is None where lists have no control: of the published convention, of single words, of
-    normalised keys, of a probed word and what is added to it.
+    `null` is None where lists have no null: in the published convention, for lists of one token,
+    for normalised keys, and for readouts of the residual state.
     """
 
     score: Float[Tensor, "lists k"]
@@ -58,51 +54,50 @@ class TokenLists:
     token_string: tuple[tuple[str, ...], ...]
     null: NullComparison | None = None
 
-    def subset(self, which: Sequence[int]) -> TokenLists:
-        """Some of the lists, in this order."""
-        at = list(which)
-        strings = tuple(self.token_string[i] for i in at)
-        null = None if self.null is None else self.null.subset(at)
-        return TokenLists(self.score[at], self.token_index[at], strings, null)
+    def subset(self, indices: Sequence[int]) -> TokenLists:
+        """Return a subset of the lists, in the order given."""
+        chosen = list(indices)
+        strings = tuple(self.token_string[i] for i in chosen)
+        null = None if self.null is None else self.null.subset(chosen)
+        return TokenLists(self.score[chosen], self.token_index[chosen], strings, null)
 
-    def rows(self, which: int, **then: Any) -> Iterator[dict[str, Any]]:
-        """One list as table rows: rank (from 0), token_index, token_string, score, what follows.
+    def rows(self, index: int, **more: Any) -> Iterator[dict[str, Any]]:
+        """Yield one list as table rows.
 
-        Last, where there is a control: coherence, above (see `NullComparison`), of the list as a whole.
+        Columns: rank (from 0), token_index, token_string, score, those of `more` and, where the
+        list has a null, coherence and exceeds_null of the whole list (see `NullComparison`).
         """
-        more = then if self.null is None else then | self.control(which)
-        for rank, string in enumerate(self.token_string[which]):
+        extra = more if self.null is None else more | self.null_columns(index)
+        for rank, string in enumerate(self.token_string[index]):
             yield {
                 "rank": rank,
-                "token_index": int(self.token_index[which, rank]),
+                "token_index": int(self.token_index[index, rank]),
                 "token_string": string,
-                "score": float(self.score[which, rank]),
-            } | more
+                "score": float(self.score[index, rank]),
+            } | extra
 
-    def control(self, which: int) -> dict[str, Any]:
-        """What stands beside one list: coherence and above."""
+    def null_columns(self, index: int) -> dict[str, Any]:
+        """Return coherence and exceeds_null of one list; NaN and "" without a null."""
         if self.null is None:
             return {"coherence": math.nan, "exceeds_null": ""}
-        coherence = float(self.null.coherence[which])
-        return {"coherence": coherence, "exceeds_null": self.null.exceeds_null(which)}
+        coherence = float(self.null.coherence[index])
+        return {"coherence": coherence, "exceeds_null": self.null.exceeds_null(index)}
 
 
 def significance_summary(*lists: TokenLists) -> str:
-    """How many lists stand above isotropic random directions', in words; nothing without any."""
-    held = [found.null.p[:, 0] for found in lists if found.null is not None]
-    if not held:
+    """Return how many lists exceed the isotropic null, as a clause; "" without a null."""
+    p_values = [part.null.p[:, 0] for part in lists if part.null is not None]
+    if not p_values:
         return ""
-    p = torch.cat(held)
-    return (
-        f"; words of {int((p <= SIGNIFICANCE).sum())} of {len(p)} lists more alike than 95 % of random "
-        "directions'"
-    )
+    p = torch.cat(p_values)
+    n = int((p <= SIGNIFICANCE).sum())
+    return f"; {n} of {len(p)} token lists are more coherent than 95 % of random directions'"
 
 
 def make_token_lists(
-    found: TopTokens, tokens: TokenStrings, null: NullComparison | None = None
+    result: TopTokens, tokens: TokenStrings, null: NullComparison | None = None
 ) -> TokenLists:
-    """TopTokens with their strings, and the control beside them."""
-    strings = {int(i): tokens.string(int(i)) for i in found.token_index.unique()}
-    named = tuple(tuple(strings[i] for i in row) for row in found.token_index.tolist())
-    return TokenLists(found.score, found.token_index, named, null)
+    """Return top tokens with their strings and their null comparison."""
+    strings = {int(i): tokens.string(int(i)) for i in result.token_index.unique()}
+    rows = tuple(tuple(strings[i] for i in row) for row in result.token_index.tolist())
+    return TokenLists(result.score, result.token_index, rows, null)

@@ -29,7 +29,7 @@ def for_print(figure: dict[str, Any], name: str) -> dict[str, Any]:
     layout["title"] |= {"font": {"size": 12}, "x": 0.03}
     layout["margin"] = {"l": 20, "r": 20, "t": 50, "b": 30}
     for scene in (part for part in layout if part.startswith("scene")):
-        layout[scene]["camera"] = {"eye": {"x": 1.6, "y": 1.6, "z": 1.0}}
+        layout[scene]["camera"] = {"eye": {"x": 1.75, "y": 1.75, "z": 1.1}}
     for axis in ("yaxis", "yaxis2") if name == "tokens" else ():
         layout[axis] |= {"range": [11.5, -0.5], "autorange": False, "dtick": 1}
     return figure

@@ -1,7 +1,8 @@
 """Build hooks of the documentation site: pages made from notebooks and from the package.
 
-1. Every notebook of `examples/` becomes a page, with its stored outputs; nothing is executed.
-2. `<!-- result classes -->` is replaced by an API entry for every class of results.
+1. The pictures of `examples/pictures/` are copied.
+2. Every notebook of `examples/` becomes a page, with its stored outputs; nothing is executed.
+3. `<!-- result classes -->` is replaced by an API entry for every class of results.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+BADGE = "![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)"
 sys.path.insert(0, str(ROOT))
 RESULT_CLASSES = "<!-- result classes -->"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add a page and its images for every notebook of `examples/`."""
+    """Add the pictures, and a page with images for every notebook."""
     import nbformat
 
-    for path in sorted((ROOT / "examples").glob("*.ipynb")):
+    for path in sorted((EXAMPLES / "pictures").glob("*.png")):
+        files.append(File.generated(config, f"pictures/{path.name}", content=path.read_bytes()))
+    for path in sorted(EXAMPLES.glob("*.ipynb")):
         images: dict[str, bytes] = {}
         notebook = nbformat.read(path, as_version=4)
         parts = [part for cell in notebook.cells for part in cell_parts(cell, path.stem, images)]
@@ -38,7 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def cell_parts(cell: Any, stem: str, images: dict[str, bytes]) -> Iterator[str]:
     """Yield the Markdown of a cell and of its outputs; collect images by file name."""
     if cell.cell_type == "markdown":
-        yield cell.source
+        yield cell.source.replace(BADGE, "Open in Colab")  # the site loads nothing from outside
         return
     yield fenced(cell.source, "python")
     for output in cell.outputs:

@@ -2,12 +2,14 @@
 
 1. The pictures of `examples/pictures/` are copied.
 2. Every notebook of `examples/` becomes a page, with its stored outputs; nothing is executed.
-3. `<!-- result classes -->` is replaced by an API entry for every class of results.
+3. In the reference, `::: tw_lens.NAME` names a public call, and `<!-- result classes -->` stands
+   for every class of results.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ EXAMPLES = ROOT / "examples"
 BADGE = "![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)"
 sys.path.insert(0, str(ROOT))
 RESULT_CLASSES = "<!-- result classes -->"
+PUBLIC_NAME = re.compile(r"^::: tw_lens\.(\w+)$", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -54,9 +57,10 @@ def cell_parts(cell: Any, stem: str, images: dict[str, bytes]) -> Iterator[str]:
             yield f"![Figure {len(images)} of this notebook]({name})"
         elif "text/html" in data:
             html = "".join(line.strip() for line in data["text/html"].splitlines())
+            html = html.replace(' border="1" class="dataframe"', "")  # the site styles tables
             yield f'<div class="output">{html}</div>'
         else:
-            yield fenced(output.get("text") or data.get("text/plain", ""), "text")
+            yield fenced(output.get("text") or data.get("text/plain", ""), "{ .text .output }")
 
 
 def fenced(text: str, language: str) -> str:
@@ -65,10 +69,20 @@ def fenced(text: str, language: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
-    """Replace the mark for result classes by one API entry per class."""
-    if RESULT_CLASSES not in markdown:
-        return markdown
-    return markdown.replace(RESULT_CLASSES, "\n\n".join(f"::: {name}" for name in result_classes()))
+    """Point `::: tw_lens.NAME` to the module of NAME, and list the result classes."""
+    listed = "\n\n".join(f"::: {name}" for name in result_classes())
+    return PUBLIC_NAME.sub(defining_module, markdown.replace(RESULT_CLASSES, listed))
+
+
+def defining_module(match: re.Match[str]) -> str:
+    """Return an anchor `tw_lens.NAME` and the API entry under its full path.
+
+    Modules and calls share names (`tw_lens.analyses.head_probe`), so short paths are ambiguous.
+    """
+    import tw_lens
+
+    name = match[1]
+    return f"[](){{#tw_lens.{name}}}\n\n::: {getattr(tw_lens, name).__module__}.{name}"
 
 
 def result_classes() -> list[str]:

@@ -1,4 +1,4 @@
-"""Every architecture is exact or rejected, and the README's table is the result of the run."""
+"""No architecture is wrong, and the table in the documentation is the table of the run."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_enough_architectures_are_exact():
     assert len(exact) / len(attending) >= 0.95
 
 
-def test_the_table_in_the_readme_is_current():
+def test_the_table_in_the_docs_is_the_run():
     assert written() == markdown(rows()), (
-        "the README's table is stale; run python -m tests.architectures.support"
+        "the table of architectures is stale; run: python -m tests.architectures.support"
     )

@@ -44,7 +44,7 @@ def draw_head_atlas(result: HeadAtlas) -> go.Figure:
                 zmin=lowest,
                 zmax=highest,
                 colorbar={
-                    "title": "% of the<br>spectrum",
+                    "title": "% of the<br>spectrum<br> ",
                     "tickvals": list(ticks),
                     "ticktext": list(ticks.values()),
                 },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import DirectionAssociation, DirectionCoherence, DirectionDegeneracy
-from tw_lens.rendering.figures.style import COLORS, apply_layout
+from tw_lens.rendering.figures.style import COLORS, apply_layout, layer_ticks
 from tw_lens.results import figure
 from tw_lens.results.arguments import CIRCUITS
 
@@ -48,7 +48,7 @@ def draw_direction_coherence(result: DirectionCoherence) -> go.Figure:
                 col=column,
             )
     fig.add_hline(y=5, line={"dash": "dot", "width": 1}, annotation_text="5 % by chance")
-    fig.update_xaxes(title="layer", tickformat="d")
+    fig.update_xaxes(title="layer", **layer_ticks(layers[-1]))
     fig.update_yaxes(title="% of token lists", col=1)
     fig.update_yaxes(rangemode="tozero")
     title = f"Token lists that exceed each null at the 5 % level ({result.measures[0]})"
@@ -115,7 +115,7 @@ def draw_direction_degeneracy(result: DirectionDegeneracy) -> go.Figure:
             colorscale="Viridis",
             zmin=0,
             zmax=100,
-            colorbar={"title": "% of tokens<br>unchanged"},
+            colorbar={"title": "% of tokens<br>unchanged<br> "},
         )
     )
     for h in range(len(result.heads)):

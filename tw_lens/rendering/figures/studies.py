@@ -14,6 +14,7 @@ from tw_lens.rendering.figures.style import (
     MEASURE_LABELS,
     apply_layout,
     escape_token,
+    layer_ticks,
     to_lists,
 )
 from tw_lens.results import figure
@@ -64,7 +65,8 @@ def draw_trajectory_statistics(result: TrajectoryStatistics) -> go.Figure:
     )
     height = 230 * down + 160
     apply_layout(grid, title, height=height)
-    return _label_layers(grid, len(MEASURE_LABELS), ACROSS, height)
+    last = result.mean.value.shape[-1] - 1
+    return _label_layers(grid, last, len(MEASURE_LABELS), ACROSS, height)
 
 
 @figure.register(TrajectoryAlignment)
@@ -86,7 +88,8 @@ def draw_trajectory_alignment(result: TrajectoryAlignment) -> go.Figure:
     grid.update_yaxes(title="angle (rad)", col=1)
     title = f"Angle to each target, {result.n_prompts} prompts, with 95 % intervals"
     apply_layout(grid, title, height=690)
-    return _label_layers(grid, len(titles), len(TARGETS), 690)
+    last = result.angle.value.shape[-1] - 1
+    return _label_layers(grid, last, len(titles), len(TARGETS), 690)
 
 
 @figure.register(DirectionAblation)
@@ -148,9 +151,9 @@ def _add_curves(
         )  # fmt: skip
 
 
-def _label_layers(grid: go.Figure, panels: int, across: int, height: int) -> go.Figure:
+def _label_layers(grid: go.Figure, last: int, panels: int, across: int, height: int) -> go.Figure:
     """Label the layer axis of the lowest panel of each column; put the legend under the title."""
-    grid.update_xaxes(tickformat="d")
+    grid.update_xaxes(**layer_ticks(last))
     for panel in range(max(0, panels - across), panels):
         grid.update_xaxes(title="layer", row=panel // across + 1, col=panel % across + 1)
     top = {"yref": "container", "yanchor": "top"}

@@ -123,6 +123,11 @@ def apply_layout(fig: go.Figure, title: str, *, height: int = 420) -> go.Figure:
     return fig
 
 
+def layer_ticks(last: int) -> dict[str, Any]:
+    """Return axis options that label whole layers only, about six of them."""
+    return {"tickformat": "d", "dtick": max(1, last // 6)}
+
+
 def traces_of(fig: go.Figure) -> list[Any]:
     """Return a figure's traces; their attributes are made at run time and have no static type."""
     return list(fig.select_traces())

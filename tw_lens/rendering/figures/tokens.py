@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from tw_lens.analyses import CommonNouns, EmbeddingDistances, TokenFilter, TokenNorms
 from tw_lens.reading import Certificate
-from tw_lens.rendering.figures.style import COLORS, apply_layout, escape_token, token_table
+from tw_lens.rendering.figures.style import (
+    COLORS,
+    apply_layout,
+    escape_token,
+    layer_ticks,
+    token_table,
+)
 from tw_lens.results import figure
 
 if TYPE_CHECKING:
@@ -98,7 +104,5 @@ def draw_certificate(result: Certificate) -> go.Figure:
         )  # fmt: skip
     last = max(c.layer for c in result.comparisons)
     fig.update_yaxes(type="log", title="relative error", exponentformat="power")
-    fig.update_xaxes(
-        title="layer (logits: after the last)", tickformat="d", dtick=max(1, last // 6)
-    )
+    fig.update_xaxes(title="layer (logits: after the last)", **layer_ticks(last))
     return apply_layout(fig, result.verdict, height=380)

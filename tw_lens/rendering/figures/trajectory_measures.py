@@ -16,6 +16,7 @@ from tw_lens.rendering.figures.style import (
     MEASURE_LABELS,
     apply_layout,
     escape_token,
+    layer_ticks,
     to_lists,
 )
 
@@ -66,7 +67,7 @@ def plot_trajectory_measures(
             title = "layer" if len(depths) == 1 else "relative depth"
             grid.update_xaxes(title=title, row=row, col=col)
     if len(depths) == 1:
-        grid.update_xaxes(tickformat="d", dtick=max(1, max(depths) // 6))
+        grid.update_xaxes(**layer_ticks(max(depths)))
     n = len(trajectories)
     title = "Trajectory measures" if n == 1 else f"Measures of {n} trajectories"
     hidden = any(len(path.token_strings) > 1 for path in trajectories)

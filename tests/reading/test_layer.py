@@ -8,7 +8,6 @@ import pytest
 
 import tw_lens.reading
 from tests.models import shared_bridge, tiny_bridge
-from tests.zoo import zoo_bridge
 from tw_lens.reading.layer import host_layer, host_layers
 
 READING = Path(tw_lens.reading.__file__).parent
@@ -41,12 +40,6 @@ def test_settings_per_layer():
 
 def test_layers_without_attention():
     assert all(layer.attention is None for layer in host_layers(tiny_bridge("mamba")))
-
-
-def test_attention_without_hooks():
-    layers = host_layers(zoo_bridge("NemotronHForCausalLM"))
-    unhooked = [layer for layer in layers if layer.has_unhooked_attention]
-    assert unhooked and all(layer.attention is layer.original_attention for layer in unhooked)
 
 
 def test_errors_name_the_layer():

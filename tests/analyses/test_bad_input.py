@@ -143,6 +143,12 @@ def test_words_of_several_tokens_are_dropped_and_listed(weights):
     assert result.word_index == (5, 7)
     assert result.dropped == ("w5 w6",)
     assert "1 dropped: 'w5 w6'" in repr(result)
+    ellipsoid = tw.head_ellipsoid(weights, layer=0, head=0, words=["w5", "w5 w6"])
+    assert ellipsoid.dropped == ("w5 w6",) and "1 dropped: 'w5 w6'" in repr(ellipsoid)
+    by_distance = tw.head_probe_by_distance(
+        weights, layer=0, words=["w5", "w5 w6"], distances=[0], k=1
+    )
+    assert "1 dropped: 'w5 w6'" in repr(by_distance)
 
 
 @pytest.mark.parametrize("words", [["w5 w6"], [], ["w5 w6", "w1 w2 w3"], [""], ["unheard"]])
@@ -243,11 +249,7 @@ CASES = {
         "unknown null 'x'; expected one of 'isotropic', 'vocabulary', 'within head'.",
     "tw.direction_coherence(w, measures=5)":
         "measures must be a list of names, e.g. ['embedding']; got 5.",
-    "tw.direction_coherence(w, layers=[])":
-        "layers is empty",
     "tw.trajectory(w, [5, 6])": "states must be States; call read_states(model, prompt) first (got",
-    "tw.trajectory_attribution(w, 5)": "states must be States; call read_states(model, prompt)",
-    "tw.attention_pattern(w, None, layer=1)": "states must be States; call read_states(model,",
     "tw.fit_projection(w, 5)": "states must be States; call read_states(model, prompt) first (got",
     "tw.fit_projection(w, [s, 5])": "states must be States; call read_states(model, prompt) first",
     "tw.fit_projection(w, s, method='tsne')": "unknown method 'tsne'; expected 'pca' or 'umap'.",
@@ -257,6 +259,9 @@ CASES = {
         "measures must be a list of names, e.g. ['norm']; got 'norm'.",
     "tw.trajectory(w, s).plot(measures=['speed'])":
         "unknown measure 'speed'; expected one of 'norm', 'step_angle', ",
+    "tw.trajectory(w, s).plot(5)":
+        "projection must be a Projection; call fit_projection(weights, states) first (got int).",
+    "tw.trajectory(w, s).plot(color=5)": "unknown color 5; expected 'token' or 'layer'.",
     "tw.trajectory(w, s).readout(4, 0)": "layer must be between 0 and 3, got 4.",
     "tw.trajectory(w, s).readout(0, 4)": "position must be between 0 and 3, got 4.",
     "tw.trajectory(w, s).readout('a', 0)": "layer must be an int, got 'a'.",

@@ -42,6 +42,7 @@ class TrajectoryAttribution(Result):
     `components` are `H0`, `H1`, ... and, where a layer has them, `attention` (heads that cannot be
     separated, or a layer in place of attention), `bias` (what the layer adds for any input of its
     heads), `MLP`, and `rest` (the effect of the stream's norms or scale on the state itself).
+    `length` is the norm of what the final norm sees of a contribution (centred where it centres).
     `share` and `length` are NaN where a layer has no such component. `residual_error` is the
     largest relative error of the sum of the parts against the step, over all layers, beyond the
     rounding of the residual stream.

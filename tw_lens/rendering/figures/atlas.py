@@ -44,7 +44,7 @@ def draw_head_atlas(result: HeadAtlas) -> go.Figure:
                 zmin=lowest,
                 zmax=highest,
                 colorbar={
-                    "title": "% of the<br>spectrum<br> ",
+                    "title": "% of the<br>spectrum",
                     "tickvals": list(ticks),
                     "ticktext": list(ticks.values()),
                 },

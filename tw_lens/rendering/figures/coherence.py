@@ -115,7 +115,7 @@ def draw_direction_degeneracy(result: DirectionDegeneracy) -> go.Figure:
             colorscale="Viridis",
             zmin=0,
             zmax=100,
-            colorbar={"title": "% of tokens<br>unchanged<br> "},
+            colorbar={"title": {"text": "% of tokens unchanged", "side": "right"}},
         )
     )
     for h in range(len(result.heads)):

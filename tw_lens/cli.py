@@ -272,7 +272,7 @@ def direction_examples(
     lines = read_lines(prompts)
     loaded, _, token_filter = _read(model, step, readable)
     result = study(
-        loaded, lines, layer=layer, head=head, circuit=circuit, direction=direction, k=n,
+        loaded, lines, layer=layer, head=head, circuit=circuit, direction=direction, n_examples=n,
         token_filter=token_filter, checkpoint=checkpoint, progress=step,
     )  # fmt: skip
     return result, result.to_dataframe()

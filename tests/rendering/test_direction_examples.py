@@ -19,7 +19,7 @@ PROMPTS = ["w5 w6 w7 w8 w9", "w8 w9 w10 w11", "w12 w5 w30 w31 w32 w33 w34"]
 
 @pytest.fixture(scope="module")
 def examples():
-    return tw.direction_examples(golden_bridge(), PROMPTS, layer=1, head=2, k=4, context=2)
+    return tw.direction_examples(golden_bridge(), PROMPTS, layer=1, head=2, n_examples=4, context=2)
 
 
 @pytest.fixture(scope="module")

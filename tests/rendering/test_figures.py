@@ -228,7 +228,7 @@ def test_paths_are_colored_by_token_layer_or_component():
     largest = attribution.share[:, :, 1].nan_to_num(-9).argmax(1)
     texts = next(trace for trace in fig.data if trace.name.startswith("1 ")).text
     for layer, component in enumerate(largest.tolist()):
-        name = attribution.named(layer, component)
+        name = attribution.label(layer, component)
         assert f"largest share of the next step: {name}<" in texts[layer]
     other = tw.trajectory_attribution(WEIGHTS, tw.read_states(golden_bridge(), "w9 w8"))
     with pytest.raises(ValueError, match="other states"):

@@ -200,7 +200,7 @@ def test_batches_and_order_change_nothing(circuit: str, monkeypatch):
     assert table(examples(model, circuit)).equals(expected)
     backwards = tw.direction_examples(
         model, reversed(PROMPTS), circuit=circuit, context=CONTEXT, layer=LAYER, head=HEAD,
-        direction=DIRECTION, k=K,
+        direction=DIRECTION, n_examples=K,
     )  # fmt: skip
     assert table(backwards).equals(expected)
     assert (backwards.n_prompts, backwards.n_skipped) == (9, 2)
@@ -313,7 +313,7 @@ def test_examples_without_a_next_token_have_no_share():
     """In prompts of two tokens the examples are at the end."""
     prompts = [[i, i + 1] for i in range(5, 40)]
     result = tw.direction_examples(
-        shared_bridge("llama"), prompts, layer=1, head=2, circuit="OV", k=3
+        shared_bridge("llama"), prompts, layer=1, head=2, circuit="OV", n_examples=3
     )
     assert len(result.of_side("right")) == 3
     assert result.description("right") == "right: no example has a next token"

@@ -121,7 +121,7 @@ def sentence_for(result, low: float, high: float, difference: float) -> str:
         trend_difference=filled(
             result.trend_difference, difference, difference - 0.1, difference + 0.1
         ),
-    ).sentence("next state", "middle")
+    ).claim("next state", "middle")
 
 
 def test_a_claim_is_no_stronger_than_its_intervals():

@@ -63,12 +63,12 @@ class TrajectoryAttribution(Result):
         layer, component = divmod(int(mean.nan_to_num(-math.inf).argmax()), len(self.components))
         return (
             f"{self.model_name}: {self.share.shape[0]} layers, {len(self.components)} components; "
-            f"{self.named(layer, component)} has the largest mean share "
+            f"{self.label(layer, component)} has the largest mean share "
             f"({100 * float(mean[layer, component]):.0f} % of its step); parts sum to the steps "
             f"within {self.residual_error:.0e}"
         )
 
-    def named(self, layer: int, component: int) -> str:
+    def label(self, layer: int, component: int) -> str:
         """Return a component's label: `L5H1`, `L5 MLP`."""
         name = self.components[component]
         return f"L{layer}{name}" if name.startswith("H") else f"L{layer} {name}"
@@ -95,7 +95,7 @@ class TrajectoryAttribution(Result):
                     {
                         "layer": layer,
                         "head": self.head_of(component),
-                        "component": self.named(layer, component),
+                        "component": self.label(layer, component),
                         "position": position,
                         "token_index": self.token_index[position],
                         "token_string": token,

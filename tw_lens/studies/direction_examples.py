@@ -51,7 +51,7 @@ def direction_examples(
     head: int,
     direction: int = 0,
     circuit: Circuit = "QK",
-    k: int = 10,
+    n_examples: int = 10,
     context: int = 8,
     first_position: int = 1,
     seed: int = 0,
@@ -100,7 +100,7 @@ def direction_examples(
         head: index of the head.
         direction: index of the singular vector, 0 for the leading one.
         circuit: "QK" or "OV".
-        k: number of examples per side.
+        n_examples: number of examples per side.
         context: number of tokens shown on either side of an example.
         first_position: earlier positions are excluded; position 0 often carries huge activations.
         seed: seed of the random pairs.
@@ -110,7 +110,7 @@ def direction_examples(
         progress: True shows a bar; a function is called with a sentence at each step.
 
     Returns:
-        At most k `Example` per side, highest first; scores in the model's own units (before the
+        At most n_examples `Example` per side, highest first; scores in the model's own units (before the
         softmax and any cap), lengths in those of the residual stream.
 
     Raises:
@@ -121,7 +121,7 @@ def direction_examples(
         UnsupportedModelError: see `read_weights`.
 
     Example:
-        >>> result = direction_examples(model, ["w5 w6 w7", "w8 w9"], layer=1, head=0, k=2)
+        >>> result = direction_examples(model, ["w5 w6 w7", "w8 w9"], layer=1, head=0, n_examples=2)
         >>> result.n_prompts, result.n_positions
         (2, 5)
 
@@ -129,7 +129,7 @@ def direction_examples(
     section 4.5.
     """
     require_choice("circuit", circuit, CIRCUITS)
-    for name, value in (("k", k), ("context", context)):
+    for name, value in (("n_examples", n_examples), ("context", context)):
         require_positive(name, value)
     stream, n_positions = PromptStream(model, prompts, first_position), 0
     weights = read_weights(model)
@@ -137,13 +137,13 @@ def direction_examples(
     block = weights.block(layer)
     pairs = head_directions(weights, layer, head, circuit, direction, n=N_RANDOM, seed=seed)
     settings = {
-        "layer": layer, "head": head, "circuit": circuit, "direction": direction, "k": k,
+        "layer": layer, "head": head, "circuit": circuit, "direction": direction, "n_examples": n_examples,
         "context": context, "first_position": first_position, "seed": seed,
         "n_random": N_RANDOM, "batch_size": BATCH_SIZE,
     }  # fmt: skip
     saved = Checkpoint(checkpoint, model, {"study": "direction_examples", **settings})
     search = ExampleSearch(
-        weights, layer, pairs, k=k, context=context, first_position=first_position
+        weights, layer, pairs, n_examples=n_examples, context=context, first_position=first_position
     )
     if saved.results is not None:
         search.restore(saved.results)

@@ -35,14 +35,14 @@ class ExampleSearch:
         layer: int,
         pairs: DirectionPairs,
         *,
-        k: int,
+        n_examples: int,
         context: int,
         first_position: int,
     ) -> None:
         self._weights, self._layer, self._pairs = weights, layer, pairs
         self._block = weights.block(layer)
         self._context, self._first = context, first_position
-        self._top = [[TopActivations(k) for _ in pairs.left] for _ in SIDES]
+        self._top = [[TopActivations(n_examples) for _ in pairs.left] for _ in SIDES]
         self._examples: list[dict[tuple[int, int], Example]] = [{} for _ in SIDES]
 
     def add(

@@ -72,10 +72,10 @@ class TrajectoryAlignment(Result):
 
     def headline(self) -> str:
         """Return for both places how the angle to the next state changes, against the controls."""
-        parts = [self.sentence("next state", place) for place in PLACES]
+        parts = [self.claim("next state", place) for place in PLACES]
         return f"{self.model_name}, {self.n_prompts} prompts: {'; '.join(parts)}"
 
-    def sentence(self, target: str, place: str) -> str:
+    def claim(self, target: str, place: str) -> str:
         """Return the fall towards a target in words, as certain as its interval."""
         fall, low, high = self.fall_of(target, place)
         change = f"falls by {fall:.2f} [{low:.2f}, {high:.2f}] rad"

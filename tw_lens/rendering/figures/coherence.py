@@ -108,7 +108,7 @@ def draw_direction_degeneracy(result: DirectionDegeneracy) -> go.Figure:
                     f"subspace from direction {first}" if row.count(first) > 1 else ""
                     for first in row
                 ]
-                for row in result.block
+                for row in result.subspace
             ],
             hovertemplate="%{y} direction %{x}: %{z} % of the tokens unchanged by rounding<br>"
             "%{text}<extra></extra>",
@@ -119,7 +119,7 @@ def draw_direction_degeneracy(result: DirectionDegeneracy) -> go.Figure:
         )
     )
     for h in range(len(result.heads)):
-        for subspace in result.blocks(h):
+        for subspace in result.subspaces(h):
             if len(subspace) > 1:
                 fig.add_shape(
                     type="rect", x0=subspace[0] - 0.5, x1=subspace[-1] + 0.5, y0=h - 0.42,

@@ -163,7 +163,7 @@ def _largest_components(attribution: TrajectoryAttribution) -> Kinds:
     """The component with the largest share of each step; positions outermost."""
     largest = attribution.share.nan_to_num(-torch.inf).argmax(1)
     return [
-        [attribution.named(layer, int(index)) for layer, index in enumerate(of_position)]
+        [attribution.label(layer, int(index)) for layer, index in enumerate(of_position)]
         + ["none (last layer)"]
         for of_position in largest.T
     ]

@@ -21,7 +21,7 @@ def draw_trajectory_attribution(
 
     share = result.mean_share() if position is None else result.share[..., position]
     layers, components = share.shape
-    names = [[result.named(layer, c) for c in range(components)] for layer in range(layers)]
+    names = [[result.label(layer, c) for c in range(components)] for layer in range(layers)]
     known = share[~share.isnan()].abs()
     limit = min(1.0, float(known.max())) if len(known) else 1.0
     heat = go.Heatmap(

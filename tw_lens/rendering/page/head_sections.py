@@ -193,7 +193,7 @@ def _head_tokens(spectrum: HeadSpectrum, h: int, subspaces: DegenerateSubspaces)
         index = h * spectrum.n + direction
         value = float(spectrum.singular_values[h, direction])
         left, right = spectrum.left.token_string[index], spectrum.right.token_string[index]
-        subspace = subspaces.named(h, direction)
+        subspace = subspaces.label(h, direction)
         label = subspace if subspace == str(direction) else f"{direction} in {subspace}"
         rows.append((label, value, left, right))
         markers.append((null_marker(spectrum.left, index), null_marker(spectrum.right, index)))

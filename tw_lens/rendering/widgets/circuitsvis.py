@@ -159,7 +159,7 @@ def _shares(
     if component in names:
         return layers, share[:, names.index(component)]
     for layer, c in (~share.isnan().all(-1)).nonzero().tolist():
-        if attribution.named(layer, c) == component:
+        if attribution.label(layer, c) == component:
             return [layer], share[layer, c][None]
     expected = ", ".join(map(repr, [*names, *["heads"] * any(heads)]))
     raise ValueError(

@@ -14,7 +14,7 @@ D_HEAD = 6
 @pytest.mark.parametrize("seed", range(6))
 def test_two_equal_singular_values_are_one_subspace(seed: int):
     result = tw.direction_degeneracy(equal_pair(seed), layer=0, n=5)
-    assert result.blocks(0) == [[0], [1, 2], [3], [4]]
+    assert result.subspaces(0) == [[0], [1, 2], [3], [4]]
     assert (result.overlap_rotated[:, 0, [0, 3, 4]] == 1).all()
     assert (result.overlap_rotated[:, 0, 1] == result.overlap_rotated[:, 0, 2]).all()
     assert (result.overlap_rotated[:, 0, 1] < 1).any()  # a rotation inside changes the words
@@ -23,7 +23,7 @@ def test_two_equal_singular_values_are_one_subspace(seed: int):
 
 def test_a_subspace_continues_beyond_the_last_listed_direction():
     result = tw.direction_degeneracy(equal_pair(0), layer=0, n=2)
-    assert result.blocks(0) == [[0], [1]] and result.open_ended == (True,)
+    assert result.subspaces(0) == [[0], [1]] and result.open_ended == (True,)
     assert result.to_dataframe().subspace.iloc[-1] == "1+"
 
 

@@ -208,7 +208,7 @@ def test_overlaps_of_subspaces_are_those_of_filtered_lists(circuit):
     before, shares = lists(spaces.svd), torch.zeros(len(spaces.moved), 2, n)
     for m, moved in enumerate(map(lists, spaces.moved)):
         for side in (0, 1):
-            for part in filtered.blocks(0):
+            for part in filtered.subspaces(0):
                 old, new = ({i for d in part for i in one[side][d]} for one in (before, moved))
                 shares[m, side, part] = len(old & new) / len(old)
     assert torch.allclose(filtered.overlap_rounded[:, 0], shares.mean(0))

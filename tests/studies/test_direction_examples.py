@@ -298,7 +298,7 @@ def test_caveats_name_what_was_left_out():
         ({"direction": -1}, IndexError, "direction -1 does not exist"),
         ({"head": 4}, IndexError, "head 4 does not exist"),
         ({"layer": 3}, IndexError, "layer 3 does not exist"),
-        ({"k": 0}, ValueError, "k must be at least 1, got 0"),
+        ({"n_examples": 0}, ValueError, "n_examples must be at least 1, got 0"),
         ({"context": 0}, ValueError, "context must be at least 1, got 0"),
         ({"first_position": -1}, ValueError, "first_position must be at least 0, got -1"),
     ],

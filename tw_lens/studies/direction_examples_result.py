@@ -181,8 +181,8 @@ class DirectionExamples(Result):
                 side,
                 rank,
                 *example[1:8],
-                text(example.before),
-                text(example.after),
+                join_tokens(example.before),
+                join_tokens(example.after),
                 *example[11:],
             )
             for side in SIDES
@@ -202,6 +202,6 @@ def percent(number: float) -> str:
     return f"{number:.0f} %" if number >= 10 else f"{number:.2g} %"
 
 
-def text(tokens: tuple[str, ...]) -> str:
+def join_tokens(tokens: tuple[str, ...]) -> str:
     """Join tokens to running text, with spaces between them if they contain none themselves."""
     return ("" if any(token.startswith(" ") for token in tokens) else " ").join(tokens)

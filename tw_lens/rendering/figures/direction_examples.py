@@ -8,7 +8,7 @@ from tw_lens.analyses.null_directions import SIDES
 from tw_lens.rendering.figures.style import apply_layout, escape_token, traces_of, truncate
 from tw_lens.results import figure
 from tw_lens.studies import DirectionExamples, Example
-from tw_lens.studies.direction_examples_result import text
+from tw_lens.studies.direction_examples_result import join_tokens
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -66,9 +66,9 @@ def _example_table(result: DirectionExamples, side: str) -> go.Table:
     examples = result.of_side(side)
     name, counterpart, unit = COUNTERPARTS[result.circuit, side]
     columns = {
-        "before": [_end_of(text(example.before)) for example in examples],
+        "before": [_end_of(join_tokens(example.before)) for example in examples],
         name: [f"<b>{escape_token(truncate(example.token_string))}</b>" for example in examples],
-        "after": [_start_of(text(example.after)) for example in examples],
+        "after": [_start_of(join_tokens(example.after)) for example in examples],
         "projection": [f"{example.projection:.2f}" for example in examples],
         "token rank": [_token_rank(example.token_rank) for example in examples],
         counterpart: [_counterpart(example) for example in examples],

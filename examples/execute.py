@@ -1,12 +1,12 @@
-"""Run the notebooks from top to bottom and keep their outputs, figures as small pictures too.
+"""Execute the notebooks and store their outputs, with a PNG of every figure.
 
-    python examples/execute.py              # all of them, as `make notebooks` does
-    python examples/execute.py read_one     # those whose name holds this
+    python examples/execute.py              # all notebooks, as `make notebooks` does
+    python examples/execute.py read_one     # notebooks whose name contains the text
 
-1. Run every notebook in one kernel, emptied before each; a model is loaded once for all of them.
-2. Keep tables and text as they are; leave progress bars out.
-3. Draw every figure with the system's Chromium, because web pages that show notebooks run no
-   scripts; beside it stays the figure itself, for JupyterLab and VS Code.
+1. Execute every notebook in one kernel, which is reset before each; models are loaded once.
+2. Keep tables and text; drop progress bars.
+3. Render every figure to PNG with the system's Chromium, because web pages that show notebooks
+   run no scripts. The plotly figure itself stays for JupyterLab and VS Code.
 4. Write the notebook back.
 """
 
@@ -23,9 +23,9 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 PLOTLY = "application/vnd.plotly.v1+json"
-LARGEST_HTML = 200_000
+MAX_HTML = 200_000
 WIDTH = 860
-BEFORE = """
+SETUP = """
 get_ipython().run_line_magic("reset", "-f")
 import functools, plotly.io, tw_lens
 if not hasattr(tw_lens.load_model, "cache_info"):
@@ -36,13 +36,13 @@ plotly.io.renderers.default = "plotly_mimetype"
 
 @contextmanager
 def kernel() -> Iterator[Any]:
-    """One client with one kernel for all notebooks."""
+    """Yield one client with one kernel, shared by all notebooks."""
     import nbformat
     from nbclient import NotebookClient
 
     empty = nbformat.v4.new_notebook()
-    where = {"metadata": {"path": str(FOLDER)}}
-    client = NotebookClient(empty, kernel_name="python3", timeout=900, resources=where)
+    resources = {"metadata": {"path": str(FOLDER)}}
+    client = NotebookClient(empty, kernel_name="python3", timeout=900, resources=resources)
     try:
         yield client
     finally:
@@ -50,26 +50,30 @@ def kernel() -> Iterator[Any]:
         client.execute(cleanup_kc=True)
 
 
-def executed(notebook: Path, client: Any) -> Any:
-    """The notebook with the outputs of a run; a cell that fails raises `CellExecutionError`."""
+def run_notebook(path: Path, client: Any) -> Any:
+    """Return the notebook with fresh outputs.
+
+    Raises:
+        CellExecutionError: a cell fails.
+    """
     import nbformat
 
-    read = nbformat.read(notebook, as_version=4)
-    read.cells.insert(0, nbformat.v4.new_code_cell(BEFORE))
-    client.nb = read
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(SETUP))
+    client.nb = notebook
     client.execute(cleanup_kc=False)
-    del read.cells[0]
-    return read
+    del notebook.cells[0]
+    return notebook
 
 
 def outputs(notebook: Any) -> Iterator[Any]:
-    """Every output of every cell."""
+    """Yield every output of every cell."""
     for cell in notebook.cells:
         yield from cell.get("outputs", [])
 
 
-def tidied(notebook: Any, browser: Any) -> Any:
-    """Outputs as they are kept: no progress bars, no moments of time, pictures of figures."""
+def clean_outputs(notebook: Any, browser: Any) -> Any:
+    """Drop progress bars and run times, and add a PNG to every figure and large widget."""
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata.pop("execution", None)
@@ -82,46 +86,51 @@ def tidied(notebook: Any, browser: Any) -> Any:
     for output in outputs(notebook):
         data = output.get("data", {})
         if PLOTLY in data:
-            data["image/png"] = drawn(data[PLOTLY], browser)
+            data["image/png"] = figure_png(data[PLOTLY], browser)
             data.pop("text/html", None)
-        elif len(data.get("text/html", "")) > LARGEST_HTML:
-            data["image/png"] = photographed(data.pop("text/html"), browser)
+        elif len(data.get("text/html", "")) > MAX_HTML:
+            data["image/png"] = widget_png(data.pop("text/html"), browser)
     return notebook
 
 
-def drawn(figure: dict[str, Any], browser: Any) -> str:
-    """A plotly figure as a PNG, in base64."""
+def figure_png(figure: dict[str, Any], browser: Any) -> str:
+    """Return a plotly figure as PNG in base64."""
     height = figure["layout"].get("height", 450)
     figure["layout"].setdefault("height", height)
+    return to_image(figure, WIDTH, height, browser)
+
+
+def to_image(figure: dict[str, Any], width: int, height: int, browser: Any) -> str:
+    """Return a plotly figure of the given size as PNG in base64."""
     url = browser.evaluate(
         "([f, width, height]) => Plotly.toImage(f, {format: 'png', width, height})",
-        [figure, WIDTH, height],
+        [figure, width, height],
     )
     return str(url).split(",", 1)[1]
 
 
-def photographed(page: str, browser: Any) -> str:
-    """What a widget shows, as a PNG in base64."""
+def widget_png(page: str, browser: Any) -> str:
+    """Return a screenshot of a widget's frame as PNG in base64."""
     tab = browser.context.new_page()
     tab.set_viewport_size({"width": WIDTH, "height": 600})
     tab.set_content(page)
     tab.wait_for_timeout(3000)
-    picture = tab.locator("iframe").screenshot()
+    image = tab.locator("iframe").screenshot()
     tab.close()
-    return base64.b64encode(picture).decode()
+    return base64.b64encode(image).decode()
 
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """An empty page with plotly in the system's Chromium, offline."""
+    """Yield an empty page with plotly in the system's Chromium, offline."""
     from playwright.sync_api import sync_playwright
     from plotly.offline import get_plotlyjs
 
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
-        raise SystemExit("the pictures need Chromium: apt-get install chromium.")
-    with sync_playwright() as started:
-        browser = started.chromium.launch(
+        raise SystemExit("figures require Chromium; install it with: apt-get install chromium.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
         )
         page = browser.new_context(offline=True, device_scale_factor=1).new_page()
@@ -130,22 +139,22 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def main(wanted: list[str]) -> None:
-    """Run the notebooks whose name holds one of the words (all of them without words)."""
+def main(parts: list[str]) -> None:
+    """Execute the notebooks whose name contains one of the parts; all notebooks without parts."""
     import nbformat
 
-    chosen = [
+    paths = [
         path
         for path in sorted(FOLDER.glob("*.ipynb"))
-        if not wanted or any(word in path.name for word in wanted)
+        if not parts or any(part in path.name for part in parts)
     ]
     with kernel() as client, chromium() as browser:
-        for path in chosen:
+        for path in paths:
             start = time.perf_counter()
-            notebook = tidied(executed(path, client), browser)
+            notebook = clean_outputs(run_notebook(path, client), browser)
             nbformat.write(notebook, path)
-            took = time.perf_counter() - start
-            print(f"{path.name}: {took:.0f} s, {path.stat().st_size / 1000:.0f} kB")
+            seconds = time.perf_counter() - start
+            print(f"{path.name}: {seconds:.0f} s, {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

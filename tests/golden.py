@@ -1,4 +1,4 @@
-"""The golden file, one for one, through the public calls (published convention)."""
+"""The golden file, value by value, from the public calls (published convention)."""
 
 from collections.abc import Callable
 
@@ -31,12 +31,12 @@ Cells = dict[tuple, pd.DataFrame]
 
 
 def assert_ids(cell: pd.DataFrame, ids: list[int]) -> None:
-    """The same ids in the same order; neighbours within 1e-5 relative may swap."""
-    got, score = cell.token_index.tolist(), dict(zip(cell.token_index, cell.score, strict=True))
+    """Assert the same ids in the same order; neighbours within 1e-5 relative may swap."""
+    ours, score = cell.token_index.tolist(), dict(zip(cell.token_index, cell.score, strict=True))
     assert cell["rank"].tolist() == list(range(len(ids)))
-    assert sorted(got) == sorted(ids)
-    for ours, theirs in zip(got, ids, strict=True):
-        assert ours == theirs or abs(score[ours] / score[theirs] - 1) < 1e-5
+    assert sorted(ours) == sorted(ids)
+    for mine, theirs in zip(ours, ids, strict=True):
+        assert mine == theirs or abs(score[mine] / score[theirs] - 1) < 1e-5
 
 
 def cells(table: pd.DataFrame, *columns: str) -> Cells:
@@ -72,19 +72,19 @@ def check_probes(weights: Weights) -> None:
         qk = cells(tw.head_probe(weights, **options).to_dataframe(), "component", "word_index")
         ov = tw.head_probe(weights, circuit="OV", **options).to_dataframe()
         vo = cells(ov, "component", "word_index")
-        at = str(layer)
+        key_of_layer = str(layer)
         assert len(qk) == 4 * len(words) and len(vo) == 5 * len(words)
         for i, word in enumerate(words):
             for head in range(4):
                 key = (f"L{layer}H{head}", word)
-                assert_ids(qk[key], gold["qk"][at][str(word)][head])
-                assert_ids(vo[key], gold["vo"][at][str(word)][head])
-                norm = gold["value_norms"][at][head][i]
+                assert_ids(qk[key], gold["qk"][key_of_layer][str(word)][head])
+                assert_ids(vo[key], gold["vo"][key_of_layer][str(word)][head])
+                norm = gold["value_norms"][key_of_layer][head][i]
                 assert vo[key]["norm"].tolist() == pytest.approx([norm] * k, rel=1e-4)
-            whole = vo[f"L{layer}", word]
-            assert_ids(whole, gold["vo_layer_sum"][at][str(word)])
-            norm = gold["value_norms_layer_sum"][at][i]
-            assert whole["norm"].tolist() == pytest.approx([norm] * k, rel=1e-4)
+            of_layer = vo[f"L{layer}", word]
+            assert_ids(of_layer, gold["vo_layer_sum"][key_of_layer][str(word)])
+            norm = gold["value_norms_layer_sum"][key_of_layer][i]
+            assert of_layer["norm"].tolist() == pytest.approx([norm] * k, rel=1e-4)
 
 
 def check_spectra(weights: Weights) -> None:

@@ -1,7 +1,7 @@
 """Small models with seeded random weights, of many kinds; nothing is downloaded.
 
-One-dimensional parameters are moved away from 1 and 0 (at initialisation every folding mistake is
-invisible) and matrices are enlarged, so that attention is far from uniform.
+One-dimensional parameters are moved away from 1 and 0 (at initialisation folding mistakes have no
+effect) and matrices are enlarged, so that attention is far from uniform.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "gemma", "class": "GemmaForCausalLM", **GROUPED, "num_key_value_heads": 1,
         "head_dim": 16,
     },
-    # Layers that look back over a window only: all of them, the later ones, every other one.
+    # Layers with a sliding window: all of them, the later ones, every other one.
     "mistral-window": {
         "model_type": "mistral", "class": "MistralForCausalLM", **GROUPED, "sliding_window": 4,
     },
@@ -70,7 +70,7 @@ QUERIES_AND_KEYS = ("q_proj", "k_proj", "c_attn", "query_key_value")
 
 
 def tiny_hf(architecture: str, seed: int = 0) -> Any:
-    """A Hugging Face causal language model with 3 layers and random weights."""
+    """Return a Hugging Face causal language model with 3 layers and random weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     options = dict(CONFIGS[architecture])
@@ -88,7 +88,7 @@ def tiny_hf(architecture: str, seed: int = 0) -> Any:
 
 
 def perturbed(model: Any, seed: int) -> Any:
-    """Gains and biases away from 1 and 0, attention far from uniform."""
+    """Move gains and biases away from 1 and 0, and attention away from uniform."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
@@ -96,21 +96,23 @@ def perturbed(model: Any, seed: int) -> Any:
         else:
             parameter.data.mul_(12 if any(part in name for part in QUERIES_AND_KEYS) else 4)
     for name, buffer in model.named_buffers():
-        if name.endswith("layer_scalar"):  # Gemma 4 multiplies its stream by a number that is 1
+        if name.endswith(
+            "layer_scalar"
+        ):  # Gemma 4 multiplies its residual stream by a number that is 1
             buffer.fill_(0.7)
     return model
 
 
 @lru_cache(maxsize=1)
 def tokenizer() -> Any:
-    """The golden model's toy tokenizer: `w5` is token 5."""
+    """Return the golden model's toy tokenizer: `w5` is token 5."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(GOLDEN))
 
 
 def as_bridge(hf_model: Any, name: str) -> Any:
-    """A Hugging Face model behind a TransformerBridge."""
+    """Wrap a Hugging Face model in a TransformerBridge."""
     from transformer_lens.model_bridge import TransformerBridge
 
     return TransformerBridge.boot_transformers(
@@ -119,13 +121,13 @@ def as_bridge(hf_model: Any, name: str) -> Any:
 
 
 def tiny_bridge(architecture: str, seed: int = 0) -> Any:
-    """`tiny_hf` behind a TransformerBridge, a new one at every call."""
+    """Return `tiny_hf` in a TransformerBridge, a new one at every call."""
     return as_bridge(tiny_hf(architecture, seed), f"tiny-{architecture}")
 
 
 @lru_cache(maxsize=16)
 def shared_bridge(architecture: str, processed: bool = False) -> Any:
-    """A `tiny_bridge` for tests that only read; `processed` by TransformerLens' own folding."""
+    """Return a `tiny_bridge` for tests that only read; `processed` by TransformerLens."""
     model = tiny_bridge(architecture)
     if processed:
         model.enable_compatibility_mode()
@@ -133,25 +135,25 @@ def shared_bridge(architecture: str, processed: bool = False) -> Any:
 
 
 def golden_hf() -> Any:
-    """The golden GPT-2 as Hugging Face loads it."""
+    """Return the golden GPT-2 as Hugging Face loads it."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(str(GOLDEN), dtype=torch.float32).eval()
 
 
 def golden_bridge() -> Any:
-    """The golden GPT-2 behind a TransformerBridge, raw."""
+    """Return the golden GPT-2 in a TransformerBridge, raw."""
     return as_bridge(golden_hf(), "golden-gpt2")
 
 
 @lru_cache(maxsize=1)
 def golden_expected() -> dict[str, Any]:
-    """What the published experiments give on the golden GPT-2."""
+    """Return the results of the published experiments on the golden GPT-2."""
     return json.loads((GOLDEN / "expected.json").read_text())
 
 
 def _quietly(build: Any, *arguments: Any, **options: Any) -> Any:
-    """Build without TransformerLens' notice that HookedTransformer is going away."""
+    """Call without TransformerLens' deprecation warning for HookedTransformer."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
         return build(*arguments, **options)
@@ -164,7 +166,7 @@ def tiny_hooked(
     rotary: bool = False,
     seed: int = 0,
 ) -> Any:
-    """A HookedTransformer with 3 layers (TransformerLens 3.9 only).
+    """Return a HookedTransformer with 3 layers (TransformerLens 3.9 only).
 
     `biases=False` leaves the attention's, the MLP's and the unembedding's biases at zero; the
     norms keep theirs.
@@ -192,7 +194,7 @@ def tiny_hooked(
 
 
 def golden_hooked() -> Any:
-    """The golden GPT-2 as an unprocessed HookedTransformer (TransformerLens 3.9 only)."""
+    """Return the golden GPT-2 as an unprocessed HookedTransformer (TransformerLens 3.9 only)."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 

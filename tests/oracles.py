@@ -1,6 +1,6 @@
-"""The slow obvious versions: float64, dense matrices, loops, full SVD and argsort.
+"""Oracles: slow direct versions in float64 with dense matrices, loops, full SVD and argsort.
 
-Nothing here uses tw_lens. The weights are taken from Hugging Face parameters, by hand, for each
+Nothing here uses tw_lens. The weights are taken directly from the Hugging Face parameters of each
 architecture; definitions as in the paper (arXiv 2309.07315).
 """
 
@@ -27,8 +27,8 @@ class RawNorm:
         rows = []
         for row in x.reshape(-1, x.shape[-1]):
             d = len(row)
-            seen = row - row.sum() / d if self.centred else row
-            rows.append(math.sqrt(d) * seen / math.sqrt(float((seen * seen).sum()) + d * self.eps))
+            y = row - row.sum() / d if self.centred else row
+            rows.append(math.sqrt(d) * y / math.sqrt(float((y * y).sum()) + d * self.eps))
         return torch.stack(rows).reshape(x.shape)
 
     def P(self) -> Tensor:
@@ -58,7 +58,7 @@ class RawLayer:
 
 @dataclass
 class RawModel:
-    """Everything the definitions need, float64."""
+    """All weights that the definitions need, float64."""
 
     E: Tensor
     scale: float
@@ -68,32 +68,32 @@ class RawModel:
     d_head: int
 
     def embed(self) -> Tensor:
-        """What enters the stream for every word."""
+        """Return every token as it enters the residual stream."""
         return self.scale * self.E
 
     def W_QK(self, layer: int, head: int) -> Tensor:
-        """Dense `d x d`."""
+        """Return the dense `d x d` matrix."""
         L = self.layers[layer]
         left, right = L.norm.fold(L.W_Q[head]), L.norm.fold(L.W_K[head])
         return left @ right.T / math.sqrt(self.d_head)
 
     def W_OV(self, layer: int, head: int) -> Tensor:
-        """Dense `d x d`, without the direction no norm sees."""
+        """Return the dense `d x d` matrix, off the direction that every norm removes."""
         L = self.layers[layer]
         return L.norm.fold(L.W_V[head]) @ L.W_O[head] @ self.final.P()
 
     def directions_of_readout(self) -> Tensor:
-        """`A_U`, one column per word."""
+        """Return `A_U`, one column per token."""
         return self.final.fold(self.U)
 
-    def offset_of_readout(self) -> Tensor:
+    def bias_of_readout(self) -> Tensor:
         return self.final.bias @ self.U
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.final.N(x) @ self.directions_of_readout() + self.offset_of_readout()
+        return self.final.N(x) @ self.directions_of_readout() + self.bias_of_readout()
 
     def qk_probe(self, layer: int, head: int, word: int) -> Tensor:
-        """Score of every word as a key for `word` as a query, at rotary distance 0."""
+        """Return the score of every token as a key for `word` as a query, at rotary distance 0."""
         L = self.layers[layer]
         a_Q = L.norm.bias @ L.W_Q[head] + L.b_Q[head]
         points = L.norm.N(self.embed())
@@ -102,14 +102,14 @@ class RawModel:
         return keys @ query / math.sqrt(self.d_head)
 
     def update(self, layer: int, head: int, word: int) -> Tensor:
-        """What a head writes for a word."""
+        """Return a head's output for a token."""
         L = self.layers[layer]
         point = L.norm.N(self.embed()[word])
         value = point @ L.norm.fold(L.W_V[head]) + L.norm.bias @ L.W_V[head] + L.b_V[head]
         return value @ L.W_O[head] @ self.final.P()
 
     def layer_update(self, layer: int, word: int) -> Tensor:
-        """What the whole layer writes for a word that attends to itself alone."""
+        """Return the layer's output for a token that attends to itself alone."""
         L = self.layers[layer]
         heads = sum(self.update(layer, head, word) for head in range(len(L.W_Q)))
         return heads + L.b_O @ self.final.P()
@@ -163,7 +163,7 @@ def _moments(pairs: list[tuple[float, float]]) -> tuple[float, float, float, flo
 
 
 def signed_pair(W: Tensor, direction: int, M: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Left and right singular vector of a dense matrix and its value, signed by the rule.
+    """Return singular vectors and value of a dense matrix, signed by the rule.
 
     `v` stays when `max_w v.M_w >= max_w -v.M_w`, else both are flipped; `M [words, d]`.
     """
@@ -180,7 +180,7 @@ def arccos_angle(a: Tensor, b: Tensor) -> float:
 
 
 def turning_angle(before: Tensor, here: Tensor, after: Tensor) -> float:
-    """The exterior angle of the spherical triangle at `here`, by the law of cosines."""
+    """Return the exterior angle of the spherical triangle at `here`, by the law of cosines."""
     a, b = arccos_angle(before, here), arccos_angle(here, after)
     c = arccos_angle(before, after)
     inner = (math.cos(c) - math.cos(a) * math.cos(b)) / (math.sin(a) * math.sin(b))
@@ -188,7 +188,7 @@ def turning_angle(before: Tensor, here: Tensor, after: Tensor) -> float:
 
 
 def raw_model(hf_model: Any) -> RawModel:
-    """Float64 weights of a tiny Hugging Face model, by hand for each architecture."""
+    """Return float64 weights of a tiny Hugging Face model, for each architecture separately."""
     kind = hf_model.config.model_type
     body = getattr(hf_model, "transformer", None)
     if kind == "gpt2":
@@ -240,8 +240,8 @@ def _neox_layer(block: Any, config: Any) -> RawLayer:
     W, b = _d(block.attention.query_key_value.weight), _d(block.attention.query_key_value.bias)
     O = _d(block.attention.dense.weight).T  # noqa: E741
     start = [[(3 * head + part) * h for head in range(n)] for part in range(3)]
-    Ws = [[W[at : at + h].T for at in row] for row in start]
-    bs = [[b[at : at + h] for at in row] for row in start]
+    Ws = [[W[i : i + h].T for i in row] for row in start]
+    bs = [[b[i : i + h] for i in row] for row in start]
     norm = _norm(block.input_layernorm, config.layer_norm_eps, centred=True)
     W_O = [O[head * h : (head + 1) * h] for head in range(n)]
     return RawLayer(norm, *Ws, W_O, *bs, _d(block.attention.dense.bias))
@@ -253,10 +253,10 @@ def _llama_layer(block: Any, config: Any) -> RawLayer:
     h = attention.q_proj.weight.shape[0] // n
 
     def heads(linear: Any, shared: int) -> tuple[list[Tensor], list[Tensor]]:
-        at = [head // shared * h for head in range(n)]
+        starts = [head // shared * h for head in range(n)]
         W = _d(linear.weight)
         b = torch.zeros(len(W), dtype=torch.float64) if linear.bias is None else _d(linear.bias)
-        return [W[i : i + h].T for i in at], [b[i : i + h] for i in at]
+        return [W[i : i + h].T for i in starts], [b[i : i + h] for i in starts]
 
     (W_Q, b_Q), (W_K, b_K), (W_V, b_V) = (
         heads(attention.q_proj, 1),
@@ -271,15 +271,15 @@ def _llama_layer(block: Any, config: Any) -> RawLayer:
 
 
 def assert_ranking(
-    token_index: list[int], score: list[float], everything: Tensor, tolerance: float = 1e-5
+    token_index: list[int], score: list[float], all_scores: Tensor, tolerance: float = 1e-5
 ) -> None:
-    """A top-k list against all scores: each rank holds the score argsort puts there.
+    """Assert that each rank of a top-k list has the score that argsort puts there.
 
-    Two words may swap only when their scores differ by less than the tolerance.
+    Two tokens may swap only when their scores differ by less than the tolerance.
     """
     assert len(set(token_index)) == len(token_index) > 0
-    size = float(everything.abs().max())
-    order = torch.argsort(everything, descending=True).tolist()
+    size = float(all_scores.abs().max())
+    order = torch.argsort(all_scores, descending=True).tolist()
     for rank, (index, value) in enumerate(zip(token_index, score, strict=True)):
-        assert abs(float(everything[index]) - value) < tolerance * size
-        assert abs(float(everything[index]) - float(everything[order[rank]])) < tolerance * size
+        assert abs(float(all_scores[index]) - value) < tolerance * size
+        assert abs(float(all_scores[index]) - float(all_scores[order[rank]])) < tolerance * size

@@ -1,4 +1,4 @@
-"""Weights made by hand: words in known sets, and heads that map one known set to another."""
+"""Hand-made weights: tokens in known sets, and heads that map one known set to another."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ D, D_HEAD, V, K = 48, 16, 2000, 5
 def planted(
     seed: int, *, strengths: tuple[float, ...] = (8.0, 6.0, 4.5), repaired: bool = False
 ) -> Weights:
-    """One layer of two heads: head 0's W_QK maps word sets to related ones, head 1 is random.
+    """Return one layer of two heads: W_QK of head 0 maps token sets to others, head 1 is random.
 
-    Direction i of head 0 reads the words `10 i ... 10 i + 4` and attends to the next five; the two
-    sets share half of what they have in common. `null_association`: to those of the direction before.
+    Direction i of head 0 has the tokens `10 i ... 10 i + 4` as queries and the next five as keys;
+    the two sets share half of their common component. `repaired`: the keys are those of the
+    direction before.
     """
     g = torch.Generator().manual_seed(seed)
     n = len(strengths)
@@ -42,26 +43,26 @@ def planted(
 
 
 def equal_pair(seed: int, S: tuple[float, ...] = (9, 5, 5, 3, 2, 1)) -> Weights:
-    """Weights whose W_QK has the singular values S, its factors turned by a random rotation."""
+    """Return weights whose W_QK has the singular values S, its factors randomly rotated."""
     g = torch.Generator().manual_seed(seed)
     planes = [torch.linalg.qr(torch.randn(D, len(S), generator=g))[0] for _ in range(2)]
-    words = torch.randn(1500, D, generator=g)
-    turned = torch.Generator().manual_seed(seed + 1000)
-    R = torch.linalg.qr(torch.randn(len(S), len(S), generator=turned))[0]
+    W_E = torch.randn(1500, D, generator=g)
+    rotation = torch.Generator().manual_seed(seed + 1000)
+    R = torch.linalg.qr(torch.randn(len(S), len(S), generator=rotation))[0]
     W_Q, W_K = (planes[0] * torch.tensor(S)) @ R, planes[1] @ R
     W_V, W_O = (torch.randn(shape, generator=g) for shape in ((1, D, len(S)), (1, len(S), D)))
-    return by_hand(words, W_Q[None], W_K[None], W_V, W_O)
+    return by_hand(W_E, W_Q[None], W_K[None], W_V, W_O)
 
 
 def by_hand(W_E, W_Q, W_K, W_V, W_O) -> Weights:
-    """Weights of one layer with these matrices, an RMSNorm without gain, and tied words."""
+    """Return weights of one layer with these matrices, an RMSNorm without gain, tied embeddings."""
     d, heads, d_head = W_E.shape[1], W_Q.shape[0], W_Q.shape[2]
     norm = Norm(gain=torch.ones(d), bias=torch.zeros(d), eps=1e-6, centred=False)
     zeros = torch.zeros(heads, d_head)
     block = Block(
         layer=0, norm=norm, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O, b_Q=zeros, b_K=zeros, b_V=zeros,
-        b_O=torch.zeros(d), attention_scores=AttentionScores(scale=d_head**-0.5), attention_output=AttentionOutput(),
-        centred_stream=False,
+        b_O=torch.zeros(d), attention_scores=AttentionScores(scale=d_head**-0.5),
+        attention_output=AttentionOutput(), centred_stream=False,
     )  # fmt: skip
     return Weights(
         model_name="planted", architecture="by hand", n_layers=1, attention_layers=(0,),

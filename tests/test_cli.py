@@ -1,4 +1,4 @@
-"""The command line on a saved folder: tables, files, exit codes, sentences instead of traces."""
+"""Command line on a saved model: tables, files, exit codes, errors in one sentence."""
 
 import json
 import shutil
@@ -77,18 +77,29 @@ def test_tables_reach_every_format(command, columns, tmp_path):
     assert set(table.cite) == {json.loads(paths["json"].read_text())[0]["cite"]}
 
 
-@pytest.mark.parametrize("command", [["norms"], ["probe", "-w", "bird"], ["spectrum"]])
-def test_readable_lists_words_only(command, tmp_path):
+def spelled_model(tmp_path) -> str:
+    """The tiny model with three tokens that are words."""
     folder = shutil.copytree(FOLDER, tmp_path / "model")
     file = folder / "tokenizer.json"
-    spelled = file.read_text()
+    text = file.read_text()
     for number, word in ((5, "bird"), (6, "stone"), (7, "two")):
-        spelled = spelled.replace(f'"w{number}"', f'"{word}"')
-    file.write_text(spelled)
+        text = text.replace(f'"w{number}"', f'"{word}"')
+    file.write_text(text)
+    return str(folder)
+
+
+@pytest.mark.parametrize("command", [["norms"], ["probe", "-w", "bird"], ["spectrum"], ["atlas"]])
+def test_readable_lists_words_only(command, tmp_path):
     csv = tmp_path / "t.csv"
-    done = run(command[0], str(folder), *command[1:], "--readable", "--csv", str(csv))
+    done = run(command[0], spelled_model(tmp_path), *command[1:], "--readable", "--csv", str(csv))
     assert done.exit_code == 0, done.output
-    assert set(pd.read_csv(csv).token_string) == {"bird", "stone", "two"}
+    table = pd.read_csv(csv)
+    tokens = set(table.token_string) if "token_string" in table else words_of(table)
+    assert tokens == {"bird", "stone", "two"}
+
+
+def words_of(table) -> set[str]:
+    return set(" ".join([*table.left_tokens, *table.right_tokens]).split())
 
 
 def test_report_says_where_the_page_is(tmp_path):
@@ -158,40 +169,83 @@ def test_hub_out_of_reach_names_what_is_bundled(monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["trajectory-statistics", "trajectory-alignment"])
-def test_a_study_over_a_file_of_sentences(command, tmp_path):
-    text, kept = tmp_path / "sentences.txt", tmp_path / "kept.safetensors"
+def test_a_study_over_a_file_of_prompts(command, tmp_path):
+    text, saved = tmp_path / "prompts.txt", tmp_path / "saved.safetensors"
     text.write_text("w5 w6 w7 w8 w9\n\nw10 w11 w12 w13\n")
     table = tmp_path / "table.csv"
-    asked = [command, FOLDER, "--prompts", str(text), "--checkpoint", str(kept)]
-    done = run(*asked, "--csv", str(table))
+    arguments = [command, FOLDER, "--prompts", str(text), "--checkpoint", str(saved)]
+    done = run(*arguments, "--csv", str(table))
     assert done.exit_code == 0, done.output
-    assert {"permuted weights", "model"} <= set(pd.read_csv(table).source) and kept.is_file()
-    for content, words in ((b"\n \n", "holds no sentence"), (b"\xff\xfe\x00", "no text in UTF-8")):
+    assert {"permuted weights", "model"} <= set(pd.read_csv(table).source) and saved.is_file()
+    for content, message in (
+        (b"\n \n", "must contain at least one prompt"),
+        (b"\xff\xfe\x00", "it is not UTF-8"),
+    ):
         text.write_bytes(content)
-        done = run(*asked)
-        assert done.exit_code == 2 and words in done.output
+        done = run(*arguments)
+        assert done.exit_code == 2 and message in done.output.replace("\n", " ")
     text.unlink()
-    done = run(*asked)
-    assert done.exit_code == 2 and "there is no file" in done.output
+    done = run(*arguments)
+    assert done.exit_code == 2 and "does not exist; pass a text file" in done.output
 
 
-def test_the_effect_of_directions(tmp_path):
-    text, table = tmp_path / "sentences.txt", tmp_path / "table.csv"
-    text.write_text("w5 w6 w7 w8 w9\nw10 w11 w12 w13\n")
-    asked = [
-        "direction-ablation",
-        FOLDER,
-        "--prompts",
-        str(text),
-        "--layer",
-        "1",
-        "--head",
-        "2",
-        "-n",
-    ]
-    done = run(*asked, "3", "--csv", str(table))
+STUDY_OF_A_HEAD = ["--layer", "1", "--head", "2"]
+
+
+def prompts_file(tmp_path) -> str:
+    file = tmp_path / "prompts.txt"
+    file.write_text("w5 w6 w7 w8 w9\nw10 w11 w12 w13\n")
+    return str(file)
+
+
+def test_direction_ablation(tmp_path):
+    table, saved = tmp_path / "table.csv", tmp_path / "saved.safetensors"
+    command = ["direction-ablation", FOLDER, "--prompts", prompts_file(tmp_path), *STUDY_OF_A_HEAD]
+    done = run(*command, "-n", "3", "--csv", str(table), "--checkpoint", str(saved))
     assert done.exit_code == 0, done.output
-    found = pd.read_csv(table)
-    assert set(found.directions) == {0, 1, 2} and {"kl", "output_change"} <= set(found.measure)
-    done = run(*asked, "99")
+    result = pd.read_csv(table)
+    assert set(result.directions) == {0, 1, 2} and {"kl", "output_change"} <= set(result.measure)
+    done = run(*command, "-n", "3", "--csv", str(table), "--checkpoint", str(saved))
+    assert done.exit_code == 0 and pd.read_csv(table).equals(result)
+    done = run(*command, "-n", "2", "--checkpoint", str(saved))
+    assert done.exit_code == 2 and "other settings (directions)" in done.output.replace("\n", " ")
+    done = run(*command, "-n", "99")
     assert done.exit_code == 2 and "direction 16 does not exist" in done.output
+
+
+def test_direction_examples(tmp_path):
+    table, saved = tmp_path / "table.csv", tmp_path / "saved.safetensors"
+    command = ["direction-examples", FOLDER, "--prompts", prompts_file(tmp_path), *STUDY_OF_A_HEAD]
+    command += ["--circuit", "OV", "--csv", str(table), "--checkpoint", str(saved)]
+    done = run(*command, "--direction", "1", "-n", "2")
+    assert done.exit_code == 0, done.output
+    result = pd.read_csv(table)
+    assert set(result.direction) == {1} and set(result.side) <= {"left", "right"}
+    assert 1 <= len(result) <= 4 and {"token_rank", "counterpart_token"} <= set(result.columns)
+    done = run(*command, "--direction", "1", "-n", "2")
+    assert done.exit_code == 0 and pd.read_csv(table).equals(result)
+    done = run(*command, "--direction", "0", "-n", "2")
+    assert done.exit_code == 2 and "other settings (direction)" in done.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize("command", ["direction-ablation", "direction-examples"])
+def test_studies_of_directions_list_readable_tokens(command, tmp_path):
+    folder, table = spelled_model(tmp_path), tmp_path / "table.csv"
+    arguments = [command, folder, "--prompts", prompts_file(tmp_path), *STUDY_OF_A_HEAD]
+    done = run(*arguments, "-n", "2", "--readable", "--csv", str(table))
+    assert done.exit_code == 0, done.output
+    if command == "direction-ablation":
+        result = pd.read_csv(table)
+        listed = " ".join([*result.left_tokens, *result.right_tokens]).split()
+        assert set(listed) == {"bird", "stone", "two"}
+
+
+def test_the_projection_of_the_page_is_chosen(tmp_path):
+    done = run("report", FOLDER, "--projection", "guess", "-o", str(tmp_path / "page.html"))
+    assert done.exit_code == 2 and "'guess' is not one of" in done.output
+
+
+def test_the_formats_are_those_of_save_table():
+    from tw_lens.rendering.export import tables
+
+    assert set(FORMATS) == set(tables.FORMATS.values())

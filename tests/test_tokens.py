@@ -1,4 +1,4 @@
-"""Tokens are printed in one place, unambiguously."""
+"""Token strings are unambiguous, and words are looked up as single tokens."""
 
 import pytest
 
@@ -6,8 +6,8 @@ from tests.models import tokenizer
 from tw_lens.tokens import TokenStrings, named, visible
 
 
-class RankOnePieces:
-    """A byte-level (or sentencepiece) vocabulary given by hand: piece and text of each id."""
+class TableTokenizer:
+    """A byte-level (or sentencepiece) tokenizer from a table: piece and text of each id."""
 
     unk_token = "<unk>"
 
@@ -49,13 +49,13 @@ PIECES = [
 
 @pytest.mark.parametrize("index", range(len(PIECES)))
 def test_strings(index: int):
-    tokens = TokenStrings(RankOnePieces(*[(piece, text) for piece, text, _ in PIECES]), 20)
+    tokens = TokenStrings(TableTokenizer(*[(piece, text) for piece, text, _ in PIECES]), 20)
     assert tokens.string(index) == PIECES[index][2]
     assert tokens.string(index).isprintable()
 
 
 def test_ids_beyond_the_tokenizer():
-    assert TokenStrings(RankOnePieces(("a", "a")), 9).string(7) == "<unused 7>"
+    assert TokenStrings(TableTokenizer(("a", "a")), 9).string(7) == "<unused 7>"
 
 
 def test_without_a_tokenizer():
@@ -67,7 +67,7 @@ def test_without_a_tokenizer():
 
 
 def test_look_up():
-    tokens = TokenStrings(RankOnePieces(*[(piece, text) for piece, text, _ in PIECES]), 16)
+    tokens = TokenStrings(TableTokenizer(*[(piece, text) for piece, text, _ in PIECES]), 16)
     assert tokens.look_up([" dog", "dog", 5, "cat"]) == ([1, 2, 5], ["cat"])
     assert tokens.look_up("dog") == ([2], [])
     assert tokens.single("<unk>") == 0

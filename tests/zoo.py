@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from tests.models import as_bridge, perturbed
-from tw_lens.reading.model_access import NATIVE
+from tw_lens.reading.model_exceptions import NATIVE
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else every processor is looked for, six times over
 

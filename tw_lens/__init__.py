@@ -1,17 +1,14 @@
-"""tw_lens: how words travel through a transformer, on top of TransformerLens.
+"""tw_lens: geometric interpretation of transformer heads, on top of TransformerLens.
 
-1. `read_weights(model)`: the weights in one folded form, whatever the model.
-2. `check(model, prompt)`: the certificate that this form computes what the model computes.
-3. `embedding_distances`, `token_norms`: the words on the sphere; `token_filter`: which to list.
-4. `head_probe`, `head_spectrum`, `bias_directions`, `head_ellipsoid`, `head_probe_by_distance`,
-   `head_score_by_distance`: the heads as maps of it; `head_atlas`: all of them in one table;
-   `direction_coherence`, `direction_association`, `direction_degeneracy`: what of it stands above chance.
-5. `read_states(model, prompt)`: a prompt's residual stream.
-6. `trajectory`, `trajectory_attribution`, `fit_projection`, `attention_pattern`: the words travelling.
-7. `trajectory_statistics`, `trajectory_alignment`, `direction_ablation`, `direction_examples`: many prompts through
-   the running model, beside controls.
-8. `report(model, path, prompt=..., layers=[...])`: all of it on one page.
-9. `save_table(result, path)`: its table for a paper, with the line to `cite` it by.
+1. `read_weights(model)`: the weights in canonical form; `check(model, prompt)` certifies them.
+2. `embedding_distances`, `token_norms`: tokens on the sphere; `token_filter`: tokens to list.
+3. `head_probe`, `head_spectrum`, `head_atlas`, `bias_directions`, `head_ellipsoid`: what heads do.
+4. `head_probe_by_distance`, `head_score_by_distance`: heads as functions of the distance.
+5. `direction_coherence`, `direction_association`, `direction_degeneracy`: tests against nulls.
+6. `read_states(model, prompt)`: the residual stream; `attention_pattern`: its attention.
+7. `trajectory`, `trajectory_attribution`, `fit_projection`: the path of every token by layer.
+8. `trajectory_statistics`, `trajectory_alignment`: paths over many prompts, with controls.
+9. `direction_examples`, `direction_ablation`: directions in text; `report`: all on one HTML page.
 """
 
 from tw_lens._version import __version__ as __version__
@@ -66,22 +63,23 @@ from tw_lens.studies import (
 
 __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "load_model",
+    "permute_weights",
     "read_weights",
     "check",
     "embedding_distances",
     "token_norms",
-    "common_nouns",
     "token_filter",
+    "common_nouns",
     "head_probe",
     "head_spectrum",
     "head_atlas",
+    "bias_directions",
+    "head_ellipsoid",
+    "head_probe_by_distance",
+    "head_score_by_distance",
     "direction_coherence",
     "direction_association",
     "direction_degeneracy",
-    "bias_directions",
-    "head_probe_by_distance",
-    "head_score_by_distance",
-    "head_ellipsoid",
     "read_states",
     "save_states",
     "load_states",
@@ -91,9 +89,8 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "attention_pattern",
     "trajectory_statistics",
     "trajectory_alignment",
-    "direction_examples",
     "direction_ablation",
-    "permute_weights",
+    "direction_examples",
     "plot_trajectories",
     "plot_trajectory_measures",
     "attention_widget",
@@ -103,8 +100,8 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "save_table",
     "save_figure",
     "cite",
-    "Caveat",
-    "States",
-    "UnsupportedModelError",
     "Weights",
+    "States",
+    "Caveat",
+    "UnsupportedModelError",
 ]

@@ -1,4 +1,4 @@
-"""What can go wrong by name: a model that does not fit, and a caveat that travels with a number."""
+"""The error for unsupported models, and the caveats that results carry."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class UnsupportedModelError(ValueError):
-    """A model (or a part of it) that cannot be read exactly.
+    """A model, or a part of it, cannot be read exactly.
 
-    The message names the architecture, the part that does not fit, and what can still be done.
+    The message names the architecture, the unsupported part, and what can still be done.
     """
 
     def __init__(self, architecture: str, part: str, remedy: str) -> None:
@@ -19,7 +19,7 @@ class UnsupportedModelError(ValueError):
 
 
 class Caveat(NamedTuple):
-    """A condition under which a result is true: a short name and one sentence."""
+    """A condition under which a result holds: a short name and one sentence."""
 
     name: str
     sentence: str

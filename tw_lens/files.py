@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a file that cannot be written, before any work is done.
+    """Reject a file that cannot be written, before any work is done.
 
     Raises:
-        FileNotFoundError: its folder does not exist.
-        PermissionError: its folder cannot be written to.
-        IsADirectoryError: it is a folder.
+        FileNotFoundError: the file's folder does not exist.
+        PermissionError: the file's folder cannot be written to.
+        IsADirectoryError: the path is a folder.
     """
     folder = path.resolve().parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"the folder {folder} does not exist: make it first.")
+        raise FileNotFoundError(f"the folder {folder} does not exist; create it first.")
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the name of a file.")
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
     try:
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as refused:
-        raise PermissionError(f"the folder {folder} cannot be written to.") from refused
+    except OSError as error:
+        raise PermissionError(f"the folder {folder} cannot be written to.") from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Write a file beside its place and move it there when it is complete."""
+    """Write a temporary file in the same folder and rename it when it is complete."""
     require_writable(path)
     handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=".tw_lens-")
     os.close(handle)

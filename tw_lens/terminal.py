@@ -1,4 +1,4 @@
-"""What the commands share: a progress line, refusals in one sentence, tables shown or written."""
+"""Terminal: options and behaviour shared by all commands (progress, errors, printed tables)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REFUSED = 2
+REJECTED = 2
 FAILED = 1
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 FORMATS = {
@@ -26,39 +26,79 @@ FORMATS = {
     "markdown": "Markdown",
 }
 
+Report = Callable[[str], None]
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="A folder, or a model name that TransformerLens knows (default: the bundled SmolLM2)."
+    ),
+]
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="Text to run the model on.")]
+Prompts = Annotated[Path, typer.Option("--prompts", help="Text file, one prompt per line.")]
+Layer = Annotated[int, typer.Option("--layer", "-l", help="Index of the layer.")]
+Distance = Annotated[
+    int, typer.Option(help="Distance from the query back to the key (QK of rotary models).")
+]
+Head = Annotated[int | None, typer.Option("--head", help="Index of the head (default: all heads).")]
+OneHead = Annotated[int, typer.Option("--head", help="Index of the head.")]
+Direction = Annotated[int, typer.Option("--direction", help="Index of the singular direction.")]
+Circuit = Annotated[
+    Literal["QK", "OV"], typer.Option("--circuit", help="Attention circuit: QK or OV.")
+]
+Convention = Annotated[
+    Literal["exact", "published"],
+    typer.Option("--convention", help="Convention: exact or published."),
+]
+K = Annotated[int, typer.Option("-k", help="Number of tokens per list.")]
+Readable = Annotated[
+    bool,
+    typer.Option(
+        "--readable",
+        help="List whole words only: no fragments, no special or never-trained tokens.",
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", help="File to save the study in; rerun with the same file to resume."
+    ),
+]
+
 
 def table_command(command: Callable[..., tuple[Any, pd.DataFrame]]) -> Callable[..., None]:
-    """Make a command of a function that returns a result and its table.
+    """Turn a function that returns a result and its table into a command.
 
-    The function's first parameter, which the terminal does not see, takes a sentence at each step.
-    The command has an option for every format of files. Refusals end it with 2, a certificate that
-    did not pass with 1.
+    The function's first parameter is not an option: it is called with a sentence at each step. The
+    command gets an option for every file format. It exits with code 2 on rejected input, and with
+    code 1 if a certificate did not pass.
     """
-    asked = inspect.signature(command, eval_str=True)
-    shown = [*asked.parameters.values()][1:]
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [*signature.parameters.values()][1:]
     for name in FORMATS:
         option = typer.Option(f"--{name}", help=f"Write the table as {FORMATS[name]}.")
         annotation = Annotated[Path | None, option]
-        shown.append(inspect.Parameter(name, KEYWORD, default=None, annotation=annotation))
+        parameters.append(inspect.Parameter(name, KEYWORD, default=None, annotation=annotation))
 
     @wraps(command)
-    def run(**given: Any) -> None:
-        files = {name: path for name in FORMATS if (path := given.pop(name)) is not None}
+    def run(**options: Any) -> None:
+        files = {name: path for name in FORMATS if (path := options.pop(name)) is not None}
         with report_errors():
-            with progress() as say:
-                result, table = command(say, **given)
+            with progress() as report:
+                result, table = command(report, **options)
             write_or_print(result, table, files)
         if not getattr(result, "passed", True):
             raise typer.Exit(FAILED)
 
-    run.__signature__ = asked.replace(parameters=shown, return_annotation=None)
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
-    del run.__wrapped__
-    return run
+    made: Any = run  # the attributes that typer reads are not declared for functions
+    made.__signature__ = signature.replace(parameters=parameters, return_annotation=None)
+    made.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del made.__wrapped__
+    return made
 
 
 def write_or_print(result: Any, table: pd.DataFrame, files: dict[str, Path]) -> None:
-    """Write a result's table to the files asked for, or print it."""
+    """Write a result's table to the requested files, or print it."""
     from rich.console import Console
 
     from tw_lens.rendering import rich_table, save_table
@@ -74,61 +114,65 @@ def write_or_print(result: Any, table: pd.DataFrame, files: dict[str, Path]) -> 
 
 
 def parse_layers(text: str) -> list[int] | None:
-    """Numbers with commas between them; None for no text.
+    """Return the layers in a text such as "0,5,11"; None for an empty text.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the text is not a list of ints.
     """
     if not text.strip():
         return None
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--layers {text!r}: numbers with commas fit, as in 0,5,11.") from None
+        raise ValueError(
+            f"--layers must be numbers with commas between them, e.g. 0,5,11; got {text!r}."
+        ) from None
 
 
 def read_lines(file: Path) -> list[str]:
-    """The sentences of a text file, one per line; blank lines are left out.
+    """Return the prompts of a text file, one per line, without blank lines.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no text, or holds no sentence.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not UTF-8 text, or contains no prompt.
     """
     if not file.is_file():
         raise FileNotFoundError(
-            f"there is no file {str(file)!r}: give a text file, a prompt a line."
+            f"the file {str(file)!r} does not exist; pass a text file with one prompt per line."
         )
     try:
-        held = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
-        raise ValueError(f"{str(file)!r} is no text in UTF-8: give one prompt a line.") from None
-    if not (sentences := [line for line in held if line]):
-        raise ValueError(f"{str(file)!r} holds no sentence: give one prompt a line.")
-    return sentences
+        raise ValueError(
+            f"{str(file)!r} must be UTF-8 text with one prompt per line; it is not UTF-8."
+        ) from None
+    if not (prompts := [line for line in lines if line]):
+        raise ValueError(f"{str(file)!r} must contain at least one prompt; all lines are blank.")
+    return prompts
 
 
 @contextmanager
-def progress() -> Iterator[Any]:
-    """A line that tells what is going on, on the terminal only."""
+def progress() -> Iterator[Report]:
+    """Show a line with the current step on the terminal (not in redirected output)."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Starting")
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("Starting")
 
-        def say(step: str) -> None:
-            progress.update(task, description=step)
+        def report(step: str) -> None:
+            bar.update(task, description=step)
 
-        yield say
+        yield report
 
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Errors that name what was given and what fits, as one sentence and an exit code of 2."""
+    """Print an error as one sentence and exit with code 2."""
     try:
         yield
     except (ValueError, IndexError, OSError, TypeError) as error:
         typer.echo(f"tw-lens: {error}", err=True)
-        sys.exit(REFUSED)
+        sys.exit(REJECTED)

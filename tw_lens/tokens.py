@@ -1,4 +1,4 @@
-"""Token ids and the strings people read: the one place where tokens are printed or looked up."""
+"""Token ids to printable strings, and words to token ids."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from functools import lru_cache
 from typing import Any
 
 LOOKS_ESCAPED = re.compile(r"\\(?=[abfnrtvxuU\\])")
-FREE = re.compile(r"[\[<]\W*(unused|reserved|extra_id)", re.IGNORECASE)
+PLACEHOLDER = re.compile(r"[\[<]\W*(unused|reserved|extra_id)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenStrings:
-    """A tokenizer seen as a dictionary: ids to unambiguous strings, words to single ids.
+    """A tokenizer as a dictionary: ids to unambiguous strings, words to single ids.
 
-    `tokenizer` is the model's own (None for a model without one: tokens print as `<7>`).
+    `tokenizer` is the model's own; None for a model without one, whose tokens print as `<7>`.
     """
 
     tokenizer: Any
     d_vocab: int
 
     def string(self, token_index: int) -> str:
-        """The text of one token: leading spaces kept, control characters and raw bytes escaped."""
+        """Return the text of one token, with its spaces; control characters and bytes escaped."""
         if self.tokenizer is None:
             return f"<{token_index}>"
         piece = self.tokenizer.convert_ids_to_tokens(int(token_index))
@@ -37,14 +37,14 @@ class TokenStrings:
         return escaped_controls(LOOKS_ESCAPED.sub(r"\\\\", text))
 
     def strings(self, token_indices: Iterable[int]) -> list[str]:
-        """The texts of many tokens."""
+        """Return the texts of many tokens."""
         return [self.string(index) for index in token_indices]
 
     def without_text(self) -> list[bool]:
-        """For every id, whether no text produces it.
+        """Return for every id whether no text produces it.
 
-        Special and added tokens, places kept free (`[unused7]`), ids the tokenizer does not name,
-        and lone bytes that UTF-8 never holds.
+        True for special and added tokens, placeholders (`[unused7]`), ids without a token in the
+        tokenizer, and lone bytes that do not occur in UTF-8.
         """
         if self.tokenizer is None:
             return [False] * self.d_vocab
@@ -52,15 +52,18 @@ class TokenStrings:
         added |= set(getattr(self.tokenizer, "added_tokens_decoder", ()))
         pieces = [self.tokenizer.convert_ids_to_tokens(index) for index in range(self.d_vocab)]
         return [
-            index in added or piece is None or piece in NEVER_IN_UTF8 or bool(FREE.match(piece))
+            index in added
+            or piece is None
+            or piece in NEVER_IN_UTF8
+            or bool(PLACEHOLDER.match(piece))
             for index, piece in enumerate(pieces)
         ]
 
     def single(self, word: str) -> int | None:
-        """The id of a word that is exactly one token, None when it is several (or none)."""
+        """Return the id of a word that is exactly one token; None if it is several (or none)."""
         if self.tokenizer is None:
             raise ValueError(
-                f"the word {word!r} cannot be looked up: the model has no tokenizer. Give token "
+                f"the word {word!r} cannot be looked up: the model has no tokenizer; give token "
                 "ids, or set model.tokenizer."
             )
         ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
@@ -69,7 +72,7 @@ class TokenStrings:
         return int(ids[0])
 
     def _is_unknown(self, token_index: int, word: str) -> bool:
-        """Whether an id only says that the tokenizer does not know the word."""
+        """Return whether an id is the tokenizer's unknown token, in place of the word."""
         unknown = getattr(self.tokenizer, "unk_token", None)
         return (
             unknown is not None
@@ -78,15 +81,15 @@ class TokenStrings:
         )
 
     def look_up(self, words: Iterable[str | int]) -> tuple[list[int], list[str]]:
-        """Ids of the words that are one token, and the words that were dropped.
+        """Return the ids of the words that are one token, and the words that were dropped.
 
         Raises:
             IndexError: an id outside the vocabulary.
-            ValueError: no word is left.
+            ValueError: no word is a single token.
         """
         if isinstance(words, str):
             words = [words]
-        kept: list[int] = []
+        ids: list[int] = []
         dropped: list[str] = []
         for word in words:
             index = self.single(word) if isinstance(word, str) else int(word)
@@ -98,37 +101,37 @@ class TokenStrings:
                     f"{self.d_vocab - 1}."
                 )
             else:
-                kept.append(index)
-        if not kept:
-            given = ", ".join(repr(word) for word in dropped) or "no word at all"
+                ids.append(index)
+        if not ids:
+            names = ", ".join(repr(word) for word in dropped) or "no words"
             raise ValueError(
-                f"none of the words is a single token of this model: {given}. Try them with (or "
-                "without) a leading space, or give token ids."
+                f"none of the words is a single token of this model, got {names}; try them with "
+                "(or without) a leading space, or give token ids."
             )
-        return kept, dropped
+        return ids, dropped
 
 
 def visible(token: str) -> str:
-    """A token for tables and pictures: a leading or trailing space is drawn as an open box."""
+    """Return a token for tables and figures, with leading and trailing spaces as open boxes."""
     left, inner, right = outer_spaces(token)
     return "\u2423" * left + inner + "\u2423" * right or "\u2205"
 
 
 def outer_spaces(text: str) -> tuple[int, str, int]:
-    """How many spaces a text begins with, what stands between, and how many it ends with."""
-    inner = text.lstrip(" ")
-    core = inner.rstrip(" ")
-    return len(text) - len(inner), core, len(inner) - len(core)
+    """Return the number of leading spaces, the text between, and the number of trailing spaces."""
+    rest = text.lstrip(" ")
+    inner = rest.rstrip(" ")
+    return len(text) - len(rest), inner, len(rest) - len(inner)
 
 
 def named(words: Sequence[str], most: int = 8) -> str:
-    """A short list of words for a sentence: the first ones by name, the rest by number."""
-    shown = ", ".join(repr(word) for word in words[:most])
-    return shown if len(words) <= most else f"{shown} and {len(words) - most} more"
+    """Return a list of words for a sentence: the first ones quoted, the rest as a count."""
+    text = ", ".join(repr(word) for word in words[:most])
+    return text if len(words) <= most else f"{text} and {len(words) - most} more"
 
 
 def escaped_controls(text: str) -> str:
-    """A text on one line: control and invisible characters, lone surrogates too, as escapes."""
+    """Return a text on one line: control characters, invisible ones and surrogates escaped."""
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
@@ -139,7 +142,7 @@ def _escaped(character: str) -> str:
 
 
 def _raw_bytes(piece: str) -> str:
-    """The bytes of a byte-level piece as hexadecimal escapes; other pieces as they are."""
+    """Return a byte-level piece with its bytes as hexadecimal escapes; other pieces unchanged."""
     table = _byte_of_character()
     if all(character in table for character in piece):
         raw = bytes(table[character] for character in piece)
@@ -152,9 +155,9 @@ def _raw_bytes(piece: str) -> str:
 
 @lru_cache(maxsize=1)
 def _byte_of_character() -> dict[str, int]:
-    """The byte each character stands for in byte-level BPE.
+    """Return the byte that each character represents in byte-level BPE.
 
-    Printable Latin-1 bytes stand for themselves, the others for characters from U+0100 on.
+    Printable Latin-1 characters represent their own byte; characters from U+0100 on the others.
     """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(plain)]

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -49,10 +50,10 @@ def test_head_probe_ov(both, readout: str):
     table = tw.head_probe(weights, layer=2, **options).to_dataframe()
     assert len(table) == (weights.n_heads + 1) * len(WORDS) * 7
     for (component, word), cell in cells(table, "component", "word_index"):
-        whole = component == "L2"
+        is_layer = component == "L2"
         u = (
             raw.layer_update(2, word)
-            if whole
+            if is_layer
             else raw.update(2, int(component.removeprefix("L2H")), word)
         )
         assert cell["norm"].tolist() == pytest.approx([float(u.norm())] * 7, rel=1e-5)
@@ -73,12 +74,33 @@ def test_one_head_is_a_part_of_all(both):
         assert torch.allclose(spectra[1].singular_values[0], spectra[0].singular_values[2])
 
 
+def test_one_head_of_bias_directions_and_of_the_attention_pattern(both):
+    _, weights = both
+    states = tw.read_states(shared_bridge(weights.model_name.removeprefix("tiny-")), PROMPT)
+    patterns = [tw.attention_pattern(weights, states, layer=1, head=h) for h in (None, 2)]
+    assert torch.equal(patterns[1].pattern[0], patterns[0].pattern[2])
+    assert_rows_of_head_2(*(pattern.to_dataframe() for pattern in patterns))
+    try:
+        every = tw.bias_directions(weights, layer=1)
+    except ValueError:  # a model without biases
+        return
+    one = tw.bias_directions(weights, layer=1, head=2)
+    assert one.heads == (2,) and one.components == ("L1H2",)
+    assert_rows_of_head_2(every.to_dataframe(), one.to_dataframe())
+
+
+def assert_rows_of_head_2(every, one):
+    expected = every.query("component == 'L1H2'").reset_index(drop=True)
+    assert len(one) and one["head"].unique().tolist() == [2]
+    pd.testing.assert_frame_equal(one, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
 def test_head_spectrum(both, circuit: str):
     raw, weights = both
     result = tw.head_spectrum(weights, layer=1, circuit=circuit, n=3, k=6)
     points = raw.layers[1].norm.N(raw.embed())
-    written = raw.directions_of_readout().T  # relative to the mean word: logits have no origin
+    written = raw.directions_of_readout().T  # relative to the mean token: logits have no origin
     written = points if circuit == "QK" else written - written.mean(0)
     table = result.to_dataframe()
     assert len(table) == weights.n_heads * 3 * 2 * 6
@@ -90,10 +112,10 @@ def test_head_spectrum(both, circuit: str):
         assert float((ours - S[: weights.d_head]).abs().max()) < 1e-5 * float(S[0])
         for direction in range(3):
             u, v, value = signed_pair(dense, direction, written)
-            at = table.query(f"component == 'L1H{head}' and direction == {direction}")
-            assert at.singular_value.tolist() == pytest.approx([value] * 12, rel=1e-5)
+            rows = table.query(f"component == 'L1H{head}' and direction == {direction}")
+            assert rows.singular_value.tolist() == pytest.approx([value] * 12, rel=1e-5)
             for side, scores in (("left", points @ u), ("right", written @ v)):
-                cell = at[at.side == side]
+                cell = rows[rows.side == side]
                 assert_ranking(cell.token_index.tolist(), cell.score.tolist(), scores, 2e-4)
 
 
@@ -137,7 +159,7 @@ def test_token_norms(both, scale: bool, bias: bool):
 
 
 def test_token_norms_are_the_largest_logits(both):
-    """Theory against the model's readout: no state gives more, the best one gives just that."""
+    """Against the model's readout: no state gives a larger logit, and the best state reaches it."""
     raw, weights = both
     score = tw.token_norms(weights).score
     x = 50 * torch.randn(200, 48, generator=torch.Generator().manual_seed(0))
@@ -170,18 +192,18 @@ def test_trajectory(trajectory_measures):
     y = raw.final.N(x)
     assert len(table) == 4 * len(PROMPT)
     for p in range(len(PROMPT)):
-        walked = 0.0
+        length = 0.0
         for layer in range(4):
             row = table.loc[(layer, p)]
             assert row.norm == pytest.approx(float(x[layer, p].norm()), rel=1e-5)
-            assert row.arc_length == pytest.approx(walked, rel=1e-4, abs=1e-6)
+            assert row.arc_length == pytest.approx(length, rel=1e-4, abs=1e-6)
             assert row.chord == pytest.approx(arccos_angle(y[0, p], y[layer, p]), abs=1e-4)
             if layer == 3:
                 assert math.isnan(row.step_angle) and math.isnan(row.radial_share)
                 continue
             angle = arccos_angle(y[layer, p], y[layer + 1, p])
             assert row.step_angle == pytest.approx(angle, rel=1e-4)
-            walked += angle
+            length += angle
             step = x[layer + 1, p] - x[layer, p]
             cosine = float(step @ x[layer, p]) / float(step.norm() * x[layer, p].norm())
             assert row.radial_share == pytest.approx(cosine**2, rel=1e-3, abs=1e-6)
@@ -192,7 +214,7 @@ def test_trajectory(trajectory_measures):
                 assert math.isnan(row.turning_angle)
 
 
-def test_trajectory_towards_other_things(trajectory_measures):
+def test_trajectory_angles_to_other_vectors(trajectory_measures):
     raw, _, states, path = trajectory_measures
     table = path.to_dataframe().set_index(["layer", "position"])
     y = raw.final.N(states.stream.double())
@@ -217,13 +239,13 @@ def test_trajectory_towards_other_things(trajectory_measures):
         assert to == pytest.approx(arccos_angle(here, speak[p + 1]), abs=1e-4)
 
 
-def test_trajectory_readings(trajectory_measures):
+def test_trajectory_readouts(trajectory_measures):
     raw, _, states, path = trajectory_measures
     logits = raw.logits(states.stream.double())
     for layer in range(4):
         for p in range(len(PROMPT)):
-            which = layer * len(PROMPT) + p
-            rows = list(path.readouts.rows(which))
+            index = layer * len(PROMPT) + p
+            rows = list(path.readouts.rows(index))
             ids, scores = [r["token_index"] for r in rows], [r["score"] for r in rows]
             assert_ranking(ids, scores, logits[layer, p], 2e-5)
             assert path.readout(layer, p) == tuple(f"w{i}" for i in ids)
@@ -272,7 +294,7 @@ def test_head_ellipsoid(both, circuit: str):
     assert torch.allclose(result.before.norm(dim=-1), torch.ones(len(WORDS)))
 
 
-def test_fit_map(trajectory_measures):
+def test_fit_projection(trajectory_measures):
     """PCA keeps what a float64 SVD of the centred points keeps."""
     raw, weights, states, _ = trajectory_measures
     projection = tw.fit_projection(weights, states, n_words=60, n_components=2)

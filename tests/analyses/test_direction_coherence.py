@@ -1,4 +1,4 @@
-"""DirectionCoherence: judged by loops, by random weights (calibration) and by planted heads (power)."""
+"""Direction coherence against loops, random weights (calibration) and planted heads (power)."""
 
 import sys
 from dataclasses import replace
@@ -51,10 +51,10 @@ def test_p_values_are_uniform_on_random_weights(architecture: str, null: str):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_beside_the_vocabulary_random_weights_are_never_too_often_above(architecture: str):
-    """Its directions lean to where the words happen to spread; random weights do not: p too large.
+def test_random_weights_do_not_exceed_the_vocabulary_null_too_often(architecture: str):
+    """Its directions lean towards the main axes of the token vectors, random weights do not.
 
-    So the null of this control is a direction with the vocabulary's covariance, see below.
+    Their p-values are too large; those of directions with this covariance are uniform, see below.
     """
     p = torch.cat([c.p[0, 1].flatten() for c in on_random_weights(architecture)])
     assert kstest(p.numpy(), "uniform", alternative="greater").pvalue > 0.01
@@ -62,22 +62,18 @@ def test_beside_the_vocabulary_random_weights_are_never_too_often_above(architec
 
 
 def test_p_values_are_uniform_for_directions_with_the_vocabularys_covariance():
-    for place in (CIRCUIT_SIDES[0], CIRCUIT_SIDES[1], CIRCUIT_SIDES[3]):
-        found = []
+    for circuit_side in (CIRCUIT_SIDES[0], CIRCUIT_SIDES[1], CIRCUIT_SIDES[3]):
+        p_values = []
         for seed in range(4):
             weights = tw.read_weights(tiny_bridge("gpt2", seed))
             block = weights.block(0)
-            controls = NullDirections(
-                weights, 5, None, [token_similarity(weights, "embedding")], seed
-            )
-            table = readout_kind_of(place)
-            rows = controls.rows(table, block.norm)
+            nulls = NullDirections(weights, 5, None, [token_similarity(weights, "embedding")], seed)
+            kind = readout_kind_of(circuit_side)
+            rows = nulls.rows(kind, block.norm)
             fresh = torch.Generator().manual_seed(100 + seed)
-            own = controls.similarity(random_directions_like(rows, 100, fresh), table, block.norm)[
-                0
-            ]
-            found.append(upper_p_values(own, controls.shared(table, block.norm, 999)[1][0]))
-        assert kstest(torch.cat(found).numpy(), "uniform").pvalue > 0.01
+            own = nulls.similarity(random_directions_like(rows, 100, fresh), kind, block.norm)[0]
+            p_values.append(upper_p_values(own, nulls.shared(kind, block.norm, 999)[1][0]))
+        assert kstest(torch.cat(p_values).numpy(), "uniform").pvalue > 0.01
 
 
 @pytest.mark.parametrize("family", ["head", "layer", "model"])
@@ -104,23 +100,25 @@ def is_planted(entry: tuple) -> bool:
 
 
 def test_a_planted_head_is_found():
-    alike = paired = 0
-    for made, sides in planted_heads(False):
-        at = [i for i, entry in enumerate(made.entries) if is_planted(entry)]
-        for i in at:
-            assert sorted(made.atlas.left.token_index[i] // 5 % 2) == [0] * 5  # the known words
-        alike += bool((made.q("head")[0, :2][:, :, at] <= 0.05).all())
-        paired += float(sides.p_head[sides.heads.index((0, 0, "QK"))]) <= 0.05
-    assert alike >= 19 and paired >= 19
+    coherent = associated = 0
+    for coherence, association in planted_heads(False):
+        index = [i for i, entry in enumerate(coherence.entries) if is_planted(entry)]
+        for i in index:
+            assert (
+                sorted(coherence.atlas.left.token_index[i] // 5 % 2) == [0] * 5
+            )  # the planted tokens
+        coherent += bool((coherence.q("head")[0, :2][:, :, index] <= 0.05).all())
+        associated += float(association.p_head[association.heads.index((0, 0, "QK"))]) <= 0.05
+    assert coherent >= 19 and associated >= 19
 
 
 def test_its_sides_re_paired_are_not():
-    alike = paired = 0
-    for made, sides in planted_heads(True):
-        at = [i for i, entry in enumerate(made.entries) if is_planted(entry)]
-        alike += bool((made.q("head")[0, :2][:, :, at] <= 0.05).all())
-        paired += float(sides.p_head[sides.heads.index((0, 0, "QK"))]) <= 0.05
-    assert alike >= 19 and paired <= 1
+    coherent = associated = 0
+    for coherence, association in planted_heads(True):
+        index = [i for i, entry in enumerate(coherence.entries) if is_planted(entry)]
+        coherent += bool((coherence.q("head")[0, :2][:, :, index] <= 0.05).all())
+        associated += float(association.p_head[association.heads.index((0, 0, "QK"))]) <= 0.05
+    assert coherent >= 19 and associated <= 1
 
 
 def test_pairings_of_random_weights_are_uniform():
@@ -156,18 +154,18 @@ def test_association_is_the_mean_cosine_over_all_pairs():
     assert float(sides.p_same_head[at]) == pytest.approx((1 + at_least) / 3)
 
 
-def test_likeness_is_the_mean_over_pairs():
+def test_similarity_is_the_mean_over_pairs():
     vectors = torch.randn(7, 4, 10, generator=torch.Generator().manual_seed(1))
-    for row, found in zip(vectors.double(), mean_pairwise_cosine(vectors), strict=True):
+    for row, value in zip(vectors.double(), mean_pairwise_cosine(vectors), strict=True):
         pairs = [torch.cosine_similarity(a, b, dim=0) for a, b in combinations(row, 2)]
-        assert float(found) == pytest.approx(float(sum(pairs)) / 6, abs=1e-5)
+        assert float(value) == pytest.approx(float(sum(pairs)) / 6, abs=1e-5)
     weights = tw.read_weights(shared_bridge("llama"))
     A_U = weights.readout.W_U.T.detach().double() * weights.readout.norm.gain
     words = A_U[[3, 5, 8]] - A_U.mean(0)
     expected = np.mean([float(torch.cosine_similarity(a, b, 0)) for a, b in combinations(words, 2)])
     for order in ([3, 5, 8], [8, 3, 5]):  # the same words tie whatever their order
-        found = token_similarity(weights, "unembedding")(torch.tensor([order]))
-        assert float(found) == pytest.approx(expected, abs=1e-5)
+        value = token_similarity(weights, "unembedding")(torch.tensor([order]))
+        assert float(value) == pytest.approx(expected, abs=1e-5)
 
 
 def test_p_values_count_ties_and_never_reach_zero():
@@ -188,7 +186,7 @@ def test_corrected_over_a_head_is_benjamini_and_hochbergs_step_up():
     assert torch.allclose(made.q("head")[0, 0][:, at].flatten().double(), expected, atol=1e-6)
 
 
-def test_controls_are_what_their_names_say():
+def test_null_directions_have_their_distributions():
     g = torch.Generator().manual_seed(0)
     scales = torch.tensor([4.0, 2.0, 1.0, 0.5])
     words = torch.randn(5000, 4, generator=g) * scales + 7
@@ -217,7 +215,7 @@ def test_folding_changes_nothing(architecture: str):
     assert ((raw.p - processed.p)[:, :2].abs() < 2e-3).float().mean() > 0.99
 
 
-def test_heads_that_share_a_subspace_and_words_that_are_chosen():
+def test_heads_that_share_a_subspace_and_filtered_tokens():
     weights = tw.read_weights(shared_bridge("gemma"))
     token_filter = tw.token_filter(weights, whole_words=False, id_band=(0, 100))
     made = tw.direction_coherence(
@@ -249,28 +247,31 @@ def test_word_classes_are_the_dictionarys():
             [float(bit) for c, bit in enumerate(bits) if classes[a, c] and classes[b, c]] or [0]
         )
 
-    found = token_similarity(weights, "word class")(torch.tensor([[0, 1, 4], [1, 2, 3], [3, 5, 3]]))
+    values = token_similarity(weights, "word class")(
+        torch.tensor([[0, 1, 4], [1, 2, 3], [3, 5, 3]])
+    )
     expected = [np.mean([pair(0, 1), pair(0, 4), pair(1, 4)]), 0, 0]
-    assert found.tolist() == pytest.approx(expected, abs=1e-6) and expected[0] > 0
+    assert values.tolist() == pytest.approx(expected, abs=1e-6) and expected[0] > 0
 
 
-def test_what_cannot_be_measured_is_refused(monkeypatch):
+def test_measures_that_cannot_be_computed_are_rejected(monkeypatch):
     tied, untied = tw.read_weights(shared_bridge("gpt2")), tw.read_weights(shared_bridge("llama"))
-    with pytest.raises(ValueError, match="reads its words out with the matrix"):
+    with pytest.raises(ValueError, match="unembedding of tiny-gpt2 is its embedding"):
         tw.direction_coherence(tied, measures=["unembedding"])
     assert tw.direction_coherence(untied, layers=[0], n=1, measures=["unembedding"]).measures
-    for given, sentence in (
-        ({"k": 1}, "k=1"), ({"n_null": 0}, "n_null=0"), ({"n_null_within": 0}, "n_null_within=0"),
+    for options, sentence in (
+        ({"k": 1}, "k must be at least 2, got 1"), ({"n_null": 0}, "n_null must be at least 1"),
+        ({"n_null_within": 0}, "n_null_within must be at least 1, got 0"),
         ({"measures": []}, "measures is empty"), ({"nulls": []}, "nulls is empty"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=sentence):
-            tw.direction_coherence(tied, **given)
+            tw.direction_coherence(tied, **options)
     monkeypatch.setitem(__import__("sys").modules, "lemminflect", None)
     with pytest.raises(ImportError, match="tw-lens\\[words\\]"):
         tw.direction_coherence(tied, measures=["word class"])
 
 
-def test_a_control_left_out_leaves_the_others_as_they_are():
+def test_leaving_out_a_null_does_not_change_the_others():
     weights = planted(1)
     every, two = (
         tw.direction_coherence(weights, n=2, n_null=99, nulls=controls)
@@ -287,18 +288,18 @@ def test_the_same_seed_gives_the_same_numbers():
     assert replace(a, p=b.p).headline() == b.headline()
 
 
-def test_many_directions_are_read_in_parts(monkeypatch):
-    weights, whole = planted(1), sys.modules["tw_lens.analyses.null_directions"]
+def test_many_directions_are_read_in_chunks(monkeypatch):
+    weights, module = planted(1), sys.modules["tw_lens.analyses.null_directions"]
     norm, g = weights.block(0).norm, torch.Generator().manual_seed(0)
     null = NullDirections(weights, 5, None, [token_similarity(weights, "embedding")], 0)
     directions = torch.randn(25, weights.d_model, generator=g)
-    expected = [null.similarity(directions, table, norm) for table in READOUT_KINDS]
-    monkeypatch.setattr(whole, "AT_ONCE", 10)
-    sizes, asked = [], null._similarity
+    expected = [null.similarity(directions, kind, norm) for kind in READOUT_KINDS]
+    monkeypatch.setattr(module, "AT_ONCE", 10)
+    sizes, original = [], null._similarity
     monkeypatch.setattr(
-        null, "_similarity", lambda some, *rest: sizes.append(len(some)) or asked(some, *rest)
+        null, "_similarity", lambda chunk, *rest: sizes.append(len(chunk)) or original(chunk, *rest)
     )
-    for table, found in zip(READOUT_KINDS, expected, strict=True):
-        assert torch.allclose(null.similarity(directions, table, norm), found, atol=2e-5)
+    for kind, similarity in zip(READOUT_KINDS, expected, strict=True):
+        assert torch.allclose(null.similarity(directions, kind, norm), similarity, atol=2e-5)
     assert sizes == [10, 10, 5] * len(READOUT_KINDS)
-    assert [len(drawn[0]) for drawn in null.shared("points", norm, 25)] == [25, 25]
+    assert [len(values[0]) for values in null.shared("points", norm, 25)] == [25, 25]

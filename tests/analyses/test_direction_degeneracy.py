@@ -1,4 +1,4 @@
-"""Blocks: equal singular values come out together, clear ones alone, whatever the SVD returns."""
+"""Degenerate subspaces: equal singular values form one, separate ones do not, for any SVD."""
 
 import pytest
 import torch
@@ -12,25 +12,25 @@ D_HEAD = 6
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_two_equal_singular_values_are_one_block(seed: int):
-    found = tw.direction_degeneracy(equal_pair(seed), layer=0, n=5)
-    assert found.blocks(0) == [[0], [1, 2], [3], [4]]
-    assert (found.overlap_rotated[:, 0, [0, 3, 4]] == 1).all()
-    assert (found.overlap_rotated[:, 0, 1] == found.overlap_rotated[:, 0, 2]).all()
-    assert (found.overlap_rotated[:, 0, 1] < 1).any()  # a rotation inside changes the words
-    assert list(found.to_dataframe().subspace) == ["0", "1-2", "1-2", "3", "4"]
+def test_two_equal_singular_values_are_one_subspace(seed: int):
+    result = tw.direction_degeneracy(equal_pair(seed), layer=0, n=5)
+    assert result.subspaces(0) == [[0], [1, 2], [3], [4]]
+    assert (result.overlap_rotated[:, 0, [0, 3, 4]] == 1).all()
+    assert (result.overlap_rotated[:, 0, 1] == result.overlap_rotated[:, 0, 2]).all()
+    assert (result.overlap_rotated[:, 0, 1] < 1).any()  # a rotation inside changes the words
+    assert list(result.to_dataframe().subspace) == ["0", "1-2", "1-2", "3", "4"]
 
 
-def test_a_block_goes_on_behind_the_last_listed_direction():
-    found = tw.direction_degeneracy(equal_pair(0), layer=0, n=2)
-    assert found.blocks(0) == [[0], [1]] and found.open_ended == (True,)
-    assert found.to_dataframe().subspace.iloc[-1] == "1+"
+def test_a_subspace_continues_beyond_the_last_listed_direction():
+    result = tw.direction_degeneracy(equal_pair(0), layer=0, n=2)
+    assert result.subspaces(0) == [[0], [1]] and result.open_ended == (True,)
+    assert result.to_dataframe().subspace.iloc[-1] == "1+"
 
 
-def test_the_noise_is_what_the_dense_matrix_moves_by():
+def test_the_perturbation_norm_is_that_of_the_dense_matrix():
     weights = equal_pair(2, (9, 7, 5, 3, 2, 1))
     block = weights.block(0)
-    found = tw.direction_degeneracy(weights, layer=0, n=6, n_perturbations=3, seed=4)
+    result = tw.direction_degeneracy(weights, layer=0, n=6, n_perturbations=3, seed=4)
     g, expected = torch.Generator().manual_seed(4), []
     for _ in range(3):
         other = perturb_bfloat16(block, g)
@@ -38,7 +38,7 @@ def test_the_noise_is_what_the_dense_matrix_moves_by():
         U, _, Vh = torch.linalg.svd(dense[0])
         inside = U[:, :6].T @ (dense[1] - dense[0]) @ Vh[:6].T
         expected.append(float(torch.linalg.matrix_norm(inside, ord=2)))
-    assert float(found.perturbation_norm[0]) == pytest.approx(max(expected), rel=1e-3)
+    assert float(result.perturbation_norm[0]) == pytest.approx(max(expected), rel=1e-3)
 
 
 def test_weights_move_by_at_most_half_a_step_of_bfloat16():
@@ -52,9 +52,9 @@ def test_weights_move_by_at_most_half_a_step_of_bfloat16():
 
 
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
-def test_the_margin_is_that_of_the_rule(circuit):
+def test_the_sign_margin_is_that_of_the_rule(circuit):
     weights = tw.read_weights(shared_bridge("gpt2"))
-    found = tw.direction_degeneracy(weights, layer=1, circuit=circuit, head=2, n=4)
+    result = tw.direction_degeneracy(weights, layer=1, circuit=circuit, head=2, n=4)
     svd = tw.analyses.head_svd(weights.block(1), [2], circuit)
     if circuit == "QK":
         words = torch.cat(list(weights.vocabulary.on_sphere(weights.block(1).norm)()))
@@ -64,17 +64,17 @@ def test_the_margin_is_that_of_the_rule(circuit):
     scores = svd.right[0, :, :4].double().T @ words.double().T
     along, against = scores.amax(-1), -scores.amin(-1)
     expected = (along - against).abs() / along.maximum(against)
-    assert found.sign_margin[0].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    assert result.sign_margin[0].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_bad_input():
     weights = equal_pair(0)
-    for given, sentence in (
-        ({"n": 0}, "n=0"),
-        ({"n_perturbations": 0}, "n_perturbations=0"),
-        ({"k": 0}, "k=0"),
+    for options, sentence in (
+        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"n_perturbations": 0}, "n_perturbations must be at least 1, got 0"),
+        ({"k": 0}, "k must be at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            tw.direction_degeneracy(weights, layer=0, **given)
+            tw.direction_degeneracy(weights, layer=0, **options)
     with pytest.raises(IndexError, match="head 3"):
         tw.direction_degeneracy(weights, layer=0, head=3)

@@ -1,4 +1,4 @@
-"""What the published experiments give, on a bridge."""
+"""The published convention against the golden file, on a bridge."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The atlas says of every head what its spectrum says, and passes over the vocabulary only once."""
+"""Head atlas: the rows of `head_spectrum` for every head, in one pass over the vocabulary."""
 
 import pandas as pd
 import pytest
@@ -24,7 +24,7 @@ def test_every_row_is_the_head_spectrums(architecture: str):
 
 
 def test_layers_with_norms_of_their_own_kind_are_kept_apart():
-    """OpenAI GPT reads its stream without a norm in the first layer and through one behind it."""
+    """Layers with different kinds of norms have different points."""
     weights = tw.read_weights(zoo_bridge("Exaone4ForCausalLM"))
     atlas = tw.head_atlas(weights, layers=[2, 0], n=1, k=2)
     assert [entry[0] for entry in atlas.entries[:: 2 * weights.n_heads]] == [2, 0]
@@ -35,61 +35,61 @@ def test_layers_with_norms_of_their_own_kind_are_kept_apart():
         assert torch.allclose(atlas.right.score[mine], expected.right.score)
 
 
-def test_hybrids_show_only_layers_that_attend():
+def test_hybrids_have_only_attention_layers():
     weights = tw.read_weights(zoo_bridge("Qwen3NextForCausalLM"))
     assert {entry[0] for entry in tw.head_atlas(weights, n=1).entries} == set(
         weights.attention_layers
     )
 
 
-def test_words_are_chosen_from_a_filter():
+def test_a_token_filter_restricts_the_lists():
     weights = tw.read_weights(shared_bridge("gpt2"))
     token_filter = tw.token_filter(weights, whole_words=False, id_band=(0, 200))
     atlas = tw.head_atlas(weights, layers=[1], n=2, k=3, token_filter=token_filter)
     spectrum = tw.head_spectrum(weights, layer=1, circuit="OV", n=2, k=3, token_filter=token_filter)
     ov = [i for i, (_, _, circuit, _) in enumerate(atlas.entries) if circuit == "OV"]
     assert torch.equal(atlas.right.token_index[ov], spectrum.right.token_index)
-    assert token_filter.keep[atlas.left.token_index].all() and "words among" in atlas.headline()
+    assert token_filter.keep[atlas.left.token_index].all() and "tokens among" in atlas.headline()
 
 
-def test_heads_are_chosen_by_layer_by_map_and_by_word():
+def test_only_selects_by_layer_circuit_and_token():
     atlas = tw.head_atlas(tw.read_weights(shared_bridge("gpt2")), n=2)
     whole = atlas.to_dataframe()
     token = atlas.right.token_string[3][0]
     lists = whole.left_tokens + " " + whole.right_tokens
-    for given, expected in (
+    for options, expected in (
         ({"layers": [2]}, whole[whole.layer == 2]),
         ({"circuit": "OV", "layers": (0, 1)}, whole[(whole.circuit == "OV") & (whole.layer < 2)]),
         ({"word": token.upper()}, whole[lists.str.contains(token)]),
         ({}, whole),
     ):
-        found = atlas.only(**given)
-        pd.testing.assert_frame_equal(found.to_dataframe(), expected.reset_index(drop=True))
-        assert len(found.plot().data) == 2 and "HeadAtlas" in repr(found)
-    with pytest.raises(ValueError, match="a word with 'unheard'"):
+        subset = atlas.only(**options)
+        pd.testing.assert_frame_equal(subset.to_dataframe(), expected.reset_index(drop=True))
+        assert len(subset.plot().data) == 2 and "HeadAtlas" in repr(subset)
+    with pytest.raises(ValueError, match="a token with 'unheard'"):
         atlas.only(word="unheard")
 
 
 def test_one_pass_over_the_vocabulary_per_side(monkeypatch):
     weights = tw.read_weights(shared_bridge("gpt2"))
-    tw.head_atlas(weights, n=1)  # the controls are drawn once for a model
+    tw.head_atlas(weights, n=1)  # null directions are drawn once for a model
     passes = []
     cls = type(weights.vocabulary)
     rows = cls.rows
     monkeypatch.setattr(cls, "rows", lambda self: passes.append(1) or rows(self))
     tw.head_atlas(weights, n=1)
-    assert len(passes) == 2  # QK's words, OV's read side; what is written passes over W_U
+    assert len(passes) == 2  # QK, and the left side of OV; its right side passes over W_U
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "sentence"),
+    ("options", "error", "sentence"),
     [
         ({"layers": []}, ValueError, "layers is empty"),
         ({"layers": [99]}, IndexError, "layer 99"),
-        ({"n": 0}, ValueError, "n=0"),
-        ({"k": 0}, ValueError, "k=0"),
+        ({"n": 0}, ValueError, "n must be at least 1, got 0"),
+        ({"k": 0}, ValueError, "k must be at least 1, got 0"),
     ],
 )
-def test_bad_input(given, error, sentence):
+def test_bad_input(options, error, sentence):
     with pytest.raises(error, match=sentence):
-        tw.head_atlas(tw.read_weights(shared_bridge("gpt2")), **given)
+        tw.head_atlas(tw.read_weights(shared_bridge("gpt2")), **options)

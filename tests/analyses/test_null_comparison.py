@@ -1,4 +1,4 @@
-"""The control beside every list: that of `direction_coherence`, the same whatever was asked before."""
+"""Null comparison of every list: that of `direction_coherence`, independent of earlier calls."""
 
 import gc
 
@@ -11,14 +11,14 @@ from tests.planted import planted
 from tw_lens.analyses.null_directions import _NULL_CACHE, N_NULL
 
 
-def control_of(made: tw.analyses.DirectionCoherence, entry: tuple, side: str) -> tuple[float, str]:
+def null_of(made: tw.analyses.DirectionCoherence, entry: tuple, side: str) -> tuple[float, str]:
     at, s = made.entries.index(entry), ("left", "right").index(side)
     isotropic, vocabulary = (made.p[0, c, s, at] <= 0.05 for c in (0, 1))
     return float(made.value[0, s, at]), ("vocabulary" if vocabulary else "isotropic") * isotropic
 
 
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
-def test_spectra_and_the_atlas_say_what_coherence_says(circuit: str):
+def test_spectra_and_the_atlas_agree_with_direction_coherence(circuit: str):
     weights = planted(2)
     made = tw.direction_coherence(
         weights, n=4, n_null=N_NULL, nulls=["isotropic", "vocabulary"], seed=0
@@ -28,7 +28,7 @@ def test_spectra_and_the_atlas_say_what_coherence_says(circuit: str):
     marks = set()
     for row in spectrum.itertuples():
         entry = (0, int(row.component[-1]), circuit, row.direction)
-        coherence, above = control_of(made, entry, row.side)
+        coherence, above = null_of(made, entry, row.side)
         assert row.coherence == pytest.approx(coherence, abs=1e-6) and row.exceeds_null == above
         line = atlas[(atlas.component == row.component) & (atlas.circuit == circuit)]
         line = line[line.direction == row.direction].iloc[0]
@@ -38,25 +38,25 @@ def test_spectra_and_the_atlas_say_what_coherence_says(circuit: str):
     assert "" in marks and (circuit == "OV" or "vocabulary" in marks)
 
 
-def test_a_word_and_what_is_added_to_it_have_no_control():
-    """The word itself brings words like it, in a model without training too."""
+def test_residual_readouts_have_no_null():
+    """The word itself reads out similar tokens, in an untrained model too."""
     weights = tw.read_weights(shared_bridge("gpt2"))
-    asked = {"layer": 1, "words": [5, 6], "circuit": "OV"}
-    alone = tw.head_probe(weights, readout="update", **asked)
-    added = tw.head_probe(weights, readout="residual", **asked)
-    assert alone.lists.null is not None and added.lists.null is None
-    assert "exceeds_null" in alone.to_dataframe() and "exceeds_null" not in added.to_dataframe()
+    options = {"layer": 1, "words": [5, 6], "circuit": "OV"}
+    update = tw.head_probe(weights, readout="update", **options)
+    residual = tw.head_probe(weights, readout="residual", **options)
+    assert update.lists.null is not None and residual.lists.null is None
+    assert "exceeds_null" in update.to_dataframe() and "exceeds_null" not in residual.to_dataframe()
 
 
-def test_a_list_is_compared_with_lists_that_are_read_as_it_is():
-    """By hand: random states read as logits, their words' mean cosine, the share as much alike."""
+def test_null_lists_are_read_out_in_the_same_way():
+    """By hand: logits of random states, the mean cosine of their tokens, the share as coherent."""
     weights = tw.read_weights(shared_bridge("gpt2"))
     probe = tw.head_probe(weights, layer=1, words=[5, 6, 7], circuit="OV", k=4)
     words, A_U = weights.vocabulary.W_E.detach().double(), weights.readout
     seen = words - words.mean(-1, keepdim=True)
     seen = seen - seen.mean(0)
 
-    def alike(ids: torch.Tensor) -> float:
+    def coherence_of(ids: torch.Tensor) -> float:
         u = torch.nn.functional.normalize(seen[ids], dim=-1)
         return float(((u @ u.T).sum() - len(ids)) / (len(ids) * (len(ids) - 1)))
 
@@ -66,16 +66,16 @@ def test_a_list_is_compared_with_lists_that_are_read_as_it_is():
         y = torch.randn(weights.d_model, generator=g)
         y = (y / y.norm() * weights.d_model**0.5).double()
         logits = torch.cat([chunk.double() @ y for chunk in A_U.directions()()]) + A_U.bias()
-        random.append(alike(logits.argsort(descending=True)[:4]))
+        random.append(coherence_of(logits.argsort(descending=True)[:4]))
     random = torch.tensor(random)
-    for which in range(len(probe.lists.token_index)):
-        value = alike(probe.lists.token_index[which])
-        assert float(probe.lists.null.coherence[which]) == pytest.approx(value, abs=1e-4)
+    for i in range(len(probe.lists.token_index)):
+        value = coherence_of(probe.lists.token_index[i])
+        assert float(probe.lists.null.coherence[i]) == pytest.approx(value, abs=1e-4)
         share = float((random >= value - 1e-5).double().mean())
-        assert abs(float(probe.lists.null.p[which, 0]) - share) < 0.12  # two samples of hundreds
+        assert abs(float(probe.lists.null.p[i, 0]) - share) < 0.12  # two samples of hundreds
 
 
-def test_what_was_asked_before_changes_nothing():
+def test_earlier_calls_do_not_change_the_null():
     first, second = (tw.read_weights(tiny_bridge("llama")) for _ in range(2))
     tw.head_atlas(second, n=2)
     tw.head_probe(second, layer=0, words=[3, 4], circuit="OV")
@@ -85,7 +85,7 @@ def test_what_was_asked_before_changes_nothing():
         assert torch.equal(a.right.null.p, b.right.null.p)
 
 
-def test_lists_without_a_control_have_no_columns_for_it():
+def test_lists_without_a_null_have_no_null_columns():
     weights = tw.read_weights(golden_bridge())
     bare = [
         tw.head_spectrum(weights, layer=1, convention="published"),
@@ -96,24 +96,24 @@ def test_lists_without_a_control_have_no_columns_for_it():
     ]
     for result in bare:
         assert "exceeds_null" not in result.to_dataframe().columns
-        assert "more alike" not in result.headline()
-    assert "more alike than 95 %" in tw.head_spectrum(weights, layer=1).headline()
+        assert "more coherent" not in result.headline()
+    assert "more coherent than 95 %" in tw.head_spectrum(weights, layer=1).headline()
 
 
-def test_controls_go_with_their_model():
+def test_null_directions_are_freed_with_their_model():
     weights = tw.read_weights(golden_bridge())
     tw.head_spectrum(weights, layer=0, n=1)
     assert weights in _NULL_CACHE
-    held = len(_NULL_CACHE)
+    size = len(_NULL_CACHE)
     del weights
     gc.collect()
-    assert len(_NULL_CACHE) < held
+    assert len(_NULL_CACHE) < size
 
 
-def test_only_chosen_words_are_compared_with_chosen_words():
+def test_filtered_lists_are_compared_with_filtered_lists():
     weights = tw.read_weights(shared_bridge("llama"))
     token_filter = tw.token_filter(weights, whole_words=False, id_band=(0, 100))
-    everything = tw.head_spectrum(weights, layer=1, n=2)
-    some = tw.head_spectrum(weights, layer=1, n=2, token_filter=token_filter)
-    assert not torch.equal(some.left.null.p, everything.left.null.p)
+    whole = tw.head_spectrum(weights, layer=1, n=2)
+    filtered = tw.head_spectrum(weights, layer=1, n=2, token_filter=token_filter)
+    assert not torch.equal(filtered.left.null.p, whole.left.null.p)
     assert len(_NULL_CACHE[weights]) == 2

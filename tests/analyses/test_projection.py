@@ -1,4 +1,4 @@
-"""The map: what it holds, how it judges itself, and that UMAP gives the same picture twice."""
+"""Projection: its contents, its measures of quality, and the reproducibility of UMAP."""
 
 import math
 import os
@@ -19,7 +19,7 @@ def inputs():
     return tw.read_weights(model), tw.read_states(model, "w5 w6 w7 w8")
 
 
-def test_pca_keeps_the_largest_variances_of_the_points_it_shows():
+def test_pca_keeps_the_largest_variances():
     weights, states = inputs()
     projection = tw.fit_projection(weights, states, n_words=40)
     norm = weights.readout.norm
@@ -32,7 +32,7 @@ def test_pca_keeps_the_largest_variances_of_the_points_it_shows():
     assert set(states.tokens.tolist()) <= set(projection.word_index[: projection.landmarks])
 
 
-def test_umap_is_seeded_and_kept_on_disk(tmp_path, monkeypatch):
+def test_umap_is_seeded_and_cached_on_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("TW_LENS_CACHE", str(tmp_path))
     weights, states = inputs()
     first = tw.fit_projection(weights, states, method="umap", n_words=40, seed=3)
@@ -62,7 +62,7 @@ def test_umaps_neighbours_are_the_nearest_by_cosine():
     assert (index[:, 1:] == places[:, :8]).mean() > 0.99
 
 
-def test_any_reducer_draws_a_map_and_others_are_refused():
+def test_any_reducer_is_accepted_and_other_objects_are_rejected():
     from sklearn.manifold import MDS
 
     weights, states = inputs()
@@ -88,60 +88,62 @@ def test_any_reducer_draws_a_map_and_others_are_refused():
         tw.fit_projection(weights, [])
 
 
-def test_steps_kept_says_whether_longer_steps_are_drawn_longer():
+def test_step_rank_correlation_of_monotone_lengths():
     angles = torch.tensor([[0.1, 0.4], [0.3, 0.2], [0.5, 0.6], [math.nan, math.nan]])
-    drawn = torch.zeros(4, 2, 2)
-    drawn[1:, :, 0] = (7 * angles[:-1] ** 3).cumsum(0)  # any growing function keeps the order
-    assert step_rank_correlation(drawn, angles) == pytest.approx(1.0)
-    drawn[1:, :, 0] = (1 / angles[:-1]).cumsum(0)
-    assert step_rank_correlation(drawn, angles) == pytest.approx(-1.0)
-    assert math.isnan(step_rank_correlation(drawn[:2, :1], angles[:2, :1]))
+    points = torch.zeros(4, 2, 2)
+    points[1:, :, 0] = (7 * angles[:-1] ** 3).cumsum(0)  # any growing function keeps the order
+    assert step_rank_correlation(points, angles) == pytest.approx(1.0)
+    points[1:, :, 0] = (1 / angles[:-1]).cumsum(0)
+    assert step_rank_correlation(points, angles) == pytest.approx(-1.0)
+    assert math.isnan(step_rank_correlation(points[:2, :1], angles[:2, :1]))
     assert math.isnan(step_rank_correlation(torch.zeros(4, 2, 2), angles))
 
 
-def test_steps_kept_is_spearmans_correlation_with_ties():
+def test_step_rank_correlation_is_spearmans_with_ties():
     from scipy.stats import spearmanr
 
-    chance = torch.Generator().manual_seed(0)
-    drawn = torch.randn(9, 4, 2, generator=chance)
-    true = (3 * torch.rand(9, 4, generator=chance)).round()
-    lengths = drawn.diff(dim=0).norm(dim=-1).flatten()
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(9, 4, 2, generator=generator)
+    true = (3 * torch.rand(9, 4, generator=generator)).round()
+    lengths = points.diff(dim=0).norm(dim=-1).flatten()
     expected = spearmanr(lengths.numpy(), true[:-1].flatten().numpy()).statistic
-    assert step_rank_correlation(drawn, true) == pytest.approx(float(expected), abs=1e-12)
+    assert step_rank_correlation(points, true) == pytest.approx(float(expected), abs=1e-12)
 
 
-def test_a_picture_of_the_truth_keeps_the_true_steps():
-    """On a circle of the sphere, drawn in its own plane, every step is as long as it is."""
+def test_step_rank_correlation_of_an_exact_projection():
+    """A circle of the sphere, projected on its own plane, keeps all step lengths."""
     turns = torch.tensor([0.0, 0.3, 0.4, 1.0, 1.2, 2.1])
     y = torch.stack([turns.cos(), turns.sin(), torch.zeros(6)], dim=-1)[:, None]
     assert step_rank_correlation(y[..., :2], measure_path(y).step_angle) == pytest.approx(1.0)
 
 
-def cut(kept: bytes) -> bytes:
-    return kept[: len(kept) // 2]
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
 
 
-def changed(kept: bytes) -> bytes:
+def changed(content: bytes) -> bytes:
     """One bit of one coordinate."""
-    return kept[:-9] + bytes([kept[-9] ^ 1]) + kept[-8:]
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
 
 
-@pytest.mark.parametrize("spoil", [cut, changed, lambda kept: b"", lambda kept: b"nonsense"])
+@pytest.mark.parametrize(
+    "spoil", [truncated, changed, lambda content: b"", lambda content: b"nonsense"]
+)
 def test_a_cut_or_changed_file_is_fitted_again(tmp_path, monkeypatch, capfd, spoil):
     monkeypatch.setenv("TW_LENS_CACHE", str(tmp_path / "made" / "here"))
     weights, states = inputs()
     first = tw.fit_projection(weights, states, method="umap", n_words=20)
-    (kept,) = tmp_path.rglob("umap-*")
-    whole = kept.read_bytes()
-    kept.write_bytes(spoil(whole))
+    (file,) = tmp_path.rglob("umap-*")
+    whole = file.read_bytes()
+    file.write_bytes(spoil(whole))
     capfd.readouterr()
     again = tw.fit_projection(weights, states, method="umap", n_words=20)
     assert torch.equal(first.state_points, again.state_points)
     assert first.trustworthiness == again.trustworthiness
-    assert len(kept.read_bytes()) == len(whole) and capfd.readouterr() == ("", "")
+    assert len(file.read_bytes()) == len(whole) and capfd.readouterr() == ("", "")
 
 
-def test_a_map_is_read_only_for_the_points_and_settings_it_was_fitted_for(tmp_path, monkeypatch):
+def test_the_cache_key_holds_points_and_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("TW_LENS_CACHE", str(tmp_path))
     made = []
 
@@ -155,20 +157,20 @@ def test_a_map_is_read_only_for_the_points_and_settings_it_was_fitted_for(tmp_pa
     near[7, 2] += 1e-6
     calls = [(points, 2, 1), (near, 2, 1), (points, 3, 1), (points, 2, 2), (points[:29], 2, 1),
              (points.reshape(60, 2), 2, 1)]  # fmt: skip
-    for n, (given, axes, seed) in enumerate(calls, start=1):
+    for n, (values, axes, seed) in enumerate(calls, start=1):
         for _ in range(2):
-            found = cached_umap(given, axes, seed=seed)
-            assert found.points.unique().tolist() == [n] and len(made) == n
-            assert found.trustworthiness == 0.5
+            result = cached_umap(values, axes, seed=seed)
+            assert result.points.unique().tolist() == [n] and len(made) == n
+            assert result.trustworthiness == 0.5
 
 
 @pytest.mark.parametrize("folder", ["", "within"])
-def test_where_nothing_can_be_kept_the_map_is_fitted_and_it_is_said(tmp_path, monkeypatch, folder):
+def test_an_unwritable_cache_gives_a_warning(tmp_path, monkeypatch, folder):
     taken = tmp_path / "file"
     taken.write_text("no folder")
     monkeypatch.setenv("TW_LENS_CACHE", str(taken / folder))
     weights, states = inputs()
-    with pytest.warns(UserWarning, match="could not be kept in .* TW_LENS_CACHE"):
+    with pytest.warns(UserWarning, match="could not be cached in .* TW_LENS_CACHE"):
         projection = tw.fit_projection(weights, states, method="umap", n_words=20)
     assert projection.state_points.isfinite().all() and taken.read_text() == "no folder"
 
@@ -185,7 +187,7 @@ for _ in range(3):
 """
 
 
-def test_two_processes_at_once_give_one_map(tmp_path):
+def test_two_processes_at_once_give_one_projection(tmp_path):
     around = {**os.environ, "TW_LENS_CACHE": str(tmp_path)}
     run = [sys.executable, "-W", "error::UserWarning", "-c", TOGETHER]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -1,4 +1,4 @@
-"""One walk over all result classes: the same four ways out everywhere."""
+"""All result classes: headline, table, figure and HTML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BAD = '<img src=x onerror="alert(1)">'
 
 
 class HostileTokenizer:
-    """Every token's text is an attack; the nouns are single tokens all the same."""
+    """A tokenizer whose token texts are HTML injections; the nouns are single tokens."""
 
     def __call__(self, word: str, **_: object) -> dict[str, list[int]]:
         known = word.strip() in NOUNS
@@ -37,6 +37,7 @@ HEAD = ["layer", "head", "component"]
 WORDS = ["rank", "token_index", "token_string", "score"]
 NULL = ["coherence", "exceeds_null"]
 COLUMNS = {
+    "Certificate": ["layer", "quantity", "max_abs_error", "rel_error"],
     "EmbeddingDistances": ["setting", "l2_mean", "l2_std", "cosine_mean", "cosine_std"],
     "TokenNorms": WORDS,
     "HeadProbe": [*HEAD, "word", "word_index", *WORDS, "norm", *NULL],
@@ -74,8 +75,9 @@ COLUMNS = {
         "association", "null_association", "p_same_head", "p_other_heads", "p_head", "q_head",
     ],
     "DirectionDegeneracy": [
-        *HEAD, "direction", "singular_value", "spectral_gap", "perturbation_norm", "subspace", "overlap_rotated_left",
-        "overlap_rotated_right", "overlap_rounded_left", "overlap_rounded_right", "sign_margin",
+        *HEAD, "direction", "singular_value", "spectral_gap", "perturbation_norm", "subspace",
+        "overlap_rotated_left", "overlap_rotated_right", "overlap_rounded_left",
+        "overlap_rounded_right", "sign_margin",
     ],
     "HeadProbeByDistance": [*HEAD, "word", "word_index", "distance", *WORDS, *NULL],
     "TokenFilter": ["condition", "tokens", "examples"],
@@ -87,7 +89,8 @@ COLUMNS = {
     "DirectionExamples": [
         *HEAD, "circuit", "direction", "side", "rank", "prompt", "position", "token_index",
         "token_string", "projection", "cosine", "token_rank", "context_before", "context_after",
-        "counterpart_position", "counterpart_token", "counterpart_projection", "contribution", "attention",
+        "counterpart_position", "counterpart_token", "counterpart_projection", "contribution",
+        "attention",
     ],
     "TrajectoryAlignment": ["layer", "label", "target", "place", "source", "angle", "low", "high"],
     "DirectionAblation": [
@@ -97,6 +100,7 @@ COLUMNS = {
     ],
 }  # fmt: skip
 WITHOUT_WORDS = {
+    "Certificate",
     "TrajectoryAlignment",
     "DirectionCoherence",
     "DirectionDegeneracy",
@@ -117,6 +121,7 @@ def results() -> dict[str, Result]:
     states = tw.read_states(model, [5, 6, 7])
     states = replace(states, token_strings=tuple(tokens.strings([5, 6, 7])))
     made = [
+        tw.check(model, [5, 6, 7]),
         tw.embedding_distances(weights),
         tw.token_norms(weights),
         tw.head_probe(weights, layer=1, words=[5, 6], circuit="OV"),
@@ -137,36 +142,38 @@ def results() -> dict[str, Result]:
         tw.head_score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
         tw.trajectory_statistics(model, [[5, 6, 7], [8, 9]], controls=["random steps"]),
         tw.trajectory_alignment(model, [[5, 6, 7, 8], [8, 9, 10, 11]], controls=[]),
-        _said(tw.direction_examples(model, [[*range(5, 30)]], layer=1, head=3, context=1), tokens),
+        _with_tokens(
+            tw.direction_examples(model, [[*range(5, 30)]], layer=1, head=3, context=1), tokens
+        ),
         tw.direction_ablation(model, [[5, 6, 7]], layer=1, head=0, directions=[0, 1]),
     ]
     return {type(result).__name__: result for result in made}
 
 
-def _said(found: DirectionExamples, tokens: TokenStrings) -> DirectionExamples:
-    """Places with the strings of other tokens (a bridge takes no tokenizer but its own kind)."""
+def _with_tokens(result: DirectionExamples, tokens: TokenStrings) -> DirectionExamples:
+    """Return the examples with the strings of other tokens (a bridge needs its own tokenizer)."""
     hostile = (
-        use._replace(
-            token_string=tokens.string(use.token_index), counterpart_token=tokens.string(5)
+        example._replace(
+            token_string=tokens.string(example.token_index), counterpart_token=tokens.string(5)
         )
-        for use in found.examples
+        for example in result.examples
     )
-    return replace(found, examples=tuple(hostile))
+    return replace(result, examples=tuple(hostile))
 
 
 def _rotating(tokens: TokenStrings) -> Weights:
-    """Weights with rotary positions, under the name of the others."""
+    """Return weights with rotary positions, with the model name of the others."""
     weights = tw.read_weights(shared_bridge("llama"))
     return replace(weights, tokens=tokens, model_name="tiny-gpt2")
 
 
 def every_subclass(cls: type) -> set[str]:
-    """The classes of the package itself."""
-    found = set()
+    """Return the names of the package's own subclasses."""
+    names = set()
     for sub in cls.__subclasses__():
         if sub.__module__.startswith("tw_lens"):
-            found |= {sub.__name__} | every_subclass(sub)
-    return found
+            names |= {sub.__name__} | every_subclass(sub)
+    return names
 
 
 def test_no_result_class_is_left_out():
@@ -198,7 +205,7 @@ def test_html_is_escaped(name: str):
     assert "<img" not in page and "</script" not in page
     assert page.count("<table") == 1
     if name not in WITHOUT_WORDS:
-        assert "&lt;img src=x" in page  # the attack is there, as text
+        assert "&lt;img src=x" in page  # the injection appears as text
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -215,8 +222,9 @@ def test_frozen(name: str):
 def test_tensors_are_detached_and_on_the_cpu(name: str):
     import torch
 
-    seen = [value for value in vars(results()[name]).values() if isinstance(value, torch.Tensor)]
-    assert all(t.device.type == "cpu" and not t.requires_grad for t in seen)
+    values = vars(results()[name]).values()
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    assert all(t.device.type == "cpu" and not t.requires_grad for t in tensors)
 
 
 def test_nouns_in_both_spellings():

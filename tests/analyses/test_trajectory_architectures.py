@@ -1,6 +1,6 @@
-"""The path of pre-norm, parallel, post-norm and encoder models, from transformers' hidden states.
+"""Trajectories of pre-norm, parallel, post-norm and encoder models, from transformers' own states.
 
-Float64 and by hand for each architecture: what tw_lens reads from a model is not used here.
+Float64 and by hand for each architecture: nothing that tw_lens reads from a model is used here.
 """
 
 from collections.abc import Callable
@@ -19,19 +19,21 @@ TOKENS = [5, 6, 7, 6, 40, 9]
 
 
 class Kind(NamedTuple):
-    """What an architecture's parameters mean, float64."""
+    """The modules and formulas of an architecture, float64."""
 
-    final: Callable  # of the model: the module the stream enters at its end, None for an encoder
+    final: Callable  # of the model: the final norm of the stream, None for an encoder
     embed: Callable  # of the model and ids: the tokens as they enter, without a position
-    seen: Callable  # of the model and states: what the final norm sees of them
+    seen: Callable  # of the model and states: the input of the final norm
     gain: Callable  # of the model: that of the final norm
     logits: Callable  # of the model and states
     centred: bool = True
 
 
-def bert_entering(hf, ids):
-    held = hf.bert.embeddings
-    return held.LayerNorm(held.word_embeddings(ids) + held.token_type_embeddings.weight[0])
+def bert_embed(hf, ids):
+    embeddings = hf.bert.embeddings
+    return embeddings.LayerNorm(
+        embeddings.word_embeddings(ids) + embeddings.token_type_embeddings.weight[0]
+    )
 
 
 def bert_seen(hf, x):
@@ -74,9 +76,9 @@ KINDS = {
         lambda hf, x: hf.lm_head(hf.model.norm(x)),
         centred=False,
     ),
-    "BertForMaskedLM": Kind(  # the stream itself is normalised; read behind a head
+    "BertForMaskedLM": Kind(  # the stream itself is normalised; the readout has a head
         lambda hf: None,
-        bert_entering,
+        bert_embed,
         bert_seen,
         lambda hf: hf.cls.predictions.transform.LayerNorm.weight,
         lambda hf, x: hf.cls.predictions(x),
@@ -84,11 +86,11 @@ KINDS = {
 }
 
 
-def streamed(hf, kind: Kind) -> Tensor:
-    """The stream of every layer, from transformers' own run."""
+def residual_stream(hf, kind: Kind) -> Tensor:
+    """Return the residual stream of every layer, from transformers' own run."""
     entered, module = [], kind.final(hf)
     if module is not None:
-        hook = module.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
+        hook = module.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
     with torch.no_grad():
         hidden = hf(torch.tensor([TOKENS]), output_hidden_states=True).hidden_states
     if module is None:
@@ -98,7 +100,7 @@ def streamed(hf, kind: Kind) -> Tensor:
 
 
 def by_hand(x: Tensor, hf, kind: Kind) -> dict[str, Tensor]:
-    """Every measure of every state, one by one."""
+    """Return every measure of every state, one by one."""
 
     def project(v: Tensor) -> Tensor:
         return v - v.mean(-1, keepdim=True) if kind.centred else v
@@ -109,39 +111,39 @@ def by_hand(x: Tensor, hf, kind: Kind) -> dict[str, Tensor]:
     U = hf.get_output_embeddings().weight[ids]
     towards = project(U * kind.gain(hf))
     layers, n, last = len(x), len(ids), len(ids) - 1
-    found = {name: torch.full((layers, n), torch.nan) for name in TRAJECTORY_MEASURES}
+    measures = {name: torch.full((layers, n), torch.nan) for name in TRAJECTORY_MEASURES}
     for p in range(n):
-        walked = 0.0
+        length = 0.0
         for layer in range(layers):
-            here, at = y[layer, p], (layer, p)
-            found["norm"][at] = x[layer, p].square().sum().sqrt()
-            found["arc_length"][at] = walked
-            found["chord"][at] = arccos_angle(y[0, p], here)
+            here, state = y[layer, p], (layer, p)
+            measures["norm"][state] = x[layer, p].square().sum().sqrt()
+            measures["arc_length"][state] = length
+            measures["chord"][state] = arccos_angle(y[0, p], here)
             if layer:
-                found["tortuosity"][at] = walked / float(found["chord"][at])
-            found["angle_to_embedding"][at] = arccos_angle(here, own[p])
+                measures["tortuosity"][state] = length / float(measures["chord"][state])
+            measures["angle_to_embedding"][state] = arccos_angle(here, own[p])
             if p < last:
-                found["angle_to_next"][at] = arccos_angle(here, y[layer, p + 1])
-                found["angle_to_last"][at] = arccos_angle(here, y[layer, last])
+                measures["angle_to_next"][state] = arccos_angle(here, y[layer, p + 1])
+                measures["angle_to_last"][state] = arccos_angle(here, y[layer, last])
                 to = arccos_angle(spoken[layer, p], towards[p + 1])
-                found["angle_to_next_readout"][at] = to
+                measures["angle_to_next_readout"][state] = to
             if layer == layers - 1:
                 continue
             there, step = y[layer + 1, p], x[layer + 1, p] - x[layer, p]
-            walked += arccos_angle(here, there)
-            found["step_angle"][at] = arccos_angle(here, there)
+            length += arccos_angle(here, there)
+            measures["step_angle"][state] = arccos_angle(here, there)
             cosine = float(step @ x[layer, p] / step.norm() / x[layer, p].norm())
-            found["radial_share"][at] = cosine**2
-            found["tangential_share"][at] = 1 - cosine**2
+            measures["radial_share"][state] = cosine**2
+            measures["tangential_share"][state] = 1 - cosine**2
             if layer:
-                found["turning_angle"][at] = turning_angle(y[layer - 1, p], here, there)
-    return found
+                measures["turning_angle"][state] = turning_angle(y[layer - 1, p], here, there)
+    return measures
 
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_every_measure(architecture: str):
     model, hf, kind = zoo_bridge(architecture), tiny(architecture), KINDS[architecture]
-    x = streamed(hf, kind)
+    x = residual_stream(hf, kind)
     hf = hf.double()
     path = tw.trajectory(tw.read_weights(model), tw.read_states(model, TOKENS))
     with torch.no_grad():

@@ -30,22 +30,22 @@ ROTATING = {
 
 @pytest.fixture(scope="module", params=ROTATING)
 def rotating(request):
-    """Weights, a prompt, and what the running model's pattern in layer 0 says of its scores.
+    """Return weights, a prompt, and score differences from the running model's pattern in layer 0.
 
-    Not every model shows its scores, but `log pattern[i, j] - log pattern[i, i]` is what the score
-    of a key gains or loses against the query's own word.
+    Not every model has a hook for scores, but `log pattern[i, j] - log pattern[i, i]` is the
+    difference of a key's score from the score of the query's own token.
     """
     architecture, own = ROTATING[request.param]
     model = zoo_bridge(architecture, **own)
     tokens = torch.tensor(PROMPT)
     hook = "blocks.0.attn.hook_pattern"
-    _, held = run(model, tokens, ["blocks.0.hook_resid_pre"], also=[hook])
-    logs = held[hook].double().log()
+    _, values = run(model, tokens, ["blocks.0.hook_resid_pre"], also=[hook])
+    logs = values[hook].double().log()
     return tw.read_weights(model), tokens, logs - logs.diagonal(0, 1, 2)[..., None]
 
 
 def probed(weights, query: int, key: int, distance: int) -> torch.Tensor:
-    """The score of a key word by `head_probe`, with the part that is the same for every key."""
+    """Return a key token's score by `head_probe`, plus the part that is constant over keys."""
     k = len(weights.vocabulary)
     table = tw.head_probe(weights, layer=0, words=[query], k=k, distance=distance).to_dataframe()
     score = torch.tensor(table[table.token_index == key].score.to_numpy()).double()
@@ -60,38 +60,35 @@ def probed(weights, query: int, key: int, distance: int) -> torch.Tensor:
     return score + constant
 
 
-def own_word(weights, word: int, at: int) -> torch.Tensor:
-    """The certified score of a word with itself at one position."""
+def own_score(weights, word: int, position: int) -> torch.Tensor:
+    """Return the certified score of a token with itself at one position."""
     block = weights.block(0)
-    x = weights.vocabulary.embed(torch.tensor([word] * (at + 1)))
-    return block.scores(block.queries(x), block.keys(x))[:, at, at].double()
+    x = weights.vocabulary.embed(torch.tensor([word] * (position + 1)))
+    return block.scores(block.queries(x), block.keys(x))[:, position, position].double()
 
 
 @pytest.mark.parametrize("distance", [1, 2, 3])
-def test_a_probe_scores_as_the_model_does_at_that_distance(rotating, distance):
+def test_probe_scores_are_the_models_at_that_distance(rotating, distance):
     weights, tokens, theirs = rotating
     compared = 0
     block = weights.block(0)
-    places = (3, 6, 11)
-    if (
-        block.attention_scores.norm_after_rotary
-    ):  # such scores depend on both positions, and it is said
+    positions = (3, 6, 11)
+    if block.attention_scores.norm_after_rotary:  # such scores depend on both positions
         assert "norm after rotation" in {caveat.name for caveat in weights.caveats}
-        places = (distance,)
-    for at in places:
-        query, key = int(tokens[at]), int(tokens[at - distance])
-        ours = probed(weights, query, key, distance) - own_word(weights, query, at)
-        seen = theirs[:, at, at - distance].isfinite()
-        torch.testing.assert_close(
-            ours[seen], theirs[:, at, at - distance][seen], rtol=1e-4, atol=1e-3
-        )
+        positions = (distance,)
+    for i in positions:
+        j = i - distance
+        query, key = int(tokens[i]), int(tokens[j])
+        ours = probed(weights, query, key, distance) - own_score(weights, query, i)
+        seen = theirs[:, i, j].isfinite()
+        torch.testing.assert_close(ours[seen], theirs[:, i, j][seen], rtol=1e-4, atol=1e-3)
         compared += int(seen.sum())
-    assert compared > 3 * (len(places) > 1)
+    assert compared > 3 * (len(positions) > 1)
 
 
 @pytest.mark.parametrize("distance", [0, 2, 5])
 def test_a_spectrum_is_that_of_the_dense_matrix(rotating, distance):
-    """`R(distance)` from rotating unit vectors to two positions (as certified), without `turn`."""
+    """`R(distance)` comes from rotating unit vectors to two positions, not from `turn`."""
     weights, _, _ = rotating
     block = weights.block(0)
     ours = tw.head_spectrum(weights, layer=0, n=1, distance=distance).singular_values.double()
@@ -121,9 +118,9 @@ def test_a_sweep_is_the_probe_at_every_distance(rotating):
     ).to_dataframe()
     for distance in (0, 4):
         probe = tw.head_probe(weights, layer=0, words=words, k=3, distance=distance).to_dataframe()
-        mine = sweep[sweep.distance == distance].reset_index(drop=True)
-        assert mine.token_index.equals(probe.token_index)
-        assert mine.score.tolist() == pytest.approx(probe.score.tolist(), rel=1e-5)
+        of_sweep = sweep[sweep.distance == distance].reset_index(drop=True)
+        assert of_sweep.token_index.equals(probe.token_index)
+        assert of_sweep.score.tolist() == pytest.approx(probe.score.tolist(), rel=1e-5)
 
 
 def test_the_curve_is_the_mean_over_pairs_of_certified_scores(rotating):
@@ -132,11 +129,11 @@ def test_the_curve_is_the_mean_over_pairs_of_certified_scores(rotating):
     curve = tw.head_score_by_distance(weights, layer=0, words=words, distances=[3])
     block = weights.block(0)
     x = weights.vocabulary.embed(torch.tensor(words))
-    placed = x.new_zeros(4, x.shape[-1])
+    sequence = x.new_zeros(4, x.shape[-1])
     scores = []
     for q, k in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        placed[3], placed[0] = x[q], x[k]
-        scores.append(block.scores(block.queries(placed), block.keys(placed))[:, 3, 0])
+        sequence[3], sequence[0] = x[q], x[k]
+        scores.append(block.scores(block.queries(sequence), block.keys(sequence))[:, 3, 0])
     pairs = torch.stack(scores)
     torch.testing.assert_close(curve.mean[:, 0], pairs.mean(0), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(curve.std[:, 0], pairs.std(0, correction=0), rtol=1e-3, atol=1e-4)
@@ -150,23 +147,23 @@ def test_alibi_falls_with_its_slope():
     assert torch.allclose(curve.std[:, 0], curve.std[:, 1])
 
 
-REFUSED = {
-    "OV knows no distance": ("llama", {"circuit": "OV", "distance": 1}, "W_OV and the published"),
-    "nor does the paper": ("llama", {"convention": "published", "distance": 1}, "no distance"),
+REJECTED = {
+    "OV has no distance": ("llama", {"circuit": "OV", "distance": 1}, "W_OV and the published"),
+    "nor has the paper": ("llama", {"convention": "published", "distance": 1}, "no distance"),
     "positions do not rotate": ("gpt2", {"distance": 1}, "does not rotate"),
-    "a query would look ahead": ("llama", {"distance": -1}, "look ahead"),
+    "a causal query cannot look ahead": ("llama", {"distance": -1}, "look ahead"),
     "beyond the context": ("llama", {"distance": 100_000}, "beyond the"),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_distances_that_have_no_meaning_are_refused(name):
-    architecture, given, sentence = REFUSED[name]
+@pytest.mark.parametrize("name", REJECTED)
+def test_undefined_distances_are_rejected(name):
+    architecture, options, sentence = REJECTED[name]
     weights = tw.read_weights(shared_bridge(architecture))
     with pytest.raises(ValueError, match=sentence):
-        tw.head_probe(weights, layer=0, words=[5], **given)
+        tw.head_probe(weights, layer=0, words=[5], **options)
     with pytest.raises(ValueError, match=sentence):
-        tw.head_spectrum(weights, layer=0, **given)
+        tw.head_spectrum(weights, layer=0, **options)
 
 
 def test_a_curve_needs_scores_that_depend_on_distance():

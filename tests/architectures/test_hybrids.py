@@ -1,4 +1,4 @@
-"""Models of which only some layers attend: every reading and the page take their real numbers."""
+"""Hybrids: readings and the page use the real numbers of the layers with attention."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 import tw_lens as tw
 from tests.zoo import zoo_bridge
+from tw_lens.reading.layer import host_layers
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,13 @@ def test_layers_keep_their_numbers(hybrid):
         weights.block(0)
 
 
-def test_readings_that_need_no_layer_take_the_first_that_attends(hybrid, tmp_path: Path):
+def test_readings_without_a_layer_use_the_first_with_attention(hybrid, tmp_path: Path):
     assert len(tw.embedding_distances(tw.read_weights(hybrid)).settings) == 4
     page = tw.report(hybrid, tmp_path / "page.html", prompt=list(range(3, 11)))
     assert "Layer 1" in page.read_text() and "Layer 0:" not in page.read_text()
+
+
+def test_attention_without_hooks():
+    layers = host_layers(zoo_bridge("NemotronHForCausalLM"))
+    unhooked = [layer for layer in layers if layer.has_unhooked_attention]
+    assert unhooked and all(layer.attention is layer.original_attention for layer in unhooked)

@@ -1,9 +1,9 @@
-"""Whatever the canonical form knows of attention is switched off once, and the certificate fails.
+"""Mutations: each part of the canonical form is removed once, and the certificate fails.
 
 Each mutation is a function on a block, a vocabulary or a readout. Before it is applied, the model
-is certified exact: what then fails is the part that was taken away. Dynamic rotation and relative
-positions have no row: the first is the plain rotation wherever the model's context reaches, the
-second is refused by name.
+is certified exact, so the failure is due to the removed part. Dynamic rotation and relative
+positions have no row: the first equals the plain rotation within the model's context, the second
+is rejected by name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FAILS = 1e-3
 
 @dataclass(frozen=True)
 class Mutation:
-    """One part switched off in one architecture; `own` are settings that make the part act."""
+    """One part removed in one architecture; `own` are settings that make the part matter."""
 
     architecture: str
     block: Callable[[Block], Block] | None = None
@@ -52,36 +52,36 @@ def readout(**parts: Any) -> Callable[[Weights], Weights]:
 
 def rotary(**parts: Any) -> Callable[[Block], Block]:
     def mutate(block: Block) -> Block:
-        held = block.attention_scores.rotary
-        if held is None:
+        before = block.attention_scores.rotary
+        if before is None:
             return block
-        return attention_scores(rotary=replace(held, **parts))(block)
+        return attention_scores(rotary=replace(before, **parts))(block)
 
     return mutate
 
 
 def interleaved_otherwise(block: Block) -> Block:
-    held = block.attention_scores.rotary
-    return block if held is None else rotary(interleaved=not held.interleaved)(block)
+    before = block.attention_scores.rotary
+    return block if before is None else rotary(interleaved=not before.interleaved)(block)
 
 
 def rotated_whole(block: Block) -> Block:
-    """A partial rotation taken for one of the whole head."""
-    held = block.attention_scores.rotary
+    """Extend a partial rotation to the whole head."""
+    partial = block.attention_scores.rotary
     pairs = block.d_head // 2
 
     def tables(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        few = held.tables(n)
-        assert few[0].shape[-1] < pairs
-        return tuple(torch.cat([t, t], dim=-1)[:, :pairs] for t in few)
+        rotated = partial.tables(n)
+        assert rotated[0].shape[-1] < pairs
+        return tuple(torch.cat([t, t], dim=-1)[:, :pairs] for t in rotated)
 
     return rotary(tables=tables, start=0)(block)
 
 
 def unscaled(block: Block) -> Block:
-    """The rotation without its scaling: `base^(-i / pairs)` radians per position."""
-    held = block.attention_scores.rotary
-    pairs = held.tables(1)[0].shape[-1]
+    """Remove the scaling of the rotation: `base^(-i / pairs)` radians per position."""
+    scaled = block.attention_scores.rotary
+    pairs = scaled.tables(1)[0].shape[-1]
 
     def tables(n: int) -> tuple[torch.Tensor, torch.Tensor]:
         angle = torch.arange(n)[:, None] * 10000.0 ** (-torch.arange(pairs) / pairs)
@@ -91,13 +91,13 @@ def unscaled(block: Block) -> Block:
 
 
 def of_one_head(block: Block) -> Block:
-    """Every query head reads the first key/value head."""
+    """Let every query head read the first key/value head."""
     first = {n: getattr(block, n)[:1].expand_as(getattr(block, n)) for n in ("W_K", "W_V")}
     return replace(block, **first)
 
 
 def turned_heads(block: Block) -> Block:
-    """Key/value heads handed to the wrong groups."""
+    """Assign key/value heads to the wrong groups."""
     assert block.W_K.shape[0] > 1
     return replace(block, W_K=block.W_K.roll(1, 0), W_V=block.W_V.roll(1, 0))
 
@@ -112,20 +112,20 @@ def centred_otherwise(block: Block) -> Block:
 
 
 def a_gain(block: Block) -> Block:
-    """A norm that has no gain gets one."""
+    """Give a norm without gain a gain."""
     assert block.norm.folded
     return replace(block, norm=replace(block.norm, gain=1 + 0.3 * torch.ones(len(block.b_O))))
 
 
 def next_attention(weights: Weights) -> Weights:
-    """A hybrid whose attention layers are taken one too late."""
+    """Shift a hybrid's attention layers by one."""
     layers = weights.attention_layers
     after = dict(zip(layers, (*layers[1:], layers[0]), strict=True))
     return replace(weights, read_block=lambda n: weights.block(after[n]))
 
 
 def heads_of_the_first_width(weights: Weights) -> Weights:
-    """Every head as narrow as the first layer's."""
+    """Cut every head to the width of the first layer's."""
 
     def narrowed(layer: int) -> Block:
         block = weights.block(layer)
@@ -138,22 +138,22 @@ def heads_of_the_first_width(weights: Weights) -> Weights:
 
 
 def undivided(block: Block) -> Block:
-    """Bottleneck keys and values without the divisor of their bottleneck."""
+    """Remove the divisor of the bottleneck of keys and values."""
     blank = torch.zeros_like(block.bottleneck_KV.W_down)
     return replace(block, bottleneck_KV=replace(block.bottleneck_KV, W_down=blank, eps=1.0))
 
 
 def no_bias(name: str) -> Callable[[Block], Block]:
     def mutate(block: Block) -> Block:
-        held = getattr(block, name)
-        assert held.any()
-        return replace(block, **{name: torch.zeros_like(held)})
+        bias = getattr(block, name)
+        assert bias.any()
+        return replace(block, **{name: torch.zeros_like(bias)})
 
     return mutate
 
 
 def own_rope(kind: str, **more: float | list[float]) -> dict[str, Any]:
-    """A scaled rotation that differs from the plain one within the prompt."""
+    """Return settings of a scaled rotation that differs from the plain one within the prompt."""
     values = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0} | more
     return {"rope_parameters": values, "max_position_embeddings": 64}
 
@@ -245,7 +245,7 @@ def error(model: Any, weights: Weights) -> float:
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_part_switched_off_fails_the_certificate(name: str, monkeypatch):
+def test_a_removed_part_fails_the_certificate(name: str, monkeypatch):
     mutation = MUTATIONS[name]
     model = zoo_bridge(mutation.architecture, **mutation.own)
     weights = tw.read_weights(model)
@@ -260,7 +260,7 @@ def test_a_part_switched_off_fails_the_certificate(name: str, monkeypatch):
     assert error(model, mutated) > FAILS
 
 
-def test_a_dynamic_rotation_is_the_plain_one_within_the_context_and_refused_beyond():
+def test_a_dynamic_rotation_is_the_plain_one_within_the_context_and_rejected_beyond():
     """Dynamic scaling changes with the length of the prompt, and only beyond the context."""
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     model = zoo_bridge("LlamaForCausalLM", rope_parameters=rope, max_position_embeddings=12)
@@ -274,12 +274,12 @@ def test_a_dynamic_rotation_is_the_plain_one_within_the_context_and_refused_beyo
         tw.head_probe(weights, layer=0, words=[5], distance=12)
 
 
-def test_layers_may_have_heads_of_another_width():
+def test_layers_may_have_heads_of_different_widths():
     weights = tw.read_weights(zoo_bridge("Gemma4ForCausalLM"))
     assert {weights.block(n).d_head for n in weights.attention_layers} == {16, 24}
     assert tw.head_atlas(weights, n=1).entries[-1][0] == 2
 
 
-def test_a_norm_of_the_values_is_said():
+def test_a_norm_of_the_values_has_a_caveat():
     weights = tw.read_weights(zoo_bridge("Gemma4ForCausalLM"))
     assert "value norm" in {caveat.name for caveat in weights.caveats}

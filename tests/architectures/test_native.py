@@ -1,4 +1,4 @@
-"""TransformerLens' own small models (`boot_native`), for people who train toys."""
+"""TransformerLens' own small models (`boot_native`) are exact in every setting."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the canonical form cannot hold is refused by the name of the part."""
+"""Unsupported parts are rejected with an error that names the part."""
 
 import pytest
 
@@ -6,7 +6,7 @@ import tw_lens as tw
 from tests.architectures.support import EXACT
 from tests.zoo import zoo_bridge
 
-REFUSED = {
+UNSUPPORTED = {
     "no attention": ("MambaForCausalLM", {}, "no layer has attention"),
     "attention without hooks": ("Zamba2ForCausalLM", {}, "no layer has attention with hooks"),
     "a mixture of attention": ("JetMoeForCausalLM", {}, "without a W_Q, W_K, W_V and W_O"),
@@ -20,9 +20,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_by_the_name_of_the_part(name: str):
-    architecture, own, part = REFUSED[name]
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_rejected_by_the_name_of_the_part(name: str):
+    architecture, own, part = UNSUPPORTED[name]
     model = zoo_bridge(architecture, **own)
     with pytest.raises(tw.UnsupportedModelError) as caught:
         tw.check(model, [5, 6, 7])
@@ -31,10 +31,10 @@ def test_refused_by_the_name_of_the_part(name: str):
     assert caught.value.remedy.endswith(".")
 
 
-def test_prompts_beyond_what_an_indexer_leaves_whole_are_refused():
+def test_prompts_that_need_an_indexer_are_rejected():
     model = zoo_bridge("GlmMoeDsaForCausalLM", index_topk=16)
     weights = tw.read_weights(model)
-    most = weights.block(weights.attention_layers[0]).attention_scores.dense_up_to
-    assert tw.check(model, list(range(3, 3 + most))).max_rel_error < EXACT
-    with pytest.raises(ValueError, match=f"beyond {most} this model"):
-        tw.check(model, list(range(3, 4 + most)))
+    limit = weights.block(weights.attention_layers[0]).attention_scores.dense_up_to
+    assert tw.check(model, list(range(3, 3 + limit))).max_rel_error < EXACT
+    with pytest.raises(ValueError, match=f"beyond {limit} this model"):
+        tw.check(model, list(range(3, 4 + limit)))

@@ -1,4 +1,4 @@
-"""No architecture is wrong, and the README's table says what the run says."""
+"""No architecture is wrong, and the table in the documentation is the table of the run."""
 
 import pytest
 
@@ -6,35 +6,35 @@ from tests.architectures.support import EXACT, architectures, markdown, row, row
 
 
 @pytest.mark.parametrize("architecture", architectures())
-def test_exact_or_refused(architecture: str):
-    found = row(architecture)
-    assert "WRONG" not in (found.outcome, found.processed)
-    assert found.error < EXACT
-    if found.outcome == "refused":
-        assert len(found.remarks.split()) > 3
+def test_exact_or_rejected(architecture: str):
+    result = row(architecture)
+    assert "WRONG" not in (result.outcome, result.processed)
+    assert result.error < EXACT
+    if result.outcome == "refused":
+        assert len(result.remarks.split()) > 3
 
 
 @pytest.mark.parametrize("architecture", architectures())
-def test_every_step_is_the_sum_of_what_heads_and_mlp_added(architecture: str):
-    found = row(architecture)
-    assert found.movers_gap < 1e-5 and found.heads_apart
+def test_heads_and_mlp_add_up_to_every_step(architecture: str):
+    result = row(architecture)
+    assert result.attribution_error < 1e-5 and result.heads_separable
 
 
 @pytest.mark.parametrize("architecture", architectures())
-def test_pieces_of_a_head_are_taken_out_of_the_running_model(architecture: str):
-    """The stream is the canonical form's, to rounding, and what the head writes has changed."""
-    found = row(architecture)
-    assert found.taken_out_gap < EXACT and found.taken_out_change > 0.01
+def test_a_head_is_ablated_in_the_running_model(architecture: str):
+    """The residual stream is the canonical form's up to rounding, and the output has changed."""
+    result = row(architecture)
+    assert result.ablation_error < EXACT and result.ablation_change > 0.01
 
 
 def test_enough_architectures_are_exact():
-    attending = [found for found in rows() if found.kind == "attention"]
-    exact = [found for found in attending if found.outcome == "exact"]
+    attending = [r for r in rows() if r.kind == "attention"]
+    exact = [r for r in attending if r.outcome == "exact"]
     assert len(exact) >= 45
     assert len(exact) / len(attending) >= 0.95
 
 
-def test_the_table_in_the_readme_is_the_run():
+def test_the_table_in_the_docs_is_the_run():
     assert written() == markdown(rows()), (
-        "the README's table is stale: python -m tests.architectures.support writes it anew"
+        "the table of architectures is stale; run: python -m tests.architectures.support"
     )

@@ -1,9 +1,9 @@
-"""How far from the bare matrix products are we, and how far ahead of the obvious way?
+"""Benchmark of the spectra: against the bare matrix products, and against the direct computation.
 
 GPT-2-small's shape with random weights (d 768, 12 heads of 64, 50257 tokens): one block, or all 12
-for the atlas. One run prints one markdown table, ratios first:
-`python tests/benchmarks/bench_spectra.py`. Best of three. Memory: what the peak of the process
-rises by, each call in a process of its own.
+for the atlas. One run prints one markdown table; ratio = ours / reference, lower is faster:
+`python tests/benchmarks/bench_spectra.py`. Best of three. Memory is the increase of the process's
+peak, each call in a process of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def random_weights() -> Weights:
 
     norm = Norm(gain=1 + normal(D), bias=normal(D), eps=1e-5, centred=True)
     block = Block(
-        layer=0, norm=norm, b_O=normal(D), attention_scores=AttentionScores(scale=D_HEAD**-0.5), attention_output=AttentionOutput(),
+        layer=0, norm=norm, b_O=normal(D),
+        attention_scores=AttentionScores(scale=D_HEAD**-0.5), attention_output=AttentionOutput(),
         W_Q=normal(HEADS, D, D_HEAD), W_K=normal(HEADS, D, D_HEAD), W_V=normal(HEADS, D, D_HEAD),
         W_O=normal(HEADS, D_HEAD, D), b_Q=normal(HEADS, D_HEAD), b_K=normal(HEADS, D_HEAD),
         b_V=normal(HEADS, D_HEAD), centred_stream=True,
@@ -64,14 +65,14 @@ def head_spectra(weights: Weights, head: int | None = None) -> None:
 
 
 def bare_spectra(weights: Weights) -> None:
-    """The products no method can avoid: both sides of both circuits against every word."""
+    """Compute the products no method can avoid: both sides of both circuits times all tokens."""
     queries = torch.ones(HEADS * DIRECTIONS, D)
     for _ in range(4):
         queries @ weights.vocabulary.W_E.T
 
 
 def naive_spectra(weights: Weights) -> None:
-    """One head: full SVD of the dense matrix, argsort of every score."""
+    """Decompose one dense matrix and sort the scores of all tokens (one head)."""
     block = weights.block(0)
     points = block.norm.sphere(weights.vocabulary.W_E)
     dense = {
@@ -93,7 +94,7 @@ def bare_probe(weights: Weights) -> None:
 
 
 def naive_probe(weights: Weights) -> None:
-    """All heads: dense W_QK of each, argsort of every score."""
+    """Multiply by the dense W_QK of each head and sort the scores of all tokens."""
     block = weights.block(0)
     points = block.norm.sphere(weights.vocabulary.W_E)
     for head in range(HEADS):
@@ -110,7 +111,7 @@ def atlas(weights: Weights) -> None:
 
 
 def bare_atlas(weights: Weights) -> None:
-    """Both sides of both circuits of every head against every word."""
+    """Multiply both sides of both circuits of every head with all tokens."""
     queries = torch.ones(LAYERS * HEADS * OF_EVERY_HEAD, D)
     for _ in range(4):
         for chunk in weights.vocabulary.W_E.split(8192):
@@ -125,11 +126,11 @@ CALLS: dict[str, Callable[[Weights], None]] = {
     )
 }  # fmt: skip
 ROWS = [
-    ("head_spectrum QK+OV, 12 heads, beside the bare products", "head_spectra", "bare_spectra"),
-    ("head_spectrum QK+OV, 1 head, beside dense SVD + argsort", "one_head", "naive_spectra"),
-    ("head_probe QK, 100 words, beside the bare product", "head_probe", "bare_probe"),
-    ("head_probe QK, 100 words, beside dense + argsort", "head_probe", "naive_probe"),
-    ("head_atlas, 12 layers of 12 heads, beside the bare products", "atlas", "bare_atlas"),
+    ("head_spectrum QK+OV, 12 heads, against the bare products", "head_spectra", "bare_spectra"),
+    ("head_spectrum QK+OV, 1 head, against dense SVD + argsort", "one_head", "naive_spectra"),
+    ("head_probe QK, 100 words, against the bare product", "head_probe", "bare_probe"),
+    ("head_probe QK, 100 words, against dense + argsort", "head_probe", "naive_probe"),
+    ("head_atlas, 12 layers of 12 heads, against the bare products", "atlas", "bare_atlas"),
 ]
 
 
@@ -143,13 +144,13 @@ def seconds(call: Callable[[Weights], None], weights: Weights) -> float:
 
 
 def memory(field: str) -> float:
-    """MiB: VmRSS now, VmHWM the peak since it was last reset."""
+    """Return memory in MiB: VmRSS now, VmHWM the peak since the last reset."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def extra_memory(name: str) -> float:
-    """MiB by which the peak rises during one call, in a fresh process."""
+    """Return the MiB by which the peak rises during one call, in a fresh process."""
     done = subprocess.run(
         [sys.executable, __file__, "--memory", name], capture_output=True, text=True, check=True
     )
@@ -159,7 +160,7 @@ def extra_memory(name: str) -> float:
 def main() -> None:
     if sys.argv[1:2] == ["--memory"]:
         weights = random_weights()
-        torch.ones(8, 8) @ torch.ones(8, 8)  # the thread pool is not the call's
+        torch.ones(8, 8) @ torch.ones(8, 8)  # start the thread pool before the measurement
         before = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the weights
         CALLS[sys.argv[2]](weights)
@@ -168,7 +169,7 @@ def main() -> None:
     weights = random_weights()
     time_of = {name: seconds(call, weights) for name, call in CALLS.items()}
     memory_of = {name: extra_memory(name) for name in CALLS}
-    print("| ratio | memory ratio | what | ours | beside | ours | beside |")
+    print("| ratio | memory ratio | what | ours | reference | ours | reference |")
     print("|--:|--:|:--|--:|--:|--:|--:|")
     for what, ours, other in ROWS:
         ratio = time_of[ours] / time_of[other]

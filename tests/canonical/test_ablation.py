@@ -1,4 +1,4 @@
-"""RankOnePieces of a head: parts that are the whole must come out as the whole does."""
+"""Ablation of rank-one pieces: ablating nothing or everything gives the known results."""
 
 import warnings
 from dataclasses import replace
@@ -39,56 +39,58 @@ def block_and_stream(request):
     return block, torch.randn(7, weights.d_model, generator=torch.Generator().manual_seed(1))
 
 
-def everything(block, head: int, circuit: str) -> RankOnePieces:
-    """All that a head reads by, as pieces of an orthonormal basis of the stream."""
+def whole_map(block, head: int, circuit: str) -> RankOnePieces:
+    """Return the whole map of a head, as pieces along an orthonormal basis of the stream."""
     A = block.A_Q[head] if circuit == "QK" else block.A_V[block.kv_head[head]]
     return RankOnePieces(torch.eye(len(A))[None], A[None])
 
 
-def test_the_whole_as_a_part_is_the_whole(block_and_stream):
+def test_linearised_whole_vectors_are_normalised_and_rotated(block_and_stream):
     block, x = block_and_stream
     q, k = block.queries(x), block.keys(x)
-    placed_q, placed_k = block.attention_scores.norm_and_rotate(q, k)
+    rotated_q, rotated_k = block.attention_scores.norm_and_rotate(q, k)
     for head in range(block.n_heads):
-        met = block.attention_scores.linearised(q[:, [head]], q, head)[:, 0]
-        assert torch.allclose(met, placed_q[:, head], atol=1e-5, rtol=1e-5)
+        result = block.attention_scores.linearised(q[:, [head]], q, head)[:, 0]
+        assert torch.allclose(result, rotated_q[:, head], atol=1e-5, rtol=1e-5)
     for head in range(k.shape[1]):
-        met = block.attention_scores.linearised(k[:, [head]], k, head, key=True)[:, 0]
-        assert torch.allclose(met, placed_k[:, head], atol=1e-5, rtol=1e-5)
+        result = block.attention_scores.linearised(k[:, [head]], k, head, key=True)[:, 0]
+        assert torch.allclose(result, rotated_k[:, head], atol=1e-5, rtol=1e-5)
 
 
-def test_nothing_taken_out_is_the_head_itself(block_and_stream):
+def test_ablating_nothing_changes_nothing(block_and_stream):
     block, x = block_and_stream
     pattern = block.attention_pattern(x)
     written = block.head_outputs(pattern, block.values(x), x)
     for circuit in ("QK", "OV"):
-        nothing = RankOnePieces(*(torch.zeros_like(part) for part in everything(block, 1, circuit)))
-        found = ablate_pieces(block, x, 1, circuit, nothing)
-        assert torch.allclose(found.pattern[0], pattern[1], atol=1e-6)
-        assert torch.allclose(found.written[0], written[1], atol=1e-5, rtol=1e-5)
-        assert float(found.change.abs().max()) < 1e-5 * float(written.abs().max())
+        no_pieces = RankOnePieces(
+            *(torch.zeros_like(part) for part in whole_map(block, 1, circuit))
+        )
+        ablated = ablate_pieces(block, x, 1, circuit, no_pieces)
+        assert torch.allclose(ablated.pattern[0], pattern[1], atol=1e-6)
+        assert torch.allclose(ablated.written[0], written[1], atol=1e-5, rtol=1e-5)
+        assert float(ablated.change.abs().max()) < 1e-5 * float(written.abs().max())
 
 
-def test_without_its_values_a_head_writes_what_no_word_decides(block_and_stream):
-    """`sum_j pattern_ij n_v(v_j)` with `v_j = a_V`, divided by what the values were divided by."""
+def test_ablating_all_of_ov_leaves_the_constant_part_of_the_values(block_and_stream):
+    """`sum_j pattern_ij n_v(v_j)` with `v_j = a_V`, with the divisor of the original values."""
     block, x = block_and_stream
-    found = ablate_pieces(block, x, 1, "OV", everything(block, 1, "OV"))
+    ablated = ablate_pieces(block, x, 1, "OV", whole_map(block, 1, "OV"))
     kv = block.kv_head[1]
-    assert block.bottleneck_KV is None or not block.a_V.any()  # else the bottleneck divides it
+    assert block.bottleneck_KV is None or not block.a_V.any()  # otherwise the bottleneck divides it
     constant = block.a_V[kv].expand(len(x), 1, -1)
     if block.v_norm is not None:
         constant = block.v_norm.linear_at(block.values(x), kv)(constant)
-    own = block.attention_pattern(x)[1] @ constant[:, 0]
+    z_head = block.attention_pattern(x)[1] @ constant[:, 0]
     z = block.weighted_values(block.attention_pattern(x), block.values(x))
-    z[:, 1] = own
+    z[:, 1] = z_head
     expected = block.gated(z, x)[:, 1] @ block.W_O[1]
     size = float(block.head_outputs(block.attention_pattern(x), block.values(x), x).abs().max())
-    assert float((found.written[0] - expected).abs().max()) < 1e-5 * size
+    assert float((ablated.written[0] - expected).abs().max()) < 1e-5 * size
 
 
 @pytest.mark.parametrize("architecture", ["CohereForCausalLM", "StableLmForCausalLM"])
-def test_what_a_centring_query_key_norm_cannot_see_is_not_in_the_map(architecture: str):
-    """A number added to all dimensions of a query or a key changes no score, and no W_QK."""
+def test_a_centring_query_key_norm_removes_the_mean_from_the_map(architecture: str):
+    """A number added to all dimensions of a query or key changes neither scores nor W_QK."""
     weights = tw.read_weights(zoo_bridge(architecture))
     block = weights.block(weights.attention_layers[-1])
     g = torch.Generator().manual_seed(2)
@@ -102,7 +104,9 @@ def test_what_a_centring_query_key_norm_cannot_see_is_not_in_the_map(architectur
 
 
 @pytest.mark.parametrize("architecture", ["CohereForCausalLM", "StableLmForCausalLM"])
-def test_random_pieces_are_as_strong_where_a_query_key_norm_centres(architecture: str):
+def test_random_pieces_have_matched_singular_values_under_a_centring_query_key_norm(
+    architecture: str,
+):
     weights = tw.read_weights(zoo_bridge(architecture))
     block = weights.block(weights.attention_layers[-1])
     svd, norm = head_svd(block, [1], "QK"), block.attention_scores.q_norm
@@ -114,14 +118,14 @@ def test_random_pieces_are_as_strong_where_a_query_key_norm_centres(architecture
     sends = block.attention_scores.rotary.turn(
         sends * norm.gains(block.n_heads, block.d_head)[1], 0
     )
-    met = block.attention_scores.scale * sends @ block.qk_factors()[1][block.kv_head[1]].T
-    dense = pieces.reads.mT.double() @ met.double()
-    for row, held in enumerate(h for h in sets for _ in range(3)):
-        strengths = torch.linalg.svdvals(dense[row])[: len(held)]
-        assert torch.allclose(strengths, svd.S[0, sorted(held)].double(), rtol=1e-4)
+    result = block.attention_scores.scale * sends @ block.qk_factors()[1][block.kv_head[1]].T
+    dense = pieces.reads.mT.double() @ result.double()
+    for row, directions in enumerate(s for s in sets for _ in range(3)):
+        strengths = torch.linalg.svdvals(dense[row])[: len(directions)]
+        assert torch.allclose(strengths, svd.S[0, sorted(directions)].double(), rtol=1e-4)
 
 
-def test_a_norm_that_centres_all_heads_is_refused():
+def test_a_norm_that_centres_all_heads_is_rejected():
     norm = HeadNorm(torch.ones(8), torch.zeros(8), 1e-6, centred=True, across=True)
     with pytest.raises(ValueError, match="gives no head a map of its own"):
         norm.linear_at(torch.ones(3, 2, 4), 0)

@@ -1,4 +1,4 @@
-"""The canonical form against hand-written float64 weights, and its own identities."""
+"""The canonical form against hand-written float64 weights, and its identities."""
 
 import math
 from dataclasses import replace
@@ -21,14 +21,14 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 2e-6) -> 
 
 @pytest.mark.parametrize("architecture", BRIDGES)
 def test_folded_weights(architecture: str):
-    """A and a of every head, from Hugging Face parameters and dense matrices."""
+    """A and a of every head equal those from Hugging Face parameters and dense matrices."""
     raw = raw_model(tiny_hf(architecture))
     weights = tw.read_weights(shared_bridge(architecture))
     assert weights.n_heads == len(raw.layers[0].W_Q)
     assert close(weights.vocabulary.scale * torch.cat(list(weights.vocabulary.rows())), raw.embed())
     assert close(torch.cat(list(weights.readout.directions()())), raw.directions_of_readout().T)
-    distance = raw.offset_of_readout()
-    assert float((weights.readout.bias() - distance).abs().max()) < 1e-5
+    bias = raw.bias_of_readout()
+    assert float((weights.readout.bias() - bias).abs().max()) < 1e-5
     for layer in range(3):
         block, L = weights.block(layer), raw.layers[layer]
         assert block.attention_scores.scale == pytest.approx(1 / math.sqrt(raw.d_head))
@@ -54,7 +54,7 @@ def test_logits_of_the_readout(architecture: str):
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_the_sphere(centred: bool):
-    """Slightly inside the radius sqrt(d), in the hyperplane 1.y = 0, blind to length and mean."""
+    """Points lie slightly inside radius sqrt(d) and in 1.y = 0; length and mean do not matter."""
     d = 24
     ones = torch.ones(d, dtype=torch.float64)
     norm = Norm(gain=ones, bias=0 * ones, eps=1e-5, centred=centred)
@@ -85,7 +85,7 @@ def test_folding_reads_the_sphere_as_the_weights_read_the_ellipsoid():
 
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_rotary(interleaved: bool):
-    """Rotates pairs by hand; scores depend on the distance only; the rest stays."""
+    """Pairs rotate as by hand, scores depend on the distance only, other dimensions stay."""
     theta = torch.tensor([0.7, 0.1], dtype=torch.float64)
 
     def tables(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,7 +115,7 @@ def test_rotary(interleaved: bool):
     assert torch.allclose(later[..., 2:], rotary.rotate(x[..., 2:]))
 
 
-def test_tables_that_carry_a_factor_carry_it_twice():
+def test_a_factor_of_the_tables_enters_scores_squared():
     """YaRN multiplies cosines and sines by m: queries and keys both, so scores by m squared."""
     theta = torch.tensor([0.7, 0.1], dtype=torch.float64)
 
@@ -125,17 +125,17 @@ def test_tables_that_carry_a_factor_carry_it_twice():
 
     rotary = Rotary(tables=tables, interleaved=False)
     q, k = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    at = rotary.rotate(torch.stack([k, k, k, q, q])[:, None])[:, 0]
+    y = rotary.rotate(torch.stack([k, k, k, q, q])[:, None])[:, 0]
     for i, j in ((3, 2), (3, 0), (4, 2)):
-        assert torch.isclose(at[i] @ at[j], rotary.turn(q, i - j) @ k)
+        assert torch.isclose(y[i] @ y[j], rotary.turn(q, i - j) @ k)
     assert torch.isclose(rotary.turn(q, 0) @ k, 1.69 * (q[:4] @ k[:4]) + q[4:] @ k[4:])
 
 
 def test_chunks_do_not_matter(monkeypatch):
-    """Everything that walks the vocabulary gives the same across chunk borders."""
+    """Everything computed in chunks over the vocabulary is independent of the chunk size."""
     model = shared_bridge("gpt2")
 
-    def everything() -> list[torch.Tensor]:
+    def all_results() -> list[torch.Tensor]:
         weights = tw.read_weights(model)
         probe = tw.head_probe(weights, layer=1, words=[3, 500], circuit="OV")
         spectrum = tw.head_spectrum(weights, layer=1, n=3)
@@ -147,16 +147,16 @@ def test_chunks_do_not_matter(monkeypatch):
             weights.readout.logits(torch.ones(1, 48).cumsum(-1)),
         ]
 
-    whole = everything()
+    whole = all_results()
     monkeypatch.setattr(vocabulary_module, "ROWS_AT_ONCE", 64)
     weights = tw.read_weights(model)
     assert len(list(weights.vocabulary.rows())) == 16
-    for ours, theirs in zip(everything(), whole, strict=True):
+    for ours, theirs in zip(all_results(), whole, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_vocabulary_and_readout_by_hand():
-    """Two words in two dimensions."""
+    """Two tokens in two dimensions."""
     norm = Norm(
         gain=torch.tensor([2.0, 1.0]), bias=torch.tensor([1.0, 0.0]), eps=0.0, centred=False
     )

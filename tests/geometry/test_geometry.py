@@ -15,10 +15,8 @@ from tw_lens.geometry import (
     radial_share,
     rank_of,
     tangential_shares,
+    top_tokens,
     unit,
-)
-from tw_lens.geometry import (
-    top_tokens as top_tokens,
 )
 from tw_lens.geometry.top_tokens import select, top_tokens_both_signs
 
@@ -72,26 +70,26 @@ def chunks_of(words: torch.Tensor, size: int):
 
 @pytest.mark.parametrize("size", [1, 3, 7, 29, 30, 64])
 @pytest.mark.parametrize("k", [1, 4, 40])
-def test_nearest_is_the_full_sort(size: int, k: int):
+def test_top_tokens_are_those_of_the_full_sort(size: int, k: int):
     queries, words, bias = (
         normal(1, 5, 6).float(),
         normal(2, 30, 6).float(),
         normal(3, 30).float(),
     )
-    found = top_tokens(queries, chunks_of(words, size), k, bias=bias)
-    everything = queries @ words.T + bias
-    order = torch.argsort(everything, dim=-1, descending=True)[:, :k]
-    assert torch.equal(found.token_index, order)
-    assert torch.allclose(found.score, everything.gather(1, order))
-    along, against, upright = top_tokens_both_signs(queries, chunks_of(words, size), k)
+    top = top_tokens(queries, chunks_of(words, size), k, bias=bias)
+    scores_with_bias = queries @ words.T + bias
+    order = torch.argsort(scores_with_bias, dim=-1, descending=True)[:, :k]
+    assert torch.equal(top.token_index, order)
+    assert torch.allclose(top.score, scores_with_bias.gather(1, order))
+    along, against, positive = top_tokens_both_signs(queries, chunks_of(words, size), k)
     scores = queries @ words.T
-    assert torch.equal(upright, scores.amax(-1) >= -scores.amin(-1))
+    assert torch.equal(positive, scores.amax(-1) >= -scores.amin(-1))
     assert torch.equal(along.token_index, scores.argsort(descending=True)[:, :k])
     assert torch.equal(against.token_index, scores.argsort(descending=False)[:, :k])
     assert torch.allclose(against.score, (-scores).gather(1, against.token_index))
 
 
-def test_chosen_takes_whole_lists():
+def test_select_takes_whole_lists():
     words = normal(2, 9, 4).float()
     along, against, _ = top_tokens_both_signs(normal(1, 3, 4).float(), chunks_of(words, 4), 2)
     mixed = select(torch.tensor([True, False, True]), along, against)
@@ -102,7 +100,7 @@ def test_chosen_takes_whole_lists():
 
 @pytest.mark.parametrize("theta", [0.0, 1e-12, 1e-9, 1e-5, 0.3, math.pi / 2, 3.0, math.pi])
 def test_angle(theta: float):
-    """Exact where arccos of a dot product has long lost everything."""
+    """Angles are exact where the arccos of a dot product has no digits left."""
     a = torch.tensor([3.0, 0.0, 0.0], dtype=torch.float64)
     b = 0.5 * torch.tensor([math.cos(theta), math.sin(theta), 0.0], dtype=torch.float64)
     assert float(angle(a, b)) == pytest.approx(theta, rel=1e-12, abs=1e-15)
@@ -111,7 +109,7 @@ def test_angle(theta: float):
 def test_tiny_angles_in_float32():
     a, b = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1e-5])
     assert float(angle(a, b)) == pytest.approx(1e-5, rel=1e-5)
-    assert float(torch.arccos(a @ unit(b))) == 0.0  # what an arccos would have said
+    assert float(torch.arccos(a @ unit(b))) == 0.0  # the result of an arccos
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -125,20 +123,20 @@ def test_angle_is_the_arccos(seed: int):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_log_map(seed: int):
-    """A tangent, as long as the angle, whose great circle arrives."""
+    """The tangent's length is the angle, and its great circle reaches the other point."""
     (d,) = random_sizes(seed, (2, 30))
-    at, to = normal(seed, d), normal(seed + 9, d)
-    tangent = log_map(at, to)
+    base, to = normal(seed, d), normal(seed + 9, d)
+    tangent = log_map(base, to)
     length = tangent.norm()
-    assert abs(float(tangent @ unit(at))) < 1e-12
-    assert float(length) == pytest.approx(float(angle(at, to)), rel=1e-12)
-    arrived = length.cos() * unit(at) + length.sin() * tangent / length
+    assert abs(float(tangent @ unit(base))) < 1e-12
+    assert float(length) == pytest.approx(float(angle(base, to)), rel=1e-12)
+    arrived = length.cos() * unit(base) + length.sin() * tangent / length
     assert torch.allclose(arrived, unit(to), atol=1e-12)
 
 
 def test_log_map_to_itself_is_zero():
-    at = normal(0, 5)
-    assert float(log_map(at, at).norm()) < 1e-7
+    base = normal(0, 5)
+    assert float(log_map(base, base).norm()) < 1e-7
 
 
 def test_unit_of_zero_is_zero():
@@ -146,7 +144,7 @@ def test_unit_of_zero_is_zero():
 
 
 def test_a_great_circle():
-    """Equal steps of 0.2 without a turn; the chord is the whole way."""
+    """Equal steps of 0.2 without turning; the chord equals the arc length."""
     t = torch.arange(6, dtype=torch.float64) * 0.2
     y = torch.stack([t.cos(), t.sin(), torch.zeros(6, dtype=torch.float64)], dim=-1) * 7
     path = measure_path(y)
@@ -159,7 +157,7 @@ def test_a_great_circle():
     assert math.isnan(path.turning_angle[0]) and math.isnan(path.turning_angle[-1])
 
 
-def test_a_path_that_stands_still():
+def test_a_path_of_equal_points():
     y = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).expand(4, 3)
     path = measure_path(y)
     assert path.step_angle[:-1].tolist() == [0, 0, 0]
@@ -168,7 +166,7 @@ def test_a_path_that_stands_still():
 
 
 def test_a_zig_zag():
-    """There and back: two points in turn, every turn a half turn, the chord 0.5 or nothing."""
+    """Two points in alternation: every turning angle is pi, the chord 0.5 or 0."""
     t = torch.tensor([0.0, 0.5, 0.0, 0.5], dtype=torch.float64)
     path = measure_path(torch.stack([t.cos(), t.sin()], dim=-1))
     assert path.arc_length.tolist() == pytest.approx([0, 0.5, 1.0, 1.5])
@@ -178,7 +176,7 @@ def test_a_zig_zag():
 
 
 def test_an_octant():
-    """x to y to z: two quarter circles with a right angle between them."""
+    """From x to y to z: two quarter circles with a right angle between them."""
     path = measure_path(torch.eye(3, dtype=torch.float64))
     half = math.pi / 2
     assert path.step_angle[:-1].tolist() == pytest.approx([half, half])
@@ -198,7 +196,7 @@ def test_turns_by_the_spherical_law_of_cosines(seed: int):
 
 
 def test_radial_share():
-    """A step along the state is all radial, one across it not at all, a diagonal one half."""
+    """The share is 1 for a step along the state, 0 for a tangential one, 0.5 for a diagonal one."""
     x = torch.tensor([[2.0, 0.0], [5.0, 0.0], [5.0, 1.0]], dtype=torch.float64)
     share = radial_share(x)
     assert share[:2].tolist() == pytest.approx([1.0, 0.0]) and math.isnan(share[2])
@@ -207,13 +205,13 @@ def test_radial_share():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_step_is_its_two_parts_and_its_shares_are_one(seed: int):
+def test_parts_add_up_to_the_step_and_shares_to_one(seed: int):
     d, n, parts = random_sizes(seed, (2, 20), (1, 5), (1, 6))
     x, added = normal(seed, n, d), normal(seed + 1, parts, n, d)
     step = added.sum(0)
-    radial, across = radial_and_tangential(x, step)
-    assert torch.allclose(radial + across, step, atol=1e-12)
-    assert float((across * x).sum(-1).abs().max()) < 1e-11
+    radial, tangential = radial_and_tangential(x, step)
+    assert torch.allclose(radial + tangential, step, atol=1e-12)
+    assert float((tangential * x).sum(-1).abs().max()) < 1e-11
     shares = tangential_shares(x, added)
     assert torch.allclose(shares.sum(0), torch.ones(n, dtype=torch.float64), atol=1e-9)
     for part in range(parts):
@@ -223,7 +221,7 @@ def test_a_step_is_its_two_parts_and_its_shares_are_one(seed: int):
             assert float(shares[part, i]) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-def test_a_part_that_holds_back_has_a_negative_share():
+def test_a_part_against_the_step_has_a_negative_share():
     x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     parts = torch.tensor([[[0.0, 3.0]], [[5.0, -1.0]]], dtype=torch.float64)
     assert tangential_shares(x, parts)[:, 0].tolist() == pytest.approx([1.5, -0.5])
@@ -231,19 +229,19 @@ def test_a_part_that_holds_back_has_a_negative_share():
 
 
 @pytest.mark.parametrize("size", [1, 7, 30])
-def test_rank_is_the_place_in_the_full_sort(size: int):
+def test_rank_is_the_index_in_the_full_sort(size: int):
     queries, words, bias = normal(1, 9, 6).float(), normal(2, 30, 6).float(), normal(3, 30)
-    asked = torch.arange(9) * 3
+    targets = torch.arange(9) * 3
     order = (queries @ words.T + bias.float()).argsort(descending=True)
-    found = rank_of(queries, chunks_of(words, size), asked, bias=bias.float())
-    assert found.tolist() == [row.tolist().index(w) for row, w in zip(order, asked, strict=True)]
+    ranks = rank_of(queries, chunks_of(words, size), targets, bias=bias.float())
+    assert ranks.tolist() == [row.tolist().index(w) for row, w in zip(order, targets, strict=True)]
     above = rank_of(queries, chunks_of(words, size), order[:, 0] * 0 + 5)
     assert above.tolist() == (queries @ words.T > (queries @ words.T)[:, 5:6]).sum(-1).tolist()
 
 
 @pytest.mark.parametrize("n", [5, 63, 700, 1000, 8192])
 @pytest.mark.parametrize("largest", [True, False])
-def test_the_best_of_long_rows_are_those_of_topk(n: int, largest: bool):
+def test_the_top_of_long_rows_is_that_of_a_sort(n: int, largest: bool):
     from tw_lens.geometry.top_tokens import _top
 
     g = torch.Generator().manual_seed(n)

@@ -1,4 +1,4 @@
-"""HookedTransformer (TransformerLens 3.9): every kind, raw and processed in every way."""
+"""HookedTransformer (TransformerLens 3.9): every kind, raw and under every processing."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ STEPS = (
 
 
 def combinations(kind: tuple) -> list[dict[str, bool]]:
-    """All 32; where TransformerLens refuses to refactor (rotation, grouped heads), the other 16."""
+    """Return all 32; the 16 without refactoring where TransformerLens rejects it."""
     _, _, kv, rotary = kind
     every = itertools.product((False, True), repeat=len(STEPS))
-    some = [dict(zip(STEPS, flags, strict=True)) for flags in every]
-    return [steps for steps in some if not ((rotary or kv) and steps[REFACTORING])]
+    combined = [dict(zip(STEPS, flags, strict=True)) for flags in every]
+    return [steps for steps in combined if not ((rotary or kv) and steps[REFACTORING])]
 
 
 def processed(kind: tuple, steps: dict[str, bool]):
-    """A model put through TransformerLens' own processing."""
+    """Return a model after TransformerLens' own processing."""
     model = tiny_hooked(*kind)
     if any(steps.values()):
         model.load_and_process_state_dict(model.state_dict(), **steps)
@@ -112,13 +112,13 @@ def test_hooks_are_gone():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[3]], ids=str)
-def test_transformer_lens_itself_refuses_to_refactor_what_rotates(kind: tuple):
+def test_transformer_lens_itself_rejects_refactoring_with_rotation(kind: tuple):
     with pytest.raises(AssertionError, match="rotary"):
         processed(kind, {REFACTORING: True})
 
 
 @pytest.mark.parametrize("biases", [True, False])
-def test_centring_does_nothing_behind_an_rmsnorm(biases: bool):
+def test_centring_does_nothing_before_an_rmsnorm(biases: bool):
     kind = ("RMS", biases, None, False)
     steps = dict.fromkeys(STEPS, False) | {"center_writing_weights": True}
     raw, done = tiny_hooked(*kind), processed(kind, steps)
@@ -126,8 +126,8 @@ def test_centring_does_nothing_behind_an_rmsnorm(biases: bool):
     assert "centred" not in tw.read_weights(done).processed
 
 
-def test_moved_value_biases_are_said():
-    """Folded alone, they leave no other trace: `published` numbers of a head would lack them."""
+def test_moved_value_biases_have_a_caveat():
+    """Only this caveat shows it: `published` numbers of a head would lack the value biases."""
     kind = KINDS[0]
     weights = tw.read_weights(processed(kind, dict.fromkeys(STEPS, False) | {STEPS[3]: True}))
     assert "value biases moved" in {caveat.name for caveat in weights.caveats}
@@ -138,15 +138,15 @@ def test_moved_value_biases_are_said():
 
 
 @pytest.mark.parametrize("kv", [2, 1])
-def test_transformer_lens_itself_refuses_to_refactor_grouped_heads(kv: int):
+def test_transformer_lens_itself_rejects_refactoring_grouped_heads(kv: int):
     with pytest.raises(ValueError, match="Inconsistent attention weights"):
         processed(("LN", True, kv, False), dict.fromkeys(STEPS, False) | {REFACTORING: True})
 
 
 @pytest.mark.parametrize("kind", [("LN", True, None, False), ("RMS", False, 2, True)], ids=str)
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
-def test_a_head_without_its_map_is_the_head_with_its_weights_at_zero(kind: tuple, circuit: str):
-    """Where neither constants nor distances stand between: W_Q, or W_O, at zero by hand."""
+def test_ablating_a_whole_map_equals_setting_its_weights_to_zero(kind: tuple, circuit: str):
+    """W_Q or W_O is set to zero by hand, and the constant parts are corrected."""
     model, other = tiny_hooked(*kind), tiny_hooked(*kind)
     weights = tw.read_weights(model)
     block = weights.block(1)
@@ -157,13 +157,13 @@ def test_a_head_without_its_map_is_the_head_with_its_weights_at_zero(kind: tuple
     else:
         attention.b_O.data += block.a_V[block.kv_head[2]] @ attention.W_O.data[2]
         attention.W_O.data[2] = 0
-    if kind[3] and circuit == "QK":  # rotated keys keep what their constant brings
+    if kind[3] and circuit == "QK":  # the constant of rotated keys would contribute
         assert float(block.a_K[block.kv_head[2]].abs().max()) < 1e-6
-    found = tw.direction_ablation(
+    result = tw.direction_ablation(
         model, [PROMPT], layer=1, head=2, circuit=circuit, directions=[range(8)]
     )
     with torch.no_grad():
         p, q = (m(torch.tensor([PROMPT]))[0].double().log_softmax(-1) for m in (model, other))
     kl = (p.exp() * (p - q)).sum(-1)[1:].mean()
-    assert float(found.effect.value[0, 0, 2]) == pytest.approx(float(kl), rel=1e-3, abs=1e-7)
-    assert float(kl) > 1e-4 and found.residual_error < 1e-5
+    assert float(result.effect.value[0, 0, 2]) == pytest.approx(float(kl), rel=1e-3, abs=1e-7)
+    assert float(kl) > 1e-4 and result.residual_error < 1e-5

@@ -1,9 +1,9 @@
-"""A model larger than what reading it may take: made on disk, and read from there.
+"""A model larger than the memory allowed for reading it: created on disk and read from there.
 
 `python -m tests.reading.big_model make FOLDER LAYERS D_MODEL`, then `read FOLDER`: each in a
 process of its own, so that the memory of one is not counted in the other. `read` prints as JSON,
-in bytes: the model's size, and the peak of resident memory above what was there before the
-reading, for the weights of every block and for the certificate.
+in bytes: the model's size, and the peak of resident memory above the start of reading, for the
+weights of every block and for the certificate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Peak:
-    """The largest resident memory of this process since the start, sampled all the time."""
+    """The peak resident memory of this process since the start, sampled continuously."""
 
     def __init__(self) -> None:
         import psutil
@@ -29,12 +29,12 @@ class Peak:
             self._highest = max(self._highest, self._process.memory_info().rss)
 
     def reached(self) -> int:
-        """How far above the start it has been up to now."""
+        """Return the peak so far, above the start."""
         return self._highest - self._start
 
 
 def make(folder: str, n_layers: int, d_model: int) -> None:
-    """A Llama with random weights, saved in shards."""
+    """Save a Llama with random weights in shards."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -47,7 +47,7 @@ def make(folder: str, n_layers: int, d_model: int) -> None:
 
 
 def boot(folder: str) -> Any:
-    """The saved model with every weight on disk."""
+    """Boot the saved model with every weight on disk."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -61,7 +61,7 @@ def boot(folder: str) -> Any:
 
 
 def read(folder: str) -> dict[str, float]:
-    """Sizes and peaks of reading every block, then of certifying the model."""
+    """Return the sizes and peaks of reading every block, then of certifying the model."""
     import tw_lens as tw
 
     model = boot(folder)

@@ -1,4 +1,4 @@
-"""The certificate passes on what is right and names what is wrong."""
+"""The certificate passes on correct weights and names the quantities that are wrong."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +37,7 @@ def test_a_text_and_its_ids_are_certified_alike():
 
 
 def altered(weights: Weights, change: Callable[[Block], Block]) -> Weights:
-    """The same weights with every block put through `change`."""
+    """Return the weights with `change` applied to every block."""
     return replace(weights, read_block=lambda layer: change(weights.block(layer)))
 
 
@@ -164,7 +164,7 @@ def test_nan_never_passes():
     assert certificate.worst.quantity == "attn_out"
 
 
-def test_a_stricter_tolerance_can_be_asked_for():
+def test_a_stricter_tolerance():
     model = shared_bridge("gpt2")
     certificate = tw.check(model, PROMPT, tolerance=1e-12)
     assert certificate.tolerance == 1e-12
@@ -176,7 +176,7 @@ WINDOWS = [("mistral-window", [4, 4, 4]), ("qwen2-window", [None, 4, 4]), ("neo"
 
 @pytest.mark.parametrize(("architecture", "windows"), WINDOWS)
 def test_sliding_window(architecture: str, windows: list[int | None]):
-    """Positions beyond the window are really left out of the recomputed attention."""
+    """Positions beyond the window are left out of the recomputed attention."""
     model = shared_bridge(architecture)
     weights = tw.read_weights(model)
     assert [

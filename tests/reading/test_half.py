@@ -1,4 +1,4 @@
-"""Half precision: the canonical form holds the stored numbers, and the certificate still bites."""
+"""Half precision: the canonical form holds the stored numbers, and mistakes are detected."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,25 +15,25 @@ from tw_lens.reading import certify
 
 HALVES = (torch.bfloat16, torch.float16)
 ARCHITECTURES = ("gpt2", "neox", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
-# Smaller than what bfloat16 itself rounds, or than what any half precision does.
-UNSEEN = {torch.bfloat16: (scale_off, without_eps), torch.float16: (without_eps,)}
+# Smaller than the rounding of bfloat16, or of any half precision.
+UNDETECTABLE = {torch.bfloat16: (scale_off, without_eps), torch.float16: (without_eps,)}
 MISTAKES = [
     (dtype, architecture, change)
     for dtype in HALVES
     for architecture, change, _ in BROKEN
-    if change not in UNSEEN[dtype]
+    if change not in UNDETECTABLE[dtype]
 ]
 
 
 @lru_cache(maxsize=4)
 def half(architecture: str, dtype: torch.dtype) -> Any:
-    """A tiny bridge whose every parameter is in half precision."""
+    """Return a tiny bridge with every parameter in half precision."""
     return as_bridge(tiny_hf(architecture).to(dtype), f"tiny-{architecture}")
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_within_what_the_model_itself_rounds(architecture: str, dtype: torch.dtype):
+def test_errors_are_within_the_models_own_rounding(architecture: str, dtype: torch.dtype):
     certificate, step = tw.check(half(architecture, dtype), PROMPT), torch.finfo(dtype).eps
     assert certificate.passed and certificate.tolerance == 8 * step
     assert step / 2 < certificate.max_rel_error < 2.5 * step
@@ -56,14 +56,14 @@ def test_the_canonical_form_is_float32_of_the_stored_numbers(dtype: torch.dtype)
 
 
 @pytest.mark.parametrize(("dtype", "architecture", "change"), MISTAKES)
-def test_mistakes_are_still_seen(
+def test_mistakes_are_detected(
     dtype: torch.dtype, architecture: str, change: Callable[[Block], Block]
 ):
     model = half(architecture, dtype)
     certificate = certify(model, altered(tw.read_weights(model), change), PROMPT)
     assert not certificate.passed
-    clear = 1.2 if change is scale_off else 2.0
-    assert certificate.max_rel_error > clear * certificate.tolerance
+    margin = 1.2 if change is scale_off else 2.0
+    assert certificate.max_rel_error > margin * certificate.tolerance
 
 
 def test_the_coarsest_format_of_a_mixed_model_decides():

@@ -1,4 +1,4 @@
-"""Tables of equivalences: what must not change when the same function is written differently."""
+"""Invariance: results that are equal for two parametrisations of the same function."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e
 
 
 def assert_same_words(ours, theirs, *, up_to_constant: bool = False, tolerance: float = 1e-5):
-    """The same ids and scores per list; neighbours within the tolerance may swap."""
+    """Assert the same ids and scores per list; neighbours within the tolerance may swap."""
     a, b = ours.score, theirs.score
     if up_to_constant:
         a, b = a - a[:, :1], b - b[:, :1]
@@ -35,8 +35,8 @@ def assert_same_words(ours, theirs, *, up_to_constant: bool = False, tolerance: 
     assert float(swapped.float().mean()) < 0.02
 
 
-def known_to(spectrum: tw.analyses.HeadSpectrum) -> float:
-    """How well float32 knows the directions listed: a rounding turns one by `eps S_0 / gap`."""
+def accuracy_of(spectrum: tw.analyses.HeadSpectrum) -> float:
+    """Return the float32 accuracy of the listed directions: rounding rotates by `eps S_0 / gap`."""
     S = spectrum.singular_values
     gap = (S[:, : spectrum.n] - S[:, 1 : spectrum.n + 1]).amin()
     return max(1e-5, 2 * torch.finfo(S.dtype).eps * float(S.max() / gap))
@@ -58,9 +58,9 @@ def test_spectra_of_raw_and_processed(architecture: str, circuit: str):
         a = tw.head_spectrum(raw, layer=layer, circuit=circuit, n=3)
         b = tw.head_spectrum(folded, layer=layer, circuit=circuit, n=3)
         assert_close(b.singular_values, a.singular_values)
-        known = known_to(a)
-        assert_same_words(b.left, a.left, tolerance=known)
-        assert_same_words(b.right, a.right, tolerance=known)
+        tolerance = accuracy_of(a)
+        assert_same_words(b.left, a.left, tolerance=tolerance)
+        assert_same_words(b.right, a.right, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "neox", "qwen2"])
@@ -83,7 +83,7 @@ def test_qk_probe_of_raw_and_processed(architecture: str):
 @pytest.mark.parametrize("readout", ["update", "residual"])
 @pytest.mark.parametrize("architecture", BRIDGES)
 def test_ov_probe_of_raw_and_processed(architecture: str, readout: str):
-    """Scores up to a constant per list: centring the unembedding shifts all logits alike.
+    """Scores agree up to a constant per list: centring the unembedding shifts all logits alike.
 
     Where value biases were folded into b_O, only the sum over heads can be compared.
     """
@@ -98,8 +98,8 @@ def test_ov_probe_of_raw_and_processed(architecture: str, readout: str):
         assert_close(b.norm[-1], a.norm[-1], 1e-4)
 
 
-def _part(lists: TokenLists, which: slice | torch.Tensor) -> TokenLists:
-    rows = torch.arange(len(lists.token_string))[which].tolist()
+def _part(lists: TokenLists, index: slice | torch.Tensor) -> TokenLists:
+    rows = torch.arange(len(lists.token_string))[index].tolist()
     strings = tuple(lists.token_string[row] for row in rows)
     return TokenLists(lists.score[rows], lists.token_index[rows], strings)
 
@@ -115,29 +115,29 @@ def test_folding_caveats():
 
 
 def rotated_llama():
-    """A llama with gain one, and the same with its residual basis rotated."""
-    to_float32_cpu, turned = tiny_hf("llama"), tiny_hf("llama")
+    """Return a llama with gain one, and the same with its residual basis rotated."""
+    plain, turned = tiny_hf("llama"), tiny_hf("llama")
     generator = torch.Generator().manual_seed(7)
     R = torch.linalg.qr(torch.randn(48, 48, generator=generator, dtype=torch.float64)).Q
-    for model in (to_float32_cpu, turned):
-        for name, find_tensor in model.named_parameters():
+    for model in (plain, turned):
+        for name, parameter in model.named_parameters():
             if "norm" in name:
-                find_tensor.data.fill_(1.0)
-    for name, find_tensor in turned.named_parameters():
+                parameter.data.fill_(1.0)
+    for name, parameter in turned.named_parameters():
         if "norm" in name:
             continue
         writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-        W = find_tensor.data.double()
-        find_tensor.data.copy_(R.T @ W if writes else W @ R)
-    return as_bridge(to_float32_cpu, "plain"), as_bridge(turned, "turned")
+        W = parameter.data.double()
+        parameter.data.copy_(R.T @ W if writes else W @ R)
+    return as_bridge(plain, "plain"), as_bridge(turned, "turned")
 
 
 def test_a_rotation_of_the_residual_basis_changes_nothing():
-    to_float32_cpu, turned = rotated_llama()
+    plain, turned = rotated_llama()
     ids = torch.tensor([[0, 5, 6, 7, 8, 9]])
     with torch.no_grad():
-        assert_close(turned(ids), to_float32_cpu(ids))
-    a, b = tw.read_weights(to_float32_cpu), tw.read_weights(turned)
+        assert_close(turned(ids), plain(ids))
+    a, b = tw.read_weights(plain), tw.read_weights(turned)
     assert not torch.allclose(a.block(0).A_Q, b.block(0).A_Q, atol=0.05)
     for layer in range(3):
         for circuit in ("QK", "OV"):
@@ -149,9 +149,7 @@ def test_a_rotation_of_the_residual_basis_changes_nothing():
             probes = [tw.head_probe(w, layer=layer, words=WORDS, circuit=circuit) for w in (a, b)]
             assert_same_words(probes[1].lists, probes[0].lists, tolerance=5e-5)
     prompt = [0, 5, 6, 7, 8, 9]
-    paths = [
-        tw.trajectory(w, tw.read_states(m, prompt)) for w, m in ((a, to_float32_cpu), (b, turned))
-    ]
+    paths = [tw.trajectory(w, tw.read_states(m, prompt)) for w, m in ((a, plain), (b, turned))]
     assert_close(
         paths[1].path_measures.step_angle[:-1], paths[0].path_measures.step_angle[:-1], 1e-4
     )
@@ -160,11 +158,11 @@ def test_a_rotation_of_the_residual_basis_changes_nothing():
 
 
 def test_a_permutation_of_the_vocabulary_permutes_the_ids():
-    to_float32_cpu, shuffled = tiny_hf("gpt2"), tiny_hf("gpt2")
+    plain, shuffled = tiny_hf("gpt2"), tiny_hf("gpt2")
     order = torch.randperm(997, generator=torch.Generator().manual_seed(3))
-    shuffled.transformer.wte.weight.data.copy_(to_float32_cpu.transformer.wte.weight.data[order])
+    shuffled.transformer.wte.weight.data.copy_(plain.transformer.wte.weight.data[order])
     new_id = torch.argsort(order)
-    a = tw.read_weights(as_bridge(to_float32_cpu, "plain"))
+    a = tw.read_weights(as_bridge(plain, "plain"))
     b = tw.read_weights(as_bridge(shuffled, "shuffled"))
     moved = new_id[torch.tensor(WORDS)].tolist()
     assert moved != WORDS
@@ -180,7 +178,7 @@ def test_a_permutation_of_the_vocabulary_permutes_the_ids():
 
 
 def test_scaling_a_state_changes_no_reading():
-    """The sphere forgets lengths: a norm without eps gives the same logits for 2x as for x."""
+    """Lengths do not matter on the sphere: logits of 2x and x are equal up to eps."""
     weights = tw.read_weights(shared_bridge("gpt2"))
     x = torch.randn(5, 48, generator=torch.Generator().manual_seed(0)) * 30
     assert_close(weights.readout.logits(2 * x), weights.readout.logits(x))

@@ -1,4 +1,4 @@
-"""Models whose weights accelerate keeps on disk or in the host's memory read like plain ones."""
+"""Offloaded models (accelerate, to disk or host memory) are read like models in memory."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ ARCHITECTURES = ("gpt2", "llama", "gemma", "qwen3", "neo")
 
 
 def offloaded(architecture: str, where: str, folder: Path) -> Any:
-    """A tiny bridge whose weights all lie on disk or in the host's memory."""
+    """Return a tiny bridge with all weights offloaded to disk or to the host's memory."""
     model, here = tiny_hf(architecture), torch.device("cpu")
     if where == "cpu":
         accelerate.cpu_offload(model, execution_device=here)
@@ -36,7 +36,7 @@ def offloaded(architecture: str, where: str, folder: Path) -> Any:
 
 
 def away(model: Any) -> list[str]:
-    """The parameters without data: a bridge keeps what it has split of its own accord."""
+    """Return the parameters without data; a bridge keeps the ones it has split itself."""
     return [name for name, p in model.original_model.named_parameters() if p.is_meta]
 
 
@@ -46,37 +46,33 @@ def test_the_weights_are_those_of_the_plain_model(architecture: str, where: str,
     model = offloaded(architecture, where, tmp_path)
     before = away(model)
     assert len(before) > 20
-    to_float32_cpu, read = tw.read_weights(shared_bridge(architecture)), tw.read_weights(model)
-    for layer in range(to_float32_cpu.n_layers):
+    plain, read = tw.read_weights(shared_bridge(architecture)), tw.read_weights(model)
+    for layer in range(plain.n_layers):
         for name in ("A_Q", "A_K", "A_V", "A_O", "a_Q", "a_K", "a_V", "a_O"):
-            assert torch.equal(
-                getattr(read.block(layer), name), getattr(to_float32_cpu.block(layer), name)
-            )
-    assert torch.equal(read.vocabulary.W_E, to_float32_cpu.vocabulary.W_E)
-    assert torch.equal(read.readout.W_U, to_float32_cpu.readout.W_U)
-    assert repr(read) == repr(to_float32_cpu)
+            assert torch.equal(getattr(read.block(layer), name), getattr(plain.block(layer), name))
+    assert torch.equal(read.vocabulary.W_E, plain.vocabulary.W_E)
+    assert torch.equal(read.readout.W_U, plain.readout.W_U)
+    assert repr(read) == repr(plain)
     assert away(model) == before
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_certified_with_every_weight_on_disk(architecture: str, tmp_path: Path):
-    model, to_float32_cpu = offloaded(architecture, "disk", tmp_path), shared_bridge(architecture)
+    model, plain = offloaded(architecture, "disk", tmp_path), shared_bridge(architecture)
     before = away(model)
     certificate = tw.check(model, PROMPT)
     assert certificate.passed and certificate.max_rel_error < 1e-5
-    assert certificate.comparisons == tw.check(to_float32_cpu, PROMPT).comparisons
-    states, expected = (tw.read_states(m, PROMPT) for m in (model, to_float32_cpu))
+    assert certificate.comparisons == tw.check(plain, PROMPT).comparisons
+    states, expected = (tw.read_states(m, PROMPT) for m in (model, plain))
     for name in ("stream", "attn_out", "mlp_out"):
         assert torch.equal(getattr(states, name), getattr(expected, name))
     path = tw.trajectory(tw.read_weights(model), states)
-    assert path.readout(2, 2) == tw.trajectory(tw.read_weights(to_float32_cpu), expected).readout(
-        2, 2
-    )
+    assert path.readout(2, 2) == tw.trajectory(tw.read_weights(plain), expected).readout(2, 2)
     assert away(model) == before
 
 
-def test_spread_as_transformers_does_it(tmp_path: Path):
-    """`device_map=` with some blocks on disk, the head among them, as `from_pretrained` does it."""
+def test_a_device_map_of_transformers(tmp_path: Path):
+    """A `device_map=` of `from_pretrained` with some blocks and the head on disk."""
     from transformers import AutoModelForCausalLM
 
     saved = tiny_hf("mistral")
@@ -96,7 +92,7 @@ def test_spread_as_transformers_does_it(tmp_path: Path):
     assert len(away(model)) == 20
 
 
-def test_only_what_is_asked_for_is_brought_in(tmp_path: Path):
+def test_only_the_requested_weights_are_loaded(tmp_path: Path):
     model = offloaded("llama", "disk", tmp_path)
     block = model.blocks[1]
     with materialised(block, exclude=block.mlp):
@@ -110,7 +106,7 @@ def test_only_what_is_asked_for_is_brought_in(tmp_path: Path):
     assert all(p.is_meta for p in block.parameters())
 
 
-def test_weights_that_nothing_brings_in_are_still_refused(tmp_path: Path):
+def test_meta_weights_without_a_hook_are_rejected(tmp_path: Path):
     model = offloaded("llama", "disk", tmp_path)
     norm = model.blocks[2].ln1.original_component
     accelerate.hooks.remove_hook_from_module(norm)
@@ -125,7 +121,7 @@ def test_nan_on_disk_is_named(tmp_path: Path):
     hf_model.model.layers[1].self_attn.k_proj.weight.data[0, 0] = float("nan")
     accelerate.disk_offload(hf_model, str(tmp_path), execution_device=torch.device("cpu"))
     weights = tw.read_weights(as_bridge(hf_model, "tiny-llama"))
-    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.W_K holds NaN"):
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.W_K contains NaN"):
         weights.block(1)
 
 
@@ -139,7 +135,7 @@ def in_a_process_of_its_own(*arguments: str) -> str:
 def test_memory_stays_far_below_the_model(tmp_path: Path):
     folder = str(tmp_path / "big")
     in_a_process_of_its_own("make", folder, "20", "512")
-    found = json.loads(in_a_process_of_its_own("read", folder).splitlines()[-1])
-    assert found["model"] > 3e8
-    assert found["max_rel_error"] < 1e-5
-    assert found["readout"] <= found["certifying"] < 0.5 * found["model"]
+    sizes = json.loads(in_a_process_of_its_own("read", folder).splitlines()[-1])
+    assert sizes["model"] > 3e8
+    assert sizes["max_rel_error"] < 1e-5
+    assert sizes["readout"] <= sizes["certifying"] < 0.5 * sizes["model"]

@@ -1,4 +1,4 @@
-"""The permuted weights: the same values in another order, certified, the model untouched."""
+"""Permuted weights: the same values in another order, certified, the model unchanged."""
 
 import pytest
 import torch
@@ -9,27 +9,29 @@ from tw_lens.reading import fingerprint
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma", "neox"])
-def test_the_twin_has_the_models_values_in_another_order(architecture: str):
+def test_permuted_weights_have_the_models_values_in_another_order(architecture: str):
     model = tiny_bridge(architecture)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    twin = tw.permute_weights(model, seed=1)
-    held = dict(twin.named_parameters())
-    assert set(held) == set(before)
-    for name, find_tensor in model.named_parameters():
-        assert torch.equal(find_tensor, before[name])
-        assert torch.equal(held[name].flatten().sort().values, before[name].flatten().sort().values)
+    permuted = tw.permute_weights(model, seed=1)
+    values = dict(permuted.named_parameters())
+    assert set(values) == set(before)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert torch.equal(
+            values[name].flatten().sort().values, before[name].flatten().sort().values
+        )
         if before[name].unique().numel() > 40:
-            assert not torch.equal(held[name], before[name])
-    assert tw.check(twin, [5, 6, 7]).passed and tw.check(model, [5, 6, 7]).passed
+            assert not torch.equal(values[name], before[name])
+    assert tw.check(permuted, [5, 6, 7]).passed and tw.check(model, [5, 6, 7]).passed
 
 
 def test_tied_weights_stay_tied():
-    twin = tw.permute_weights(tiny_bridge("gpt2"))
-    hf = twin.original_model
+    permuted = tw.permute_weights(tiny_bridge("gpt2"))
+    hf = permuted.original_model
     assert hf.lm_head.weight.data_ptr() == hf.transformer.wte.weight.data_ptr()
 
 
-def test_a_processed_model_has_a_certified_twin():
+def test_permuted_weights_of_a_processed_model_are_certified():
     assert tw.check(tw.permute_weights(shared_bridge("gpt2", processed=True)), [5, 6, 7]).passed
 
 
@@ -48,8 +50,8 @@ def test_a_fingerprint_tells_models_apart():
     assert fingerprint(model) != before
 
 
-def test_weights_that_are_not_in_memory_are_refused():
+def test_weights_that_are_not_in_memory_are_rejected():
     model = tiny_bridge("gpt2")
     model.original_model.transformer.h[0].mlp.to("meta")
-    with pytest.raises(tw.UnsupportedModelError, match="permuted weights needs a copy"):
+    with pytest.raises(tw.UnsupportedModelError, match="permuting weights needs a copy"):
         tw.permute_weights(model)

@@ -1,4 +1,4 @@
-"""Prompts and caches to states."""
+"""States from prompts and from activation caches."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_text_ids_tensor_and_cache_agree(architecture: str):
         tw.read_states(model, ids),
         tw.read_states(model, torch.tensor(ids)),
         tw.read_states(model, torch.tensor([ids])),
-        *(tw.read_states(model, held) for held in caches),
+        *(tw.read_states(model, other) for other in caches),
         tw.read_states(model, cache, tokens=ids),
     ]
     for other in others:
@@ -64,7 +64,7 @@ def test_cache_without_its_batch_dimension():
     assert torch.equal(states.stream, tw.read_states(model, [0, 5, 6, 7]).stream)
 
 
-EVERYTHING = [*residual_hooks(3), *write_hooks(3)]
+ALL_HOOKS = [*residual_hooks(3), *write_hooks(3)]
 
 
 def cache_of(model, ids: list[list[int]], keep: list[str]):
@@ -75,7 +75,7 @@ def cache_of(model, ids: list[list[int]], keep: list[str]):
 
 def test_cache_that_lacks_hooks():
     model = shared_bridge("gpt2")
-    names = [n for n in EVERYTHING if not n.startswith("blocks.1.")]
+    names = [n for n in ALL_HOOKS if not n.startswith("blocks.1.")]
     with pytest.raises(ValueError, match=r"does not hold blocks\.1\.hook_resid_pre"):
         tw.read_states(model, cache_of(model, [[5, 6]], names))
     names = [*names, "blocks.1.hook_resid_pre"]
@@ -84,10 +84,10 @@ def test_cache_that_lacks_hooks():
 
 
 @pytest.mark.parametrize("missing", ["hook_attn_out", "hook_mlp_out"])
-def test_a_part_that_a_cache_lacks_is_what_the_other_leaves_of_the_step(missing: str):
+def test_a_part_missing_in_a_cache_is_the_remainder_of_the_step(missing: str):
     model = shared_bridge("gpt2")
     whole = tw.read_states(model, [5, 6])
-    names = [n for n in EVERYTHING if not n.endswith((missing, "o.hook_out"))]
+    names = [n for n in ALL_HOOKS if not n.endswith((missing, "o.hook_out"))]
     states = tw.read_states(model, cache_of(model, [[5, 6]], names), tokens=[5, 6])
     assert torch.allclose(states.attn_out, whole.attn_out, atol=1e-5)
     assert torch.allclose(states.mlp_out, whole.mlp_out, atol=1e-5)
@@ -95,13 +95,13 @@ def test_a_part_that_a_cache_lacks_is_what_the_other_leaves_of_the_step(missing:
 
 def test_cache_of_two_prompts():
     model = shared_bridge("gpt2")
-    with pytest.raises(ValueError, match="2 prompts"):
-        tw.read_states(model, cache_of(model, [[5, 6], [7, 8]], EVERYTHING))
+    with pytest.raises(ValueError, match="got 2 prompts"):
+        tw.read_states(model, cache_of(model, [[5, 6], [7, 8]], ALL_HOOKS))
 
 
-def test_cache_that_does_not_tell_its_tokens():
+def test_cache_without_its_tokens():
     model = shared_bridge("gpt2")
-    cache = cache_of(model, [[5, 6, 7]], EVERYTHING)
+    cache = cache_of(model, [[5, 6, 7]], ALL_HOOKS)
     with pytest.raises(ValueError, match="does not tell which tokens"):
         tw.read_states(model, cache)
     with pytest.raises(ValueError, match="2 tokens were given and the cache holds 3"):
@@ -109,13 +109,13 @@ def test_cache_that_does_not_tell_its_tokens():
     assert tw.read_states(model, cache, tokens=[5, 6, 7]).token_strings == ("w5", "w6", "w7")
 
 
-def test_tokens_are_found_by_their_embedding():
+def test_tokens_are_identified_by_their_embeddings():
     model = shared_bridge("gpt2")
-    cache = cache_of(model, [[5, 900, 7]], [*EVERYTHING, "hook_embed"])
+    cache = cache_of(model, [[5, 900, 7]], [*ALL_HOOKS, "hook_embed"])
     if "hook_embed" not in cache:
-        cache = cache_of(model, [[5, 900, 7]], [*EVERYTHING, "embed.hook_out"])
+        cache = cache_of(model, [[5, 900, 7]], [*ALL_HOOKS, "embed.hook_out"])
         cache = {
-            **{n: cache[n] for n in EVERYTHING if n in cache},
+            **{n: cache[n] for n in ALL_HOOKS if n in cache},
             "hook_embed": cache["embed.hook_out"],
         }
     assert tw.read_states(model, cache).tokens.tolist() == [5, 900, 7]
@@ -129,7 +129,7 @@ def test_empty_prompts(prompt):
             call(model, prompt)
 
 
-def test_a_prompt_as_long_as_the_context_fits_and_one_more_does_not():
+def test_a_prompt_may_be_as_long_as_the_context_and_no_longer():
     model = shared_bridge("gpt2")
     assert len(tw.read_states(model, [5] * CONTEXT)) == CONTEXT
     with pytest.raises(ValueError, match=f"{CONTEXT + 1} tokens and the model's context {CONTEXT}"):
@@ -179,7 +179,7 @@ def test_hostile_prompts_are_read_like_any_other(prompt: str):
     assert tw.trajectory(tw.read_weights(model), states).norm.shape == (4, len(states))
 
 
-def test_a_model_that_drops_values_at_random_is_refused():
+def test_a_model_with_active_dropout_is_rejected():
     model = tiny_bridge("gpt2")
     model.train()
     for call in (

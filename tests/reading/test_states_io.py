@@ -1,4 +1,4 @@
-"""States survive the disk to the last bit; wrong and cut files are refused in one sentence."""
+"""States files: exact round trip; truncated and wrong files are rejected in one sentence."""
 
 from dataclasses import replace
 
@@ -18,28 +18,28 @@ def states():
     return tw.read_states(shared_bridge("gpt2"), PROMPT)
 
 
-def test_there_and_back(states, tmp_path):
+def test_round_trip(states, tmp_path):
     states = replace(
         states, token_strings=(" é\n", "\udce9".encode("utf-8", "replace").decode(), "")
     )
-    path = tw.save_states(states, tmp_path / "walk.safetensors")
+    path = tw.save_states(states, tmp_path / "states.safetensors")
     again = tw.load_states(str(path))
     for name in ("tokens", "stream", "attn_out", "mlp_out"):
         assert torch.equal(getattr(again, name), getattr(states, name))
     assert again.model_name == states.model_name and again.token_strings == states.token_strings
-    assert [file.name for file in tmp_path.iterdir()] == ["walk.safetensors"]
+    assert [file.name for file in tmp_path.iterdir()] == ["states.safetensors"]
     weights = tw.read_weights(shared_bridge("gpt2"))
     one, other = (tw.trajectory(weights, s).to_dataframe() for s in (states, again))
     assert one.equals(other)
 
 
-def test_a_cut_file_at_every_length(states, tmp_path):
+def test_truncated_files_of_every_length(states, tmp_path):
     whole = tw.save_states(states, tmp_path / "whole").read_bytes()
-    cut = tmp_path / "cut"
+    truncated = tmp_path / "truncated"
     for length in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1):
-        cut.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="cut short or no safetensors file"):
-            tw.load_states(cut)
+        truncated.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="truncated or no safetensors file"):
+            tw.load_states(truncated)
 
 
 def test_files_of_another_kind(states, tmp_path):
@@ -53,11 +53,11 @@ def test_files_of_another_kind(states, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         tw.load_states(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="folder"):
-        tw.save_states(states, tmp_path / "none" / "walk")
+        tw.save_states(states, tmp_path / "none" / "states")
 
 
-def test_parts_that_do_not_fit_together(states, tmp_path):
-    path = tw.save_states(states, tmp_path / "walk")
+def test_tensors_that_do_not_fit_together(states, tmp_path):
+    path = tw.save_states(states, tmp_path / "states")
     with safe_open(path, framework="pt") as file:
         header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name in tensors:
@@ -67,13 +67,13 @@ def test_parts_that_do_not_fit_together(states, tmp_path):
 
 
 def test_a_failed_save_leaves_the_old_file(states, tmp_path, monkeypatch):
-    path = tw.save_states(states, tmp_path / "walk")
+    path = tw.save_states(states, tmp_path / "states")
     before = path.read_bytes()
 
-    def stopped(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("safetensors.torch.save_file", stopped)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="full"):
         tw.save_states(states, path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

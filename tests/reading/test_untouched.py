@@ -14,9 +14,9 @@ def snapshot(model) -> dict[str, torch.Tensor]:
 
 
 def hooks_left(model) -> int:
-    to_float32_cpu = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    module_hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     points = model.hook_dict.values()
-    return to_float32_cpu + sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in points)
+    return module_hooks + sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in points)
 
 
 @pytest.mark.parametrize("processed", [False, True])
@@ -27,9 +27,9 @@ def test_state_dict_hooks_and_logits_stay(architecture: str, processed: bool):
         model.enable_compatibility_mode()
     fresh, unread = hooks_left(model), snapshot(model)
     tw.read_weights(model)
-    assert hooks_left(model) == fresh  # nothing is run, nothing is hooked
+    assert hooks_left(model) == fresh  # reading weights neither runs nor hooks the model
     ids = torch.tensor([[5, 6, 7, 8]])
-    with torch.no_grad():  # the first run of a bridge leaves TransformerLens' own wiring behind
+    with torch.no_grad():  # the first run of a bridge installs TransformerLens' own wiring
         logits_before = model(ids)
         model.run_with_cache(ids)
     before, hooks_before, mode = snapshot(model), hooks_left(model), model.training
@@ -51,7 +51,7 @@ def test_state_dict_hooks_and_logits_stay(architecture: str, processed: bool):
         assert torch.equal(value, after[name]), name
     assert hooks_left(model) == hooks_before
     assert model.training == mode
-    assert all(find_tensor.grad is None for find_tensor in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
     with torch.no_grad():
         assert torch.equal(model(ids), logits_before)
 

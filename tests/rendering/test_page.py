@@ -1,4 +1,4 @@
-"""The page: whole or absent, offline, and tokens stay text."""
+"""The page: written whole or not at all, offline, with tokens as text."""
 
 import json
 import re
@@ -28,18 +28,38 @@ def test_page_is_self_contained_and_certified(page):
     assert outside == []
     assert "passed, largest relative error" in text
     assert text.count(circuitsvis_script()) == text.count(get_plotlyjs()) == 1
-    for anchor in ("certificate", "words", "atlas", "layer-0", "layer-2", "walk", "L2H3-OV"):
+    for anchor in ("certificate", "tokens", "atlas", "layer-0", "layer-2", "trajectory"):
         assert f'id="{anchor}"' in text
+    assert 'id="L2H3-OV"' in text
+    assert "Token norms, published convention" in text
 
 
 def test_only_the_page_is_left(page):
     assert [file.name for file in page.parent.iterdir()] == ["page.html"]
 
 
-@pytest.mark.parametrize("step", ["Certifying", "Following the prompt", "Writing the page"])
+STEPS = (
+    "Reading the weights",
+    "Certifying the model",
+    "Reading the token embeddings",
+    "Reading all heads of the model",
+    "Reading the heads of layer 0",
+    "Measuring the trajectories of the prompt",
+    "Writing the page",
+)
+
+
+def test_each_step_is_reported_in_order(tmp_path):
+    steps = []
+    path = tmp_path / "p.html"
+    tw.report(golden_bridge(), path, prompt="w5 w6", layers=[0], progress=steps.append)
+    assert tuple(steps) == STEPS
+
+
+@pytest.mark.parametrize("step", [STEPS[1], STEPS[5], STEPS[6]])
 def test_an_interruption_leaves_nothing(step, tmp_path):
-    def stop(now):
-        if now == step:
+    def stop(sentence):
+        if sentence == step:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -47,7 +67,7 @@ def test_an_interruption_leaves_nothing(step, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_touched(tmp_path):
+def test_an_unwritable_path_is_rejected_before_the_model_is_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         tw.report(None, tmp_path / "nowhere" / "p.html", prompt="w5")
     with pytest.raises(IsADirectoryError, match="is a folder"):
@@ -63,7 +83,7 @@ def test_page_of_a_processed_model_without_biases(tmp_path):
     page = tw.report(model, tmp_path / "p.html", prompt=[5, 6, 7], layers=[1], words=["w5", 7])
     text = page.read_text(encoding="utf-8")
     assert "needs a query or key bias" in text and "norms folded" in text
-    assert "as published" not in text
+    assert "Token norms, published convention" not in text
 
 
 def test_widgets_keep_tokens_inside_their_script():
@@ -74,12 +94,13 @@ def test_widgets_keep_tokens_inside_their_script():
     widget = token_widget(replace(path, token_strings=(HOSTILE, "\u2028 \n")))
     for fragment in (attention_widget(pattern).fragment(), widget.fragment()):
         assert fragment.count("</script>") == 1 and "<img" not in fragment
-    inside = re.search(r"ColoredTokensMulti, (.*)\);</script>", widget.fragment()).group(1)
-    read = json.loads(inside)["tokens"][0]
-    assert "<\u200b" in read and read.replace("\u200b", "") == HOSTILE
+    call = re.search(r"ColoredTokensMulti, (.*)\);</script>", widget.fragment())
+    assert call is not None
+    token = json.loads(call.group(1))["tokens"][0]
+    assert "<\u200b" in token and token.replace("\u200b", "") == HOSTILE
 
 
-def test_a_place_that_only_looks_writable_is_refused_first():
+def test_a_folder_that_only_looks_writable_is_rejected_first():
     with pytest.raises(PermissionError, match="/proc cannot be written to"):
         tw.report(None, "/proc/page.html", prompt="w5")
 
@@ -88,48 +109,69 @@ def test_a_widget_in_a_notebook_has_a_frame_and_a_height():
     model = golden_bridge()
     path = tw.trajectory(tw.read_weights(model), tw.read_states(model, [5, 6]))
     widget = token_widget(replace(path, token_strings=(HOSTILE, "b")))
-    escape_token = widget._repr_html_()
-    assert (
-        escape_token.startswith("<iframe srcdoc=") and 'height="232"' in escape_token
-    )  # 24 for each of 3 layers
-    assert (
-        escape_token.count("<") == 2
-        and "google" not in escape_token.split("CircuitsVis.render(")[-1]
-    )
+    html = widget._repr_html_()
+    assert html.startswith("<iframe srcdoc=")
+    assert 'height="232"' in html  # 160, and 24 for each of 3 layers
+    assert html.count("<") == 2 and "google" not in html.split("CircuitsVis.render(")[-1]
 
 
-def test_sentences_get_a_section_that_claims_what_the_intervals_say(tmp_path):
-    sentences = [[5, 6, 7, 8, 9], [8, 9, 10, 11], [3, 2, 1, 0, 4, 5]]
-    model = golden_bridge()
-    path = tw.report(model, tmp_path / "p.html", prompt="w5 w6", layers=[0], prompts=sentences)
+def test_prompts_get_a_section_whose_claims_follow_from_the_intervals(tmp_path):
+    prompts = [[5, 6, 7, 8, 9], [8, 9, 10, 11], [3, 2, 1, 0, 4, 5]]
+    model, steps = golden_bridge(), []
+    path = tw.report(
+        model, tmp_path / "p.html", prompt="w5 w6", layers=[0], prompts=prompts,
+        progress=steps.append,
+    )  # fmt: skip
     text = path.read_text(encoding="utf-8")
-    assert 'id="sentences"' in text and "Many sentences travelling" in text
-    found = tw.trajectory_alignment(model, sentences)
+    assert "Running the prompts and their controls" in steps
+    assert 'id="prompts"' in text and "Trajectories of many prompts" in text
+    alignment = tw.trajectory_alignment(model, prompts)
     for place in ("middle", "end"):
         for target in ("last state", "next state", "next readout"):
-            _, low, high = found.fall_of(target, place)
+            _, low, high = alignment.fall_of(target, place)
             assert f"{low:.3f} to {high:.3f}" in text
-            assert found.verdict(target, place) in text
+            assert alignment.verdict(target, place) in text
 
 
-def test_tokens_are_coloured_by_the_step_or_by_who_moved_them():
+def test_tokens_are_colored_by_the_step_or_by_a_components_share():
     model = golden_bridge()
     weights, states = tw.read_weights(model), tw.read_states(model, [5, 6, 7])
-    path, movers = tw.trajectory(weights, states), tw.trajectory_attribution(weights, states)
-    drawn = token_widget(path).properties
-    assert drawn["labels"] == ["layer 0", "layer 1", "layer 2"] and len(drawn["tokens"]) == 3
+    path, attribution = tw.trajectory(weights, states), tw.trajectory_attribution(weights, states)
+    properties = token_widget(path).properties
+    assert properties["labels"] == ["layer 0", "layer 1", "layer 2"]
+    assert len(properties["tokens"]) == 3
     steps = path.values["step_angle"][:-1].T
-    assert torch.allclose(torch.tensor(drawn["values"]), steps, rtol=1e-3)
-    heads = torch.tensor(token_widget(movers, "heads").properties["values"])
-    which = [name.startswith("H") for name in movers.components]
-    assert torch.allclose(heads, movers.share[:, which].nansum(1).T, rtol=1e-3, atol=1e-4)
-    mlp = torch.tensor(token_widget(movers).properties["values"])
+    assert torch.allclose(torch.tensor(properties["values"]), steps, rtol=1e-3)
+    heads = torch.tensor(token_widget(attribution, "heads").properties["values"])
+    is_head = [name.startswith("H") for name in attribution.components]
+    assert torch.allclose(heads, attribution.share[:, is_head].nansum(1).T, rtol=1e-3, atol=1e-4)
+    mlp = torch.tensor(token_widget(attribution).properties["values"])
     assert not torch.allclose(mlp, heads)
-    with pytest.raises(ValueError, match="component='H99' is none of H0"):
-        token_widget(movers, "H99")
+    for unknown in ("H99", "L99H0", "L9 MLP", ""):
+        with pytest.raises(
+            ValueError, match=f"unknown component '{unknown}'; expected one of 'H0'"
+        ):
+            token_widget(attribution, unknown)
 
 
-def test_an_encoder_shows_what_it_sees_behind_a_word():
+def test_the_token_widget_takes_every_component_that_its_table_prints():
+    model = golden_bridge()
+    attribution = tw.trajectory_attribution(
+        tw.read_weights(model), tw.read_states(model, [5, 6, 7])
+    )
+    table = attribution.to_dataframe()
+    assert {"L1H2", "L2 MLP"} <= set(table.component)
+    for component, rows in table.groupby("component"):
+        properties = token_widget(attribution, str(component)).properties
+        assert properties["labels"] == [f"layer {rows.layer.iloc[0]}"]
+        assert [row[0] for row in properties["values"]] == pytest.approx(
+            rows.share.tolist(), rel=1e-3, abs=1e-6
+        )
+    for component in attribution.components:
+        assert len(token_widget(attribution, component).properties["labels"]) == 3
+
+
+def test_an_encoder_shows_the_attention_to_later_positions():
     from tests.zoo import zoo_bridge
 
     for model, causal in ((zoo_bridge("BertForMaskedLM"), False), (golden_bridge(), True)):
@@ -140,18 +182,18 @@ def test_an_encoder_shows_what_it_sees_behind_a_word():
         expected = cache["blocks.1.attn.hook_pattern"][0]
         table = pattern.to_dataframe()
         assert len(table) == len(expected) * (6 if causal else 9)
-        for row in table.itertuples():
-            head = int(row.component.removeprefix("L1H"))
-            assert row.attention == pytest.approx(
-                float(expected[head, row.query, row.key]), abs=1e-5
+        for row in table.to_dict("records"):
+            head = int(row["component"].removeprefix("L1H"))
+            assert row["attention"] == pytest.approx(
+                float(expected[head, row["query"], row["key"]]), abs=1e-5
             )
         sums = table.groupby(["component", "query"]).attention.sum()
         assert ((sums - 1).abs() < 1e-5).all()
         assert attention_widget(pattern).properties["maskUpperTri"] is causal
 
 
-def test_directions_that_are_only_known_together_say_so():
-    """Two equal planted singular values: on the page as one block."""
+def test_near_degenerate_directions_name_their_subspace():
+    """Two equal planted singular values: on the page as one subspace."""
     from tests.planted import equal_pair
     from tw_lens.analyses import head_spectrum
     from tw_lens.rendering.page.head_sections import _spectrum_panel

@@ -1,4 +1,4 @@
-"""The page looks as it did: parts of it beside their reference pictures (see `pictures.py`)."""
+"""Page parts against their reference screenshots (see `pictures.py`)."""
 
 import shutil
 from contextlib import contextmanager
@@ -7,18 +7,24 @@ import pytest
 
 import tw_lens as tw
 from tests.models import golden_bridge
-from tests.rendering.pictures import FOLDER, PARTS, SCHEMES, TALLER, compared, opened
+from tests.rendering.pictures import FOLDER, HEIGHT, PARTS, SCHEMES, compare, open_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--enable-unsafe-swiftshader"]
-SPOILT = {  # what a mistake may do to a part, and in which part it must be seen
-    "no labels": ("text { display: none !important }", ["atlas", "probe", "walk", "loudest"]),
-    "no figure": (".main-svg { visibility: hidden !important }", ["certificate", "movers"]),
+MISTAKES = {  # a style that a mistake could cause, and the parts in which it must be detected
+    "no labels": (
+        "text { display: none !important }",
+        ["atlas", "probe", "trajectory", "token-norms"],
+    ),
+    "no figure": (".main-svg { visibility: hidden !important }", ["certificate", "attribution"]),
     "no bars": (".bars, .heatmaplayer { display: none !important }", ["distances", "probe"]),
-    "no words": ("td.tokens, td.tokens-cell { color: transparent }", ["heads", "words"]),
+    "no tokens": (
+        "td.tokens, td.tokens-cell { color: transparent }",
+        ["atlas-table", "head-tokens"],
+    ),
     "overlapping": (".tokens { margin-top: -60px }", ["title"]),
-    "dark letters on dark": ("td { color: #14181e !important }", ["heads"]),
-}
+    "dark text on dark": ("td { color: #14181e !important }", ["atlas-table"]),
+}  # fmt: skip
 ANOTHER_FONT = (
     "body, text, td, td.tokens span { font-family: 'Liberation Serif', serif !important }"
 )
@@ -50,58 +56,58 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium() as opened_browser:
-        yield opened_browser
+    with chromium() as launched:
+        yield launched
 
 
 def looks_alike(tab, scheme, part):
-    share, taller = compared(tab, scheme, part)
-    return share <= PARTS[part][1] and taller <= TALLER
+    share, height = compare(tab, scheme, part)
+    return share <= PARTS[part][1] and height <= HEIGHT
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_page_looks_as_it_did(scheme, page, browser):
-    tab = opened(browser, page, scheme)
+def test_the_page_matches_its_references(scheme, page, browser):
+    tab = open_page(browser, page, scheme)
     assert [part for part in PARTS if not looks_alike(tab, scheme, part)] == []
 
 
-def test_another_font_is_no_difference(page, browser):
-    tab = opened(browser, page, "light")
+def test_another_font_is_accepted(page, browser):
+    tab = open_page(browser, page, "light")
     tab.add_style_tag(content=ANOTHER_FONT)
     assert [part for part in PARTS if not looks_alike(tab, "light", part)] == []
 
 
-@pytest.mark.parametrize("mistake", SPOILT)
-def test_a_mistake_is_seen(mistake, page, browser):
-    style, parts = SPOILT[mistake]
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_detected(mistake, page, browser):
+    style, parts = MISTAKES[mistake]
     scheme = "dark" if "dark" in mistake else "light"
-    tab = opened(browser, page, scheme)
+    tab = open_page(browser, page, scheme)
     tab.add_style_tag(content=style)
     assert [part for part in parts if looks_alike(tab, scheme, part)] == []
 
 
 @pytest.mark.parametrize("width", [900, 1280])
-def test_nothing_on_the_page_lies_over_anything(width, page, browser):
-    tab = opened(browser, page, "light")
+def test_nothing_on_the_page_overlaps(width, page, browser):
+    tab = open_page(browser, page, "light")
     tab.set_viewport_size({"width": width, "height": 900})
-    over = tab.evaluate(
+    overlaps = tab.evaluate(
         """() => [...document.querySelectorAll("main, section, header, .panel, .tools")]
           .flatMap((whole) => {
             const boxes = [...whole.children]
               .filter((part) => part.checkVisibility()
                 && getComputedStyle(part).display !== "inline")
               .map((part) => [part, part.getBoundingClientRect()]);
-            return boxes.flatMap(([part, box], at) => boxes.slice(at + 1)
+            return boxes.flatMap(([part, box], i) => boxes.slice(i + 1)
               .filter(([, other]) => box.left < other.right - 1 && other.left < box.right - 1
                 && box.top < other.bottom - 1 && other.top < box.bottom - 1)
               .map(([other]) => part.className + " " + part.tagName + " " + other.tagName));
           })"""
     )
-    assert over == []
+    assert overlaps == []
     assert tab.evaluate("[...document.querySelectorAll('.panel')].every(p => p.offsetHeight > 60)")
 
 
-def test_the_reference_pictures_are_small_and_all_there():
-    kept = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
-    assert set(kept) == {f"{scheme}-{part}.png" for scheme in SCHEMES for part in PARTS}
-    assert sum(kept.values()) < 500_000
+def test_the_reference_screenshots_are_small_and_complete():
+    sizes = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
+    assert set(sizes) == {f"{scheme}-{part}.png" for scheme in SCHEMES for part in PARTS}
+    assert sum(sizes.values()) < 500_000

@@ -1,4 +1,4 @@
-"""Tables for papers: tokens stay text in every format, and every file says what to cite."""
+"""Tables for papers: tokens stay text in every format, and every file holds its citation."""
 
 import re
 import shutil
@@ -11,7 +11,8 @@ from pyarrow import parquet
 
 import tw_lens as tw
 from tests.models import golden_bridge
-from tw_lens.rendering.export.latex import escaped, latex_table
+from tw_lens.rendering import token_widget
+from tw_lens.rendering.export.latex import escape_latex, latex_table
 from tw_lens.rendering.export.tables import rich_table, save_table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -37,18 +38,18 @@ def norms():
 LINE = f"tw_lens {tw.__version__} on golden-gpt2: TokenNorms, exact convention; arXiv 2309.07315"
 
 
-def test_every_format_says_what_to_cite(norms, tmp_path):
+def test_every_format_holds_its_citation(norms, tmp_path):
     top = norms.top(3)
     for suffix in ("csv", "json"):
         back = getattr(pd, f"read_{suffix}")(save_table(norms, tmp_path / f"t.{suffix}", table=top))
         assert back.columns.tolist() == [*top.columns, "cite"]
         assert set(back.cite) == {LINE}
-    held = parquet.read_table(save_table(norms, tmp_path / "t.parquet", table=top))
-    assert held.schema.metadata[b"cite"].decode() == LINE
-    pd.testing.assert_frame_equal(held.to_pandas(), top)
+    content = parquet.read_table(save_table(norms, tmp_path / "t.parquet", table=top))
+    assert content.schema.metadata[b"cite"].decode() == LINE
+    pd.testing.assert_frame_equal(content.to_pandas(), top)
     latex = save_table(norms, tmp_path / "t.tex", table=top).read_text()
     assert latex.startswith(f"% {LINE}\n")
-    assert escaped(LINE) in latex.split(r"\caption")[1].split("\n")[0]
+    assert escape_latex(LINE) in latex.split(r"\caption")[1].split("\n")[0]
     markdown = save_table(norms, tmp_path / "t.md", table=top).read_text()
     assert markdown.endswith("TokenNorms, exact convention; arXiv 2309.07315\n")
     assert "golden-gpt2, exact, scaled" in markdown
@@ -66,8 +67,8 @@ def test_the_whole_result_is_written_by_default(norms, tmp_path):
     assert len(pd.read_csv(save_table(norms, tmp_path / "t.csv"))) == len(norms.score)
 
 
-def test_an_unknown_format_is_refused_with_those_that_fit(norms, tmp_path):
-    with pytest.raises(ValueError, match=r"'\.xls' is unknown: csv, json, parquet, latex, markdow"):
+def test_an_unknown_format_is_rejected_with_those_expected(norms, tmp_path):
+    with pytest.raises(ValueError, match=r"unknown format '\.xls'; expected one of 'csv', 'json'"):
         save_table(norms, tmp_path / "t.xls")
     assert list(tmp_path.iterdir()) == []
 
@@ -99,14 +100,14 @@ def test_latex_writes_numbers_as_mathematics():
 
 
 def test_latex_is_different_for_different_tokens():
-    assert len({escaped(token) for token in TOKENS}) == len(set(TOKENS))
-    assert escaped("--") == "-{}-" and escaped("\u4f60") == (
+    assert len({escape_latex(token) for token in TOKENS}) == len(set(TOKENS))
+    assert escape_latex("--") == "-{}-" and escape_latex("\u4f60") == (
         "\\tokenchar{\u4f60}{\\textbackslash{}u4f60}"
     )
 
 
-def compiled(tables, folder):
-    """Two runs of a real TeX: the second reads the captions back from the list of tables."""
+def compile_tex(tables, folder):
+    """Run TeX twice, for the list of tables; return the PDF's size."""
     (folder / "t.tex").write_text(
         "\\documentclass{article}\\usepackage{booktabs,longtable}\\tracinglostchars=3\n"
         "\\begin{document}\n"
@@ -115,11 +116,11 @@ def compiled(tables, folder):
         encoding="utf-8",
     )
     for _ in range(2):
-        done = subprocess.run(
+        process = subprocess.run(
             [str(PDFLATEX), "-halt-on-error", "-interaction=nonstopmode", "t.tex"],
             cwd=folder, capture_output=True, text=True, errors="replace",
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-3000:]
+        assert process.returncode == 0, process.stdout[-3000:]
     return (folder / "t.pdf").stat().st_size
 
 
@@ -127,13 +128,13 @@ def compiled(tables, folder):
 def test_latex_compiles_whatever_the_tokens_are(tmp_path):
     tables = [
         latex_table(
-            pd.DataFrame({"token_string": pd.Series(some, dtype=object), "score": -1e-9}),
-            caption="".join(token[:40] for token in some),
-            comment="\n".join(some),
+            pd.DataFrame({"token_string": pd.Series(chunk, dtype=object), "score": -1e-9}),
+            caption="".join(token[:40] for token in chunk),
+            comment="\n".join(chunk),
         )
-        for some in (TOKENS[at : at + 40] for at in range(0, len(TOKENS), 40))
+        for chunk in (TOKENS[start : start + 40] for start in range(0, len(TOKENS), 40))
     ]
-    assert compiled(tables, tmp_path) > 10_000
+    assert compile_tex(tables, tmp_path) > 10_000
 
 
 @needs_tex
@@ -145,7 +146,7 @@ def test_latex_of_every_result_compiles_however_long(tmp_path):
         for name, result in results().items()
     ]
     assert {len(re.findall(r"longtable}", table)) for table in tables} == {0, 3}
-    assert compiled(tables, tmp_path) > 10_000
+    assert compile_tex(tables, tmp_path) > 10_000
 
 
 def test_latex_breaks_over_pages_and_repeats_its_head(tmp_path):
@@ -180,14 +181,96 @@ def test_a_failing_write_leaves_nothing(norms, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_terminal_tables_keep_ids_whole_and_tokens_plain():
+def printed(table, title="t", width=80):
+    """A table as the terminal shows it."""
     from rich.console import Console
 
-    def printed(table):
-        console = Console(width=80, record=True, file=StringIO())
-        console.print(rich_table(table, "[bold]T"))
-        return console.export_text()
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(rich_table(table, title))
+    return console.export_text()
 
+
+def test_terminal_tables_keep_ids_whole_and_tokens_plain():
     assert "49151" in printed(pd.DataFrame({"token_index": [49151], "score": [0.123456]}))
-    text = printed(pd.DataFrame({"token_string": ["[red]x", " dog"], "score": [1.0, 2.0]}))
+    table = pd.DataFrame({"token_string": ["[red]x", " dog"], "score": [1.0, 2.0]})
+    text = printed(table, "[bold]T")
     assert "[red]x" in text and "\u2423dog" in text and "[bold]T" in text
+
+
+MISSING = pd.DataFrame(
+    {
+        "head": pd.Series([3, None], dtype="Int64"),
+        "text": pd.Series(["a", None], dtype=object),
+        "score": [0.5, float("nan")],
+    }
+)
+SHOWN_MISSING = re.compile(r"<NA>|\bNA\b|\bnan\b|\bNaN\b|\bNone\b|\bNaT\b")
+
+
+def test_missing_values_are_empty_or_a_dash(tmp_path):
+    def lines(suffix):
+        return save_table(MISSING, tmp_path / f"t.{suffix}").read_text().splitlines()
+
+    assert lines("csv") == ["head,text,score", "3,a,0.5", ",,"]
+    assert pd.read_json(StringIO("".join(lines("json")))).isna().loc[1].all()
+    assert sum(line.count("null") for line in lines("json")) == 3
+    assert [line for line in lines("tex") if line.endswith(r"\\")][1:] == [
+        r"3 & a & 0.5 \\", r"-- & -- & -- \\",
+    ]  # fmt: skip
+    assert lines("md")[-2:] == ["| 3 | a | 0.5 |", "|  |  |  |"]
+    assert r"\begin{tabular}{rlr}" in "".join(lines("tex"))
+    last = [line for line in printed(MISSING).splitlines() if "\u2502" in line][-1]
+    assert set(last) == {" ", "\u2502"}
+    back = parquet.read_table(save_table(MISSING, tmp_path / "t.parquet"))
+    assert [column.null_count for column in back.columns[:2]] == [1, 1]
+
+
+def test_no_result_shows_a_missing_value_as_text(tmp_path):
+    from tests.analyses.test_results import results
+
+    for name, result in results().items():
+        table = result.to_dataframe()
+        columns = [name for name in table if name not in ("token_string", "condition")]
+        shown = pd.DataFrame(table[columns])
+        for suffix in ("csv", "json", "tex", "md"):
+            path = save_table(result, tmp_path / f"{name}.{suffix}", table=shown)
+            body = path.read_text(encoding="utf-8")
+            assert not SHOWN_MISSING.search(body), (name, suffix)
+        assert not SHOWN_MISSING.search(printed(shown, width=400)), name
+
+
+def test_every_result_is_cited_and_other_things_are_rejected():
+    from tests.analyses.test_results import results
+
+    for name, result in results().items():
+        line = tw.cite(result)
+        assert type(result).__name__ in line and vars(result)["model_name"] in line, name
+    path = tw.trajectory(tw.read_weights(golden_bridge()), tw.read_states(golden_bridge(), "w5 w6"))
+    for other in (token_widget(path), MISSING, path.plot(), "text"):
+        with pytest.raises(TypeError, match=f"can be cited or saved; got {type(other).__name__}"):
+            tw.cite(other)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start"),
+    [
+        ("CSV", "rank,"), ("Json", "["), ("PARQUET", "PAR1"), ("TEX", "% tw"), ("LaTeX", "% tw"),
+        ("MD", "golden-gpt2"), ("Markdown", "golden-gpt2"),
+    ],
+)  # fmt: skip
+def test_suffixes_in_any_case_choose_the_format(suffix, start, norms, tmp_path):
+    path = save_table(norms, tmp_path / f"t.{suffix}", table=norms.top(2))
+    assert path.read_bytes().startswith(start.encode())
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet", "latex", "markdown"])
+def test_every_format_can_be_named_in_any_case(format, norms, tmp_path):
+    table = norms.top(2)
+    named = save_table(norms, tmp_path / "t", table=table, format=format)
+    upper = save_table(norms, tmp_path / "u", table=table, format=format.upper())
+    assert named.read_bytes() == upper.read_bytes() != b""
+
+
+def test_the_rows_of_a_dataframe_can_be_chosen_too(norms, tmp_path):
+    whole, part = norms.to_dataframe(), norms.top(2)
+    assert len(pd.read_csv(save_table(whole, tmp_path / "t.csv", table=part))) == 2

@@ -1,4 +1,4 @@
-"""Running sums with their bootstrap, against plain float64 and scipy's own bootstrap."""
+"""Bootstrap sums, against plain float64 and scipy's own bootstrap."""
 
 import numpy as np
 import pytest
@@ -20,16 +20,16 @@ def prompts(n: int, generator: np.random.Generator) -> list[torch.Tensor]:
     return made
 
 
-def tallied(values: list[torch.Tensor], n_resamples: int = 1000) -> BootstrapSums:
+def sums_of(values: list[torch.Tensor], n_resamples: int = 1000) -> BootstrapSums:
     sums = BootstrapSums.empty(2, n_resamples)
     for number, of_prompt in enumerate(values):
         sums.add(of_prompt, seed=SEED, number=number)
     return sums
 
 
-def test_mean_and_spread_are_those_of_all_values_together():
+def test_mean_and_std_are_those_of_all_values_together():
     values = prompts(40, np.random.default_rng(0))
-    sums, together = tallied(values), torch.cat(values, dim=1)
+    sums, together = sums_of(values), torch.cat(values, dim=1)
     assert torch.allclose(sums.means()[0], together.nanmean(1), atol=1e-12)
     expected = np.nanstd(together.numpy(), axis=1)
     assert np.allclose(sums.std().numpy(), expected, atol=1e-12)
@@ -38,7 +38,7 @@ def test_mean_and_spread_are_those_of_all_values_together():
 def test_the_interval_is_that_of_a_bootstrap_over_prompts():
     """Scipy resamples the prompts themselves; an interval over states would be half as wide."""
     values = prompts(120, np.random.default_rng(1))
-    found = estimate(tallied(values, 4000).means())
+    result = estimate(sums_of(values, 4000).means())
     sums = np.array([float(v[1].sum()) for v in values])
     counts = np.array([v.shape[1] for v in values])
     expected = stats.bootstrap(
@@ -46,24 +46,24 @@ def test_the_interval_is_that_of_a_bootstrap_over_prompts():
         vectorized=True, method="percentile", n_resamples=4000, rng=np.random.default_rng(2),
     ).confidence_interval  # fmt: skip
     width = expected.high - expected.low
-    assert float(found.low[1]) == pytest.approx(expected.low, abs=0.08 * width)
-    assert float(found.high[1]) == pytest.approx(expected.high, abs=0.08 * width)
+    assert float(result.low[1]) == pytest.approx(expected.low, abs=0.08 * width)
+    assert float(result.high[1]) == pytest.approx(expected.high, abs=0.08 * width)
 
 
-def test_the_interval_holds_the_truth_nineteen_times_in_twenty():
-    chance, held = np.random.default_rng(4), 0
+def test_the_interval_covers_the_truth_nineteen_times_in_twenty():
+    generator, covered = np.random.default_rng(4), 0
     for _ in range(200):
-        found = estimate(tallied(prompts(60, chance), 300).means())
-        held += float(found.low[1]) <= 0 <= float(found.high[1])
-    assert 0.89 <= held / 200 <= 0.985
+        result = estimate(sums_of(prompts(60, generator), 300).means())
+        covered += float(result.low[1]) <= 0 <= float(result.high[1])
+    assert 0.89 <= covered / 200 <= 0.985
 
 
 def test_a_difference_from_the_same_prompts_is_sharper_than_two_intervals():
-    chance = np.random.default_rng(5)
-    values = [torch.cat([v[1:], v[1:] - 0.1]) for v in prompts(60, chance)]
-    means = tallied(values).means()
-    found, own = difference(means[:, :1], means[:, 1:]), estimate(means)
-    assert found.sign() == ["above"] and float(found.value) == pytest.approx(0.1)
+    generator = np.random.default_rng(5)
+    values = [torch.cat([v[1:], v[1:] - 0.1]) for v in prompts(60, generator)]
+    means = sums_of(values).means()
+    result, own = difference(means[:, :1], means[:, 1:]), estimate(means)
+    assert result.sign() == ["above"] and float(result.value) == pytest.approx(0.1)
     assert float(own.low[0]) < float(own.high[1])  # side by side the two overlap
 
 
@@ -73,6 +73,6 @@ def test_rounding_is_level():
     assert difference(means, means - 1e-4).sign() == ["above"]
 
 
-def test_where_a_figure_stands():
+def test_sign_of_an_interval():
     low, high = torch.tensor([1.0, -2.0, -1.0, float("nan")]), torch.tensor([2.0, -1.0, 1.0, 0.0])
     assert Estimate(low, low, high).sign() == ["above", "below", "level", ""]

@@ -1,4 +1,4 @@
-"""DirectionPairs taken out of the running model: against edited weights, by hand, and properties."""
+"""Ablation of directions: against edited weights, calculations by hand, and properties."""
 
 import math
 import sys
@@ -13,11 +13,13 @@ from tests.models import as_bridge, shared_bridge, tiny_bridge, tiny_hf
 from tests.oracles import raw_model
 from tests.zoo import zoo_bridge
 from tw_lens.analyses.head_directions import head_svd
+from tw_lens.reading import read_resid_pre
 from tw_lens.studies import Estimate
 from tw_lens.studies.ablation import (
     energy_ratio_at_distance,
     kl_divergence,
     rank_one_pieces,
+    rounding_kl,
     to_float64,
 )
 from tw_lens.studies.direction_sets import direction_sets
@@ -32,18 +34,18 @@ def head_width(hf_model) -> int:
     return raw_model(hf_model).d_head
 
 
-def left_vectors(raw, circuit: str, held) -> torch.Tensor:
+def left_vectors(raw, circuit: str, members) -> torch.Tensor:
     """Left singular vectors of the dense matrix, `[d, k]`, float64."""
     W = raw.W_QK(LAYER, HEAD) if circuit == "QK" else raw.W_OV(LAYER, HEAD)
     U = torch.linalg.svd(W)[0]
-    return U[:, list(range(raw.d_head)) if held == ALL else list(held)]
+    return U[:, list(range(raw.d_head)) if members == ALL else list(members)]
 
 
-def edited(architecture: str, hf_model, circuit: str, held):
-    """A second model whose weights lack the directions, its constants put back where they were."""
+def edited(architecture: str, hf_model, circuit: str, members):
+    """Return a second model whose weights lack the directions, with the same constants."""
     raw, copied = raw_model(hf_model), tiny_hf(architecture)
     layer, h = raw.layers[LAYER], raw.d_head
-    u = left_vectors(raw, circuit, held)
+    u = left_vectors(raw, circuit, members)
     at = slice(HEAD * h, (HEAD + 1) * h)
     W = layer.W_Q[HEAD] if circuit == "QK" else layer.W_V[HEAD]
     lost = torch.diag(1 / layer.norm.gain) @ u @ u.T @ layer.norm.fold(W)
@@ -71,7 +73,7 @@ def run(hf_model, prompt) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def write(hf_model, prompt) -> torch.Tensor:
-    """What the head writes, by hand."""
+    """Return the output of the head, by hand."""
     raw = raw_model(hf_model)
     layer = raw.layers[LAYER]
     _, pattern, x = run(hf_model, prompt)
@@ -94,20 +96,20 @@ def expected(hf_model, without) -> list[float]:
     return [sum(values) / len(values) for values in (attention, writes, kl)]
 
 
-@pytest.mark.parametrize("held", [(0,), (1, 3), ALL], ids=str)
+@pytest.mark.parametrize("members", [(0,), (1, 3), ALL], ids=str)
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_removal_is_what_edited_weights_do(architecture: str, circuit: str, held):
+def test_removal_is_what_edited_weights_do(architecture: str, circuit: str, members):
     hf_model = tiny_hf(architecture)
-    asked = range(head_width(hf_model)) if held == ALL else held
-    oracle = expected(hf_model, edited(architecture, hf_model, circuit, held))
-    found = tw.direction_ablation(
+    requested = range(head_width(hf_model)) if members == ALL else members
+    oracle = expected(hf_model, edited(architecture, hf_model, circuit, members))
+    result = tw.direction_ablation(
         as_bridge(hf_model, "tiny"), PROMPTS, layer=LAYER, head=HEAD, circuit=circuit,
-        directions=[asked],
+        directions=[requested],
     )  # fmt: skip
     assert oracle[2] > 1e-6 and oracle[1] > 1e-2
-    assert found.effect.value[0, 0].tolist() == pytest.approx(oracle, abs=1e-5, rel=1e-4)
-    assert found.residual_error < 1e-5
+    assert result.effect.value[0, 0].tolist() == pytest.approx(oracle, abs=1e-5, rel=1e-4)
+    assert result.residual_error < 1e-5
 
 
 def rotation(d_head: int, turned: int, distance: int) -> torch.Tensor:
@@ -122,7 +124,7 @@ def rotation(d_head: int, turned: int, distance: int) -> torch.Tensor:
 
 
 def test_a_direction_of_a_rotating_head_with_biases_by_hand():
-    """Scores of the running model, less what the direction brings at every distance."""
+    """Subtract the direction's contribution at every distance from the running model's scores."""
     hf_model = tiny_hf("neox")
     raw, layer = raw_model(hf_model), raw_model(hf_model).layers[LAYER]
     u = left_vectors(raw, "QK", (0, 2))
@@ -141,17 +143,17 @@ def test_a_direction_of_a_rotating_head_with_biases_by_hand():
             ) / math.sqrt(raw.d_head)
             now = (pattern[i, : i + 1].log() - lost).softmax(-1)
             moved.append(float((now - pattern[i, : i + 1]).abs().sum()) / 2)
-    found = tw.direction_ablation(
+    result = tw.direction_ablation(
         as_bridge(hf_model, "tiny"), PROMPTS, layer=LAYER, head=HEAD, directions=[(0, 2)]
     )
-    assert float(found.effect.value[0, 0, 0]) == pytest.approx(sum(moved) / len(moved), abs=1e-5)
-    (said,) = (str(c) for c in found.caveats if c.name == "energy at distance 0")
-    assert "random pieces are as strong as their direction at distance 0" in said
+    assert float(result.effect.value[0, 0, 0]) == pytest.approx(sum(moved) / len(moved), abs=1e-5)
+    (sentence,) = (str(c) for c in result.caveats if c.name == "energy at distance 0")
+    assert "random pieces have the energy of their direction at distance 0" in sentence
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "neox"])
-def test_how_strong_pieces_are_at_a_distance(architecture: str):
-    """As strong as their direction at distance 0; elsewhere by the dense matrix there."""
+def test_energy_of_pieces_at_a_distance(architecture: str):
+    """The ratio is 1 at distance 0; at other distances it follows from the dense matrix there."""
     block = tw.read_weights(shared_bridge(architecture)).block(LAYER)
     svd, sets = head_svd(block, [HEAD], "QK"), ((0,), (1, 2), ())
     now = energy_ratio_at_distance(block, HEAD, svd, sets, 0, seeded_generator("", 0, 0))
@@ -170,20 +172,55 @@ def test_how_strong_pieces_are_at_a_distance(architecture: str):
     )
 
 
-def test_that_rounding_moves_kl_is_said_in_half_precision():
-    for dtype, said in ((torch.bfloat16, True), (torch.float32, False)):
-        model = as_bridge(tiny_hf("gpt2").to(dtype), "tiny")
-        found = tw.direction_ablation(model, PROMPTS, layer=LAYER, head=HEAD, directions=[0])
-        assert ("half precision" in {caveat.name for caveat in found.caveats}) is said
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_caveat_on_half_precision_quotes_this_models_rounding(dtype):
+    model = as_bridge(tiny_hf("gpt2").to(dtype), "tiny")
+    result = tw.direction_ablation(model, PROMPTS, layer=LAYER, head=HEAD, directions=[0])
+    caveats = [caveat.sentence for caveat in result.caveats if caveat.name == "half precision"]
+    if dtype == torch.float32:
+        assert caveats == []
+        return
+    rounding = float(rounding_of(model)[1:].mean())
+    assert caveats[0].startswith(f"rounding in {str(dtype).removeprefix('torch.')} alone moves kl")
+    assert f" by {rounding:.1g} nats on the first prompt" in caveats[0]
 
 
-def test_what_kl_is_of_is_said_where_it_is_not_the_next_token():
+def rounding_of(model) -> torch.Tensor:
+    block, tokens = tw.read_weights(model).block(LAYER), torch.tensor(PROMPTS[0])
+    return rounding_kl(model, block, tokens, read_resid_pre(model, tokens[None], LAYER)[0])
+
+
+def test_rounding_grows_with_the_square_of_the_step():
+    """A divergence is quadratic in small changes; bfloat16's step is 8 times float16's."""
+    bfloat16, float16, float32 = (
+        float(rounding_of(as_bridge(tiny_hf("gpt2").to(dtype), "tiny")).mean())
+        for dtype in (torch.bfloat16, torch.float16, torch.float32)
+    )
+    assert 16 < bfloat16 / float16 < 256
+    assert 0 <= float32 < 1e-4 * float16
+
+
+def test_a_filter_restricts_the_tokens_and_nothing_else():
+    model, where = shared_bridge("gpt2"), {"layer": LAYER, "head": HEAD, "directions": [0, 1]}
+    weights = tw.read_weights(model)
+    subset = tw.token_filter(weights, whole_words=False, norm_band=(10, 60))
+    whole = tw.direction_ablation(model, PROMPTS, **where)
+    result = tw.direction_ablation(model, PROMPTS, token_filter=subset, **where)
+    allowed = {weights.tokens.string(int(i)) for i in subset.keep.nonzero()}
+    listed = " ".join([*result.left_tokens, *result.right_tokens]).split()
+    assert len(listed) == 20 and set(listed) <= allowed
+    assert not set(" ".join(whole.left_tokens).split()) <= allowed
+    assert torch.equal(result.effect.value, whole.effect.value)
+    assert "chosen words" in {caveat.name for caveat in result.caveats}
+
+
+def test_a_caveat_tells_where_kl_is_not_of_the_next_token():
     encoder = zoo_bridge("BertForMaskedLM")
-    found = tw.direction_ablation(encoder, PROMPTS, layer=1, head=1, directions=[0])
-    assert "no next token" in {caveat.name for caveat in found.caveats}
-    no_words = replace(found, effect=Estimate(*(part.clone() for part in found.effect)))
+    result = tw.direction_ablation(encoder, PROMPTS, layer=1, head=1, directions=[0])
+    assert "no next token" in {caveat.name for caveat in result.caveats}
+    no_words = replace(result, effect=Estimate(*(part.clone() for part in result.effect)))
     no_words.effect.value[..., 2] = math.nan
-    assert "changes its write most, 0." in no_words.headline()
+    assert "changes its output most, 0." in no_words.headline()
     assert "nan" not in no_words.headline()
 
 
@@ -197,8 +234,8 @@ def test_divergence_is_exact_for_small_and_large_changes(size: float):
     assert torch.allclose(kl_divergence(rows).double(), expected, rtol=1e-3, atol=1e-12)
 
 
-def test_divergence_is_measured_where_a_word_turns_from_impossible_to_certain():
-    """And where a model rules words out: neither may be left out as if it had no measure."""
+def test_divergence_is_measured_where_a_token_turns_from_impossible_to_certain():
+    """Also where a model excludes tokens: neither case may be skipped as unmeasured."""
     rows = torch.zeros(3, 2, 6)
     rows[:, :, 3] = torch.tensor([-200.0, 100.0, -50.0])[:, None]
     rows[:, 1, 5] = -torch.inf
@@ -208,12 +245,14 @@ def test_divergence_is_measured_where_a_word_turns_from_impossible_to_certain():
 
 
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
-def test_to_keep_some_is_to_remove_the_others(circuit: str):
+def test_to_isolate_directions_is_to_ablate_the_others(circuit: str):
     model, where = shared_bridge("gpt2"), {"layer": LAYER, "head": HEAD, "circuit": circuit}
     others = [i for i in range(12) if i not in (0, 4)]
-    kept = tw.direction_ablation(model, PROMPTS, directions=[(0, 4), ()], action="isolate", **where)
+    isolated = tw.direction_ablation(
+        model, PROMPTS, directions=[(0, 4), ()], action="isolate", **where
+    )
     removed = tw.direction_ablation(model, PROMPTS, directions=[others, range(12)], **where)
-    assert torch.allclose(kept.effect.value[0], removed.effect.value[0], atol=1e-6)
+    assert torch.allclose(isolated.effect.value[0], removed.effect.value[0], atol=1e-6)
     everything = tw.direction_ablation(
         model, PROMPTS, directions=[range(12)], action="isolate", **where
     )
@@ -221,22 +260,22 @@ def test_to_keep_some_is_to_remove_the_others(circuit: str):
 
 
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
-def test_to_remove_none_changes_nothing(circuit: str):
-    found = tw.direction_ablation(
+def test_to_ablate_none_changes_nothing(circuit: str):
+    result = tw.direction_ablation(
         shared_bridge("llama"), PROMPTS, layer=LAYER, head=HEAD, circuit=circuit, directions=[()]
     )
-    assert float(found.effect.value.abs().max()) < 1e-12
-    assert found.names == ("none",) and float(found.energy[0]) == 0
+    assert float(result.effect.value.abs().max()) < 1e-12
+    assert result.names == ("none",) and float(result.energy[0]) == 0
 
 
-def test_a_set_named_twice_is_tried_once():
+def test_a_set_named_twice_is_measured_once():
     where = {"layer": LAYER, "head": HEAD, "directions": [1, (2, 0), [0, 2], 1]}
     assert tw.direction_ablation(shared_bridge("gpt2"), PROMPTS, **where).names == ("1", "0+2")
 
 
 @pytest.mark.parametrize("circuit", ["QK", "OV"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
-def test_random_pieces_are_as_strong_and_of_the_same_rank(architecture: str, circuit: str):
+def test_random_pieces_have_the_same_energy_and_rank(architecture: str, circuit: str):
     block = to_float64(tw.read_weights(shared_bridge(architecture)).block(LAYER))
     svd = head_svd(block, [HEAD], circuit)
     A = (block.A_Q if circuit == "QK" else block.A_V[block.kv_head])[HEAD]
@@ -252,12 +291,12 @@ def test_random_pieces_are_as_strong_and_of_the_same_rank(architecture: str, cir
     else:
         right = block.A_O[HEAD]
     dense = pieces.reads.mT.double() @ (pieces.sends.double() @ right.double())
-    for row, held in enumerate(h for h in sets for _ in range(3)):
-        S = torch.linalg.svdvals(dense[row])[: len(held)]
-        asked = svd.S[0, sorted(held)].double()
-        assert torch.allclose(S, asked, rtol=1e-6)
+    for row, members in enumerate(h for h in sets for _ in range(3)):
+        S = torch.linalg.svdvals(dense[row])[: len(members)]
+        requested = svd.S[0, sorted(members)].double()
+        assert torch.allclose(S, requested, rtol=1e-6)
         energy = float(dense[row].norm())
-        assert energy == pytest.approx(float(asked.norm()), rel=1e-6)
+        assert energy == pytest.approx(float(requested.norm()), rel=1e-6)
     own, *random = dense[:3]
     assert all(float((own - piece).norm()) > 0.1 * float(own.norm()) for piece in random)
     span = torch.linalg.qr(block.A_Q[HEAD] if circuit == "QK" else A)[0].double()
@@ -267,10 +306,10 @@ def test_random_pieces_are_as_strong_and_of_the_same_rank(architecture: str, cir
 
 def test_passes_of_another_size_and_other_prompts_first_change_nothing(monkeypatch):
     model, where = shared_bridge("gpt2"), {"layer": LAYER, "head": HEAD, "directions": [0, 1, 2]}
-    found = tw.direction_ablation(model, PROMPTS, **where)
-    monkeypatch.setattr(sys.modules["tw_lens.studies.ablation"], "POSITIONS_AT_ONCE", 9)
+    result = tw.direction_ablation(model, PROMPTS, **where)
+    monkeypatch.setattr(sys.modules["tw_lens.studies.ablation"], "MAX_POSITIONS", 9)
     again = tw.direction_ablation(model, PROMPTS, **where)
-    for one, other in zip(found.effect, again.effect, strict=True):
+    for one, other in zip(result.effect, again.effect, strict=True):
         assert torch.allclose(one, other, atol=1e-6, equal_nan=True)
 
 
@@ -283,8 +322,8 @@ def test_the_model_is_not_changed():
     assert len(model.blocks[LAYER].attn.o._forward_hooks) == hooks
 
 
-def test_a_projection_that_is_not_reached_is_refused(monkeypatch):
-    """A change that goes nowhere must not look like a direction that does not matter."""
+def test_an_output_projection_that_is_not_reached_is_rejected(monkeypatch):
+    """A change without effect on the run must not look like a direction without effect."""
     edited_module = sys.modules["tw_lens.reading.intervention"]
     monkeypatch.setattr(
         edited_module, "output_projection", lambda model, layer: torch.nn.Linear(1, 1)
@@ -295,21 +334,21 @@ def test_a_projection_that_is_not_reached_is_refused(monkeypatch):
         )
 
 
-def test_an_attention_that_is_not_the_canonical_one_is_refused(monkeypatch):
+def test_an_attention_that_is_not_the_canonical_one_is_rejected(monkeypatch):
     block_class = sys.modules["tw_lens.canonical.block"].Block
     was = block_class.head_outputs
-    monkeypatch.setattr(block_class, "head_outputs", lambda *given: 1.01 * was(*given))
-    with pytest.raises(tw.UnsupportedModelError, match="layer 1 taken out its stream is off by"):
+    monkeypatch.setattr(block_class, "head_outputs", lambda *args: 1.01 * was(*args))
+    with pytest.raises(tw.UnsupportedModelError, match=r"layer 1 has a residual stream .* off by"):
         tw.direction_ablation(
             shared_bridge("gpt2"), PROMPTS, layer=LAYER, head=HEAD, directions=[0]
         )
 
 
 @pytest.mark.parametrize(
-    "given", [torch.tensor([0, 3]), [torch.tensor(0), torch.tensor([3])], np.arange(0, 4, 3)]
+    "directions", [torch.tensor([0, 3]), [torch.tensor(0), torch.tensor([3])], np.arange(0, 4, 3)]
 )
-def test_directions_may_be_an_array_or_a_tensor(given):
-    assert direction_sets(given, 12) == ((0,), (3,))
+def test_directions_may_be_an_array_or_a_tensor(directions):
+    assert direction_sets(directions, 12) == ((0,), (3,))
 
 
 @pytest.mark.parametrize(
@@ -317,14 +356,14 @@ def test_directions_may_be_an_array_or_a_tensor(given):
     [
         ({"layer": 9}, IndexError, "layer 9 does not exist"),
         ({"head": 4}, IndexError, "head 4 does not exist"),
-        ({"directions": []}, ValueError, "directions is empty"),
+        ({"directions": []}, ValueError, "directions must not be empty"),
         ({"directions": [12]}, IndexError, "direction 12 does not exist: the head has 0 to 11"),
-        ({"n_random": 0}, ValueError, "n_random=0 is no count"),
-        ({"first_position": -1}, ValueError, "first_position=-1: give 0 or more"),
+        ({"n_random": 0}, ValueError, "n_random must be at least 1, got 0"),
+        ({"first_position": -1}, ValueError, "first_position must be at least 0, got -1"),
         ({"first_position": 9}, ValueError, "no prompt has a position to measure"),
     ],
 )
-def test_bad_input_is_refused(options: dict, error: type, message: str):
+def test_bad_input_is_rejected(options: dict, error: type, message: str):
     where = {"layer": LAYER, "head": HEAD, "directions": [0]} | options
     with pytest.raises(error, match=message):
         tw.direction_ablation(shared_bridge("gpt2"), PROMPTS, **where)

@@ -1,4 +1,4 @@
-"""Statistics over many prompts, against the trajectory of each one; resumed, padded, refused."""
+"""Statistics over many prompts, against the trajectory of each; resumed, padded, rejected."""
 
 import math
 import sys
@@ -18,14 +18,14 @@ PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14], [15, 16, 17], [3, 2, 1, 0], 
 
 @pytest.fixture
 def saved_always(monkeypatch):
-    monkeypatch.setattr(sys.modules["tw_lens.studies.runner"], "SECONDS_BETWEEN_SAVES", -1.0)
+    monkeypatch.setattr(sys.modules["tw_lens.studies.checkpoint"], "SECONDS_BETWEEN_SAVES", -1.0)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "neox", "gemma"])
 @pytest.mark.parametrize("first_position", [0, 1])
 def test_means_are_those_of_every_prompts_own_trajectory(architecture: str, first_position: int):
     model = shared_bridge(architecture)
-    found = tw.trajectory_statistics(
+    result = tw.trajectory_statistics(
         model, PROMPTS, controls=[], first_position=first_position, batch_size=2
     )
     weights = tw.read_weights(model)
@@ -34,28 +34,28 @@ def test_means_are_those_of_every_prompts_own_trajectory(architecture: str, firs
         values = [path.values[measure][:, first_position:].double() for path in paths]
         together = torch.cat(values, dim=1)
         assert torch.allclose(
-            found.mean.value[0, m], together.nanmean(1), atol=1e-4, rtol=1e-4, equal_nan=True
+            result.mean.value[0, m], together.nanmean(1), atol=1e-4, rtol=1e-4, equal_nan=True
         ), measure
         count = (~together.isnan()).sum(1)
-        assert found.count[0, m].tolist() == count.tolist()
-    assert found.n_states == sum(len(p) - first_position for p in PROMPTS)
+        assert result.count[0, m].tolist() == count.tolist()
+    assert result.n_states == sum(len(p) - first_position for p in PROMPTS)
 
 
 def test_an_encoder_is_measured_as_each_of_its_prompts():
-    """Attention both ways: a padded prompt would be another prompt."""
+    """With bidirectional attention, padding would change a prompt."""
     from tests.zoo import zoo_bridge
 
     model = zoo_bridge("BertForMaskedLM")
-    found = tw.trajectory_statistics(model, PROMPTS, controls=[], batch_size=8)
+    result = tw.trajectory_statistics(model, PROMPTS, controls=[], batch_size=8)
     weights = tw.read_weights(model)
     norms = [tw.read_states(model, p).stream.norm(dim=-1)[:, 1:] for p in PROMPTS]
-    assert weights.n_layers + 1 == len(found.labels)
+    assert weights.n_layers + 1 == len(result.labels)
     assert torch.allclose(
-        found.mean.value[0, 0].float(), torch.cat(norms, dim=1).mean(1), rtol=1e-5
+        result.mean.value[0, 0].float(), torch.cat(norms, dim=1).mean(1), rtol=1e-5
     )
 
 
-def test_padding_on_either_side_is_taken_off():
+def test_padding_on_either_side_is_removed():
     model = golden_bridge()
     plain = tw.trajectory_statistics(model, PROMPTS, controls=["random steps"])
     longest = max(map(len, PROMPTS))
@@ -69,8 +69,8 @@ def test_padding_on_either_side_is_taken_off():
             {"input_ids": ids[:4], "attention_mask": mask[:4]},
             {"input_ids": ids[4:].tolist(), "attention_mask": mask[4:].tolist()},
         ]
-        found = tw.trajectory_statistics(model, padded, controls=["random steps"])
-        for one, other in zip(plain.mean, found.mean, strict=True):
+        result = tw.trajectory_statistics(model, padded, controls=["random steps"])
+        for one, other in zip(plain.mean, result.mean, strict=True):
             assert torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
@@ -87,27 +87,27 @@ def test_the_batch_size_and_the_tokenizers_side_change_nothing():
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 3])
-def test_a_killed_study_goes_on_to_the_same_digit(tmp_path, saved_always, killed_after: int):
+def test_a_resumed_study_is_bitwise_an_uninterrupted_one(tmp_path, saved_always, killed_after: int):
     model, path = golden_bridge(), tmp_path / "study.safetensors"
     whole = tw.trajectory_statistics(model, PROMPTS, batch_size=2)
-    walks = sys.modules["tw_lens.studies.runner"]
-    run, runs = walks.read_residuals, []
+    runner = sys.modules["tw_lens.studies.runner"]
+    run, runs = runner.read_residuals, []
 
     def killed(*arguments):
         runs.append(1)
-        if len(runs) > 2 * killed_after:  # the model and its twin
+        if len(runs) > 2 * killed_after:  # the model and its permuted weights
             raise KeyboardInterrupt
         return run(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(walks, "read_residuals", killed)
+        patch.setattr(runner, "read_residuals", killed)
         with pytest.raises(KeyboardInterrupt):
             tw.trajectory_statistics(model, iter(PROMPTS), batch_size=2, checkpoint=path)
     assert path.is_file()
     resumed = tw.trajectory_statistics(model, iter(PROMPTS), batch_size=2, checkpoint=path)
     assert_same(whole, resumed)
     with pytest.MonkeyPatch.context() as patch:  # a finished study is read, and nothing runs
-        patch.setattr(walks, "read_residuals", None)
+        patch.setattr(runner, "read_residuals", None)
         assert_same(whole, tw.trajectory_statistics(model, PROMPTS, batch_size=2, checkpoint=path))
 
 
@@ -119,7 +119,7 @@ def assert_same(one, other) -> None:
     assert (one.n_prompts, one.n_states) == (other.n_prompts, other.n_states)
 
 
-def test_a_kept_study_of_something_else_is_refused(tmp_path):
+def test_a_checkpoint_of_something_else_is_rejected(tmp_path):
     model, path = golden_bridge(), tmp_path / "study.safetensors"
 
     def study(prompts=PROMPTS, model=model, **options):
@@ -130,14 +130,14 @@ def test_a_kept_study_of_something_else_is_refused(tmp_path):
         study([*PROMPTS[:-1], [20, 22]])
     with pytest.raises(CheckpointError, match="other prompts"):
         study(PROMPTS[:3])
-    with pytest.raises(CheckpointError, match="another seed"):
+    with pytest.raises(CheckpointError, match=r"other settings \(seed\)"):
         study(seed=1)
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match=r"other settings \(model\)"):
         study(model=shared_bridge("gpt2"))
-    with pytest.raises(CheckpointError, match="another columns"):
+    with pytest.raises(CheckpointError, match=r"other settings \(columns\)"):
         tw.trajectory_alignment(model, PROMPTS, controls=[], checkpoint=path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="whole study"):
+    with pytest.raises(CheckpointError, match="complete study"):
         study()
     states = tmp_path / "states.safetensors"
     tw.save_states(tw.read_states(model, "w5 w6"), states)
@@ -147,13 +147,13 @@ def test_a_kept_study_of_something_else_is_refused(tmp_path):
         tw.trajectory_statistics(model, PROMPTS, checkpoint=tmp_path / "no" / "study")
 
 
-def test_cut_and_empty_prompts_are_counted_and_said():
-    found = tw.trajectory_statistics(
+def test_truncated_and_empty_prompts_are_counted_and_named():
+    result = tw.trajectory_statistics(
         golden_bridge(), [[5, 6], "", "  ", [7], list(range(100)), []], controls=[]
     )
-    assert (found.n_prompts, found.n_cut, found.n_skipped) == (2, 1, 4)
-    assert found.n_states == 1 + 63
-    names = {caveat.name for caveat in found.caveats}
+    assert (result.n_prompts, result.n_cut, result.n_skipped) == (2, 1, 4)
+    assert result.n_states == 1 + 63
+    names = {caveat.name for caveat in result.caveats}
     assert names == {"positions", "cut", "left out", "few prompts", "intervals"}
 
 
@@ -162,9 +162,9 @@ def test_cut_and_empty_prompts_are_counted_and_said():
     [
         ("one text", {}, TypeError, "one text"),
         ({"input_ids": [[5, 6]], "attention_mask": [[1, 1]]}, {}, TypeError, "one batch"),
-        (["w5 w6"], {"controls": ["nonsense"]}, ValueError, "'nonsense' is unknown"),
-        (["w5 w6"], {"batch_size": 0}, ValueError, "batch_size=0"),
-        (["w5 w6"], {"first_position": -1}, ValueError, "first_position=-1"),
+        (["w5 w6"], {"controls": ["nonsense"]}, ValueError, "unknown control 'nonsense'"),
+        (["w5 w6"], {"batch_size": 0}, ValueError, "batch_size( must be at least 1, got 0|=0)"),
+        (["w5 w6"], {"first_position": -1}, ValueError, "first_position must be at least 0"),
         (["", [5]], {}, ValueError, "no prompt has a position"),
         ([], {}, ValueError, "no prompt has a position"),
         ([[5, 1000]], {}, IndexError, "outside 0 to 996"),
@@ -182,14 +182,14 @@ def test_bad_input_gets_one_sentence(call, prompts, options, error, words):
         call(golden_bridge(), prompts, **{"controls": [], **options})
 
 
-def test_controls_keep_what_they_promise():
-    chance = torch.Generator().manual_seed(0)
-    x = torch.randn(7, 5, 16, generator=chance, dtype=torch.float64).cumsum(0)
+def test_path_nulls_preserve_their_invariants():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(7, 5, 16, generator=generator, dtype=torch.float64).cumsum(0)
     steps = x.diff(dim=0)
-    shuffled, wandering = shuffled_steps(x, chance), random_steps(x, chance)
+    shuffled, wandering = shuffled_steps(x, generator), random_steps(x, generator)
     assert torch.equal(shuffled[0], x[0]) and torch.allclose(shuffled[-1], x[-1])
-    found = shuffled.diff(dim=0)
-    gaps = (found[:, None] - steps[None]).abs().amax((2, 3))
+    result = shuffled.diff(dim=0)
+    gaps = (result[:, None] - steps[None]).abs().amax((2, 3))
     order = gaps.argmin(1)
     assert sorted(order.tolist()) == list(range(6)) and float(gaps.amin(1).max()) < 1e-12
     assert order.tolist() != list(range(6))
@@ -199,16 +199,16 @@ def test_controls_keep_what_they_promise():
     assert float((wandering.diff(dim=0) - steps).norm()) > 1
 
 
-def test_beyond_is_the_model_less_its_control():
-    found = tw.trajectory_statistics(golden_bridge(), PROMPTS)
-    expected = found.mean.value[:1] - found.mean.value[1:]
-    assert torch.allclose(found.difference.value, expected, equal_nan=True, atol=1e-5)
-    table = found.to_dataframe()
+def test_difference_is_the_model_minus_its_control():
+    result = tw.trajectory_statistics(golden_bridge(), PROMPTS)
+    expected = result.mean.value[:1] - result.mean.value[1:]
+    assert torch.allclose(result.difference.value, expected, equal_nan=True, atol=1e-5)
+    table = result.to_dataframe()
     row = table.query(
         "measure == 'step_angle' and layer == 1 and source == 'permuted weights'"
     ).iloc[0]
     m = TRAJECTORY_MEASURES.index("step_angle")
-    assert row.difference == pytest.approx(float(found.difference.value[2, m, 1]))
+    assert row.difference == pytest.approx(float(result.difference.value[2, m, 1]))
     assert row.vs_control == ("above" if row.difference_low > 0 else
                                 "below" if row.difference_high < 0 else "level")  # fmt: skip
     # shuffled layers keep the ends: no rounding may pass for a finding
@@ -220,8 +220,8 @@ def test_beyond_is_the_model_less_its_control():
 
 
 def test_batches_hold_one_length_and_every_prompt_once():
-    chance = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, 40, (700,), generator=chance).tolist()
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 40, (700,), generator=generator).tolist()
     rows = [(number, torch.full((n,), number)) for number, n in enumerate(lengths)]
     made = list(batches(iter(rows), 5))
     assert all(len(batch.numbers) <= 5 for batch in made)

@@ -1,4 +1,4 @@
-"""The approach to what follows, against float64 loops from transformers' own hidden states."""
+"""Trajectory alignment, against float64 loops from transformers' own hidden states."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge
-from tw_lens.studies.baseline_positions import _fits, position_two_away, random_position
+from tw_lens.studies.baseline_positions import allowed_positions, position_two_away, random_position
 
 PROMPTS = [[5, 6, 7, 8, 9], [8, 9, 10], [10, 11, 12, 13, 14, 15, 16], [3, 2, 1, 0]]
 
@@ -19,10 +19,10 @@ def angle(a, b) -> float:
 def test_angles_by_hand_from_transformers_hidden_states():
     model = golden_bridge()
     hf = model.original_model
-    found = tw.trajectory_alignment(model, PROMPTS, controls=[])
+    result = tw.trajectory_alignment(model, PROMPTS, controls=[])
     norm, U = hf.transformer.ln_f, hf.lm_head.weight.detach().double()
     gain = norm.weight.detach().double()
-    values = {(t, p): [[] for _ in found.labels] for t in range(3) for p in range(2)}
+    values = {(t, p): [[] for _ in result.labels] for t in range(3) for p in range(2)}
     for prompt in PROMPTS:
         entered = []
         hook = norm.register_forward_pre_hook(lambda _, given, e=entered: e.append(given[0]))
@@ -37,13 +37,13 @@ def test_angles_by_hand_from_transformers_hidden_states():
                 direction = U[prompt[t + 1]] * gain
                 direction = direction - direction.mean()
                 targets = (states[-1], states[t + 1], direction)
-                for which, target in enumerate(targets):
-                    values[which, place][layer].append(angle(states[t], target))
+                for i, target in enumerate(targets):
+                    values[i, place][layer].append(angle(states[t], target))
     for (target, place), by_layer in values.items():
         expected = torch.tensor([sum(v) / len(v) for v in by_layer])
-        assert torch.allclose(found.angle.value[0, target, place].float(), expected, atol=1e-4)
+        assert torch.allclose(result.angle.value[0, target, place].float(), expected, atol=1e-4)
         fall = float(expected[0] - expected[-1])
-        assert float(found.fall.value[0, target, place]) == pytest.approx(fall, abs=1e-4)
+        assert float(result.fall.value[0, target, place]) == pytest.approx(fall, abs=1e-4)
 
 
 def test_the_trend_of_a_straight_fall_is_the_fall():
@@ -55,94 +55,98 @@ def test_the_trend_of_a_straight_fall_is_the_fall():
     assert float(_trend(torch.ones(11, dtype=torch.float64))) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_shuffled_layers_speak_on_the_trend_only():
-    found = tw.trajectory_alignment(shared_bridge("gpt2"), PROMPTS)
-    summary = found.summary()
+def test_shuffled_layers_are_a_control_of_the_trend_only():
+    result = tw.trajectory_alignment(shared_bridge("gpt2"), PROMPTS)
+    summary = result.summary()
     fall = summary[summary.quantity == "fall"]
     assert set(fall.source) == {
         "model", "another word", "two words away", "random steps", "permuted weights",
     }  # fmt: skip
     assert "shuffled layers" in set(summary[summary.quantity == "trend"].source)
-    index = found.sources.index("shuffled layers")
-    assert torch.allclose(found.fall.value[index], found.fall.value[0], atol=1e-5)
+    index = result.sources.index("shuffled layers")
+    assert torch.allclose(result.fall.value[index], result.fall.value[0], atol=1e-5)
 
 
 def test_another_word_is_never_the_successor_nor_its_token():
     tokens = torch.tensor([0, 5, 6, 5, 7, 8, 9])
-    fits = _fits(tokens, 1)
+    fits = allowed_positions(tokens, 1)
     for here in range(len(tokens)):
         for there in range(len(tokens)):
             same = here + 1 < len(tokens) and tokens[there] == tokens[here + 1]
             expected = there >= 1 and there not in (here, here + 1, 6) and not same
             if here + 1 < len(tokens):
                 assert bool(fits[here, there]) == bool(expected), (here, there)
-    drawn = torch.stack(
+    samples = torch.stack(
         [random_position(tokens, 1, torch.Generator().manual_seed(seed)) for seed in range(200)]
     )
     for here in range(1, 6):
         possible = set(fits[here].nonzero()[:, 0].tolist())
-        assert set(drawn[:, here].tolist()) == possible  # every one that fits, and none else
+        assert set(samples[:, here].tolist()) == possible  # every one that fits, and none else
     assert random_position(torch.tensor([0, 5]), 1, torch.Generator()).tolist() == [-1, -1]
 
 
-def test_the_word_two_away_is_the_one_after_next_where_it_fits():
-    chance = torch.Generator()
+def test_the_word_two_away_is_the_one_after_next_where_it_is_allowed():
+    generator = torch.Generator()
     # the last is nobody's other; position 0 is left out; 5 stands where 5 follows
-    assert position_two_away(torch.tensor([0, 5, 6, 7, 8, 9, 4]), 1, chance).tolist()[1:6] == [
+    assert position_two_away(torch.tensor([0, 5, 6, 7, 8, 9, 4]), 1, generator).tolist()[1:6] == [
         3,
         4,
         5,
         2,
         3,
     ]
-    assert position_two_away(torch.tensor([0, 5, 6, 5, 7, 8, 9]), 1, chance).tolist()[2:5] == [
+    assert position_two_away(torch.tensor([0, 5, 6, 5, 7, 8, 9]), 1, generator).tolist()[2:5] == [
         4,
         5,
         2,
     ]
-    assert position_two_away(torch.tensor([0, 6, 5, 8, 5, 9, 4]), 1, chance)[1] == 3
-    assert position_two_away(torch.tensor([0, 6, 5, 5, 7, 9, 4]), 1, chance)[1] == -1
-    assert position_two_away(torch.tensor([0, 5, 6]), 1, chance).tolist() == [-1, -1, -1]
+    assert position_two_away(torch.tensor([0, 6, 5, 8, 5, 9, 4]), 1, generator)[1] == 3
+    assert position_two_away(torch.tensor([0, 6, 5, 5, 7, 9, 4]), 1, generator)[1] == -1
+    assert position_two_away(torch.tensor([0, 5, 6]), 1, generator).tolist() == [-1, -1, -1]
 
 
-def sentence_for(found, low: float, high: float, difference: float) -> str:
-    """The sentence where the model's fall and everything beyond controls are as given."""
+def sentence_for(result, low: float, high: float, difference: float) -> str:
+    """Return the sentence for a given fall of the model and given differences from controls."""
     from dataclasses import replace
 
     def filled(estimate, value, low, high):
         return type(estimate)(*(torch.full_like(estimate.value, v) for v in (value, low, high)))
 
     return replace(
-        found,
-        fall=filled(found.fall, (low + high) / 2, low, high),
+        result,
+        fall=filled(result.fall, (low + high) / 2, low, high),
         fall_difference=filled(
-            found.fall_difference, difference, difference - 0.1, difference + 0.1
+            result.fall_difference, difference, difference - 0.1, difference + 0.1
         ),
         trend_difference=filled(
-            found.trend_difference, difference, difference - 0.1, difference + 0.1
+            result.trend_difference, difference, difference - 0.1, difference + 0.1
         ),
-    ).sentence("next state", "middle")
+    ).claim("next state", "middle")
 
 
 def test_a_claim_is_no_stronger_than_its_intervals():
-    found = tw.trajectory_alignment(golden_bridge(), PROMPTS, controls=["random steps"])
-    assert sentence_for(found, 0.2, 0.4, 0.5).endswith(
+    result = tw.trajectory_alignment(golden_bridge(), PROMPTS, controls=["random steps"])
+    assert sentence_for(result, 0.2, 0.4, 0.5).endswith(
         "falls by 0.30 [0.20, 0.40] rad, above control"
     )
-    for low, high, said in (
+    for low, high, text in (
         (-0.4, -0.2, "rises by 0.30 [0.20, 0.40] rad"),
         (-0.1, 0.2, "does not change for certain"),
         (math.nan, math.nan, "does not change for certain"),
-    ):  # controls that rise more do not make an approach of it
-        sentence = sentence_for(found, low, high, 0.5)
-        assert said in sentence and sentence.endswith(", no fall to set beside controls")
+    ):  # a difference from controls that rise is not an alignment
+        sentence = sentence_for(result, low, high, 0.5)
+        assert text in sentence and sentence.endswith(
+            ", no certain fall to compare with the controls"
+        )
     for difference in (0.05, -0.5):
-        said = sentence_for(found, 0.2, 0.4, difference)
-        assert "not above control: another word (fall), two words away (fall), random" in said
+        text = sentence_for(result, 0.2, 0.4, difference)
+        assert "not above control: another word (fall), two words away (fall), random" in text
 
 
-def test_what_the_intervals_leave_out_is_said():
-    said = {caveat.name for caveat in tw.trajectory_alignment(golden_bridge(), PROMPTS).caveats}
-    assert said >= {"positions", "intervals", "one twin", "both move"}
-    alone = tw.trajectory_statistics(golden_bridge(), PROMPTS, controls=["random steps"]).caveats
-    assert not {"one twin", "both move"} & {caveat.name for caveat in alone}
+def test_caveats_name_what_the_intervals_leave_out():
+    names = {caveat.name for caveat in tw.trajectory_alignment(golden_bridge(), PROMPTS).caveats}
+    assert names >= {"positions", "intervals", "one permutation", "both move"}
+    statistics = tw.trajectory_statistics(
+        golden_bridge(), PROMPTS, controls=["random steps"]
+    ).caveats
+    assert not {"one permutation", "both move"} & {caveat.name for caveat in statistics}

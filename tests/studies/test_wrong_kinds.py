@@ -1,4 +1,4 @@
-"""What is no number or no list is refused in one sentence: asked without the tests' type checks."""
+"""Arguments of a wrong type are rejected in one sentence, also without the tests' type checks."""
 
 import subprocess
 import sys
@@ -6,26 +6,29 @@ from pathlib import Path
 
 import pytest
 
+DIRECTIONS = (
+    "directions must be a list of ints or of sets of ints, e.g. [0, 1] or [(0, 1, 2)]; got "
+)
 CASES = {
     "no head": ("effect(head=None)", "head must be an int, 0 to 3; got None."),
     "no head, uses": ("uses(head=None)", "head must be an int, 0 to 3; got None."),
     "two heads": ("effect(head=[0, 1])", "head must be an int, 0 to 3; got [0, 1]."),
-    "no layer": ("uses(layer=None)", "layer=None is no number: name one block, 0 to 2."),
-    "a number": ("effect(directions=0)", "directions=0 is no list of numbers or of sets"),
-    "a text": ("effect(directions='01')", "directions='01' is no list of numbers or of sets"),
-    "no prompts": ("uses(prompts=None)", "prompts=None is no list: give a list of texts"),
-    "measures": ("alike(measures='embedding')", "measures='embedding' is no list: give ['embe"),
-    "controls": ("alike(nulls='isotropic')", "nulls='isotropic' is no list: give ['isot"),
+    "no layer": ("uses(layer=None)", "layer must be an int, 0 to 2; got None."),
+    "a number": ("effect(directions=0)", DIRECTIONS + "0."),
+    "a text": ("effect(directions='01')", DIRECTIONS + "'01'."),
+    "no prompts": ("uses(prompts=None)", "prompts must be a list of texts or of token ids"),
+    "measures": ("alike(measures='embedding')", "measures must be a list of names, e.g. ['emb"),
+    "controls": ("alike(nulls='isotropic')", "nulls must be a list of names, e.g. ['isotr"),
 }
-ASKED = """
+SCRIPT = """
 import sys
 import tw_lens as tw
 from tests.models import golden_bridge
 model = golden_bridge()
 weights = tw.read_weights(model)
 def study(call, **options):
-    given = {"prompts": [[5, 6, 7]], "layer": 1, "head": 1} | options
-    return call(model, given.pop("prompts"), **given)
+    arguments = {"prompts": [[5, 6, 7]], "layer": 1, "head": 1} | options
+    return call(model, arguments.pop("prompts"), **arguments)
 def effect(**options):
     return study(tw.direction_ablation, **{"directions": [0]} | options)
 def uses(**options):
@@ -35,7 +38,7 @@ def alike(**options):
 for case in sys.argv[1:]:
     try:
         eval(case)
-        print("nothing refused")
+        print("nothing rejected")
     except TypeError as error:
         print(error)
 alike(measures=(name for name in ["embedding"]))
@@ -45,7 +48,7 @@ alike(measures=(name for name in ["embedding"]))
 @pytest.fixture(scope="module")
 def answers() -> dict[str, str]:
     cases = [case for case, _ in CASES.values()]
-    command = [sys.executable, "-c", ASKED, *cases]
+    command = [sys.executable, "-c", SCRIPT, *cases]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
     return dict(zip(CASES, done.stdout.splitlines(), strict=True))

@@ -1,4 +1,4 @@
-"""Analyses: one question, one function, one frozen result."""
+"""Analyses: one function and one frozen result class per question."""
 
 from tw_lens.analyses.attention_pattern import AttentionPattern, attention_pattern
 from tw_lens.analyses.bias_directions import BiasDirections, bias_directions

@@ -32,7 +32,7 @@ class DegenerateSubspaces(NamedTuple):
     spectral_gap: Float[Tensor, "heads r"]
     first: list[list[int]]
 
-    def named(self, h: int, direction: int) -> str:
+    def label(self, h: int, direction: int) -> str:
         """Return the label of a direction's subspace: "3", or "3-5" for three directions."""
         row = self.first[h]
         last = len(row) - 1 - row[::-1].index(row[direction])

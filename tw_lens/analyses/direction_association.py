@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -93,7 +93,7 @@ class DirectionAssociation(Result):
 def direction_association(
     weights: Weights,
     *,
-    layers: Iterable[int] | None = None,
+    layers: Sequence[int] | None = None,
     n: int = 20,
     k: int = 5,
     n_permutations: int = 999,
@@ -106,13 +106,13 @@ def direction_association(
 
     The association of a left with a right token list is the mean cosine over the k^2 pairs of a
     token of one and a token of the other, embeddings with the vocabulary's mean subtracted (where
-    a head copies tokens, the pairs of a token with itself have cosine 1). It is compared with that of the same left list and other right lists: of the same head
-    (`p_same_head`, `n - 1` of them: at least `1 / n`) and of the other heads of the layer and
-    circuit (`p_other_heads`). `p_head` tests all n directions jointly: the mean association against
-    the means of random re-pairings within the head. All p-values are
-    `(1 + #{re-paired >= paired}) / (1 + number)`. A low association does not exclude a relation:
-    the tokens of two opposite poles, or of a country and its language, may be related in ways that
-    no cosine shows.
+    a head copies tokens, the pairs of a token with itself have cosine 1). It is compared with that
+    of the same left list and other right lists: of the same head (`p_same_head`, `n - 1` of them:
+    at least `1 / n`) and of the other heads of the layer and circuit (`p_other_heads`). `p_head`
+    tests all n directions jointly: the mean association against the means of random re-pairings
+    within the head. All p-values are `(1 + #{re-paired >= paired}) / (1 + number)`. A low
+    association does not exclude a relation: the tokens of two opposite poles, or of a country and
+    its language, may be related in ways that no cosine shows.
 
     Args:
         weights: from `read_weights`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -145,7 +145,7 @@ def benjamini_hochberg(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def direction_coherence(
     weights: Weights,
     *,
-    layers: Iterable[int] | None = None,
+    layers: Sequence[int] | None = None,
     n: int = 20,
     k: int = 5,
     measures: Iterable[SimilarityMeasure] = ("embedding",),
@@ -160,8 +160,8 @@ def direction_coherence(
     """Compare the coherence of every direction's token lists with that of random directions.
 
     The coherence of a list is the mean pairwise similarity of its k tokens (`token_similarity`),
-    for each side of each leading direction of `head_atlas`. The nulls are random directions that are
-    read out in the same way: "isotropic" (uniform on the sphere of states), "vocabulary" (normal,
+    for each side of each leading direction of `head_atlas`. The nulls are random directions, read
+    out in the same way: "isotropic" (uniform on the sphere of states), "vocabulary" (normal,
     with the covariance of the token vectors that the side is read against), "within head" (uniform
     in the subspace spanned by the head's own factor of that side: `A_Q`, `A_K`, `A_V` or `A_O`).
     The first two do not depend on the head or on a norm's gain (points are `N(W_E)`), and are drawn

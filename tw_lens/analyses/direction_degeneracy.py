@@ -53,7 +53,7 @@ class DirectionDegeneracy(Result):
     singular_value: Float[Tensor, "heads n"]
     spectral_gap: Float[Tensor, "heads n"]
     perturbation_norm: Float[Tensor, " heads"]
-    block: tuple[tuple[int, ...], ...]
+    subspace: tuple[tuple[int, ...], ...]
     open_ended: tuple[bool, ...]
     overlap_rotated: Float[Tensor, "2 heads n"]
     overlap_rounded: Float[Tensor, "2 heads n"]
@@ -61,16 +61,16 @@ class DirectionDegeneracy(Result):
     token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
-    def blocks(self, index: int) -> list[list[int]]:
+    def subspaces(self, index: int) -> list[list[int]]:
         """Return the directions of the head `heads[index]`, grouped by subspace."""
         return [
-            [i for i, first in enumerate(self.block[index]) if first == start]
-            for start in dict.fromkeys(self.block[index])
+            [i for i, first in enumerate(self.subspace[index]) if first == start]
+            for start in dict.fromkeys(self.subspace[index])
         ]
 
     def headline(self) -> str:
         """Return the number of separate directions, and the share of tokens that rounding keeps."""
-        subspaces = [part for index in range(len(self.heads)) for part in self.blocks(index)]
+        subspaces = [part for index in range(len(self.heads)) for part in self.subspaces(index)]
         single = sum(len(part) == 1 for part in subspaces)
         overlap = 100 * float(self.overlap_rounded.mean())
         return (
@@ -90,8 +90,8 @@ class DirectionDegeneracy(Result):
         """
         rows = []
         for h, head in enumerate(self.heads):
-            for part in self.blocks(h):
-                more = "+" if self.open_ended[h] and part[-1] == len(self.block[h]) - 1 else ""
+            for part in self.subspaces(h):
+                more = "+" if self.open_ended[h] and part[-1] == len(self.subspace[h]) - 1 else ""
                 name = f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0])
                 rows.extend(
                     (
@@ -192,7 +192,7 @@ def direction_degeneracy(
         singular_value=svd.S[:, :n],
         spectral_gap=result.spectral_gap[:, :n],
         perturbation_norm=result.perturbation_norm,
-        block=tuple(map(tuple, listed)),
+        subspace=tuple(map(tuple, listed)),
         open_ended=tuple(n < len(row) and row[n] < n for row in first),
         overlap_rotated=overlap(rotated),
         overlap_rounded=overlap(result.moved),

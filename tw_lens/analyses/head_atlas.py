@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -110,7 +110,7 @@ class HeadAtlas(Result):
     def only(
         self,
         *,
-        layers: Iterable[int] | None = None,
+        layers: Sequence[int] | None = None,
         circuit: Circuit | None = None,
         word: str | None = None,
     ) -> HeadAtlas:
@@ -163,7 +163,7 @@ class HeadAtlas(Result):
 def head_atlas(
     weights: Weights,
     *,
-    layers: Iterable[int] | None = None,
+    layers: Sequence[int] | None = None,
     n: int = 3,
     k: int = 5,
     token_filter: TokenFilter | None = None,
@@ -203,7 +203,7 @@ def head_atlas(
     """
     require_positive("n", n)
     require_positive("k", k)
-    chosen = weights.chosen_layers(weights.attention_layers if layers is None else layers)
+    chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
     keep = allowed_mask(weights, token_filter)
     parts: list[_Directions] = []
     with steps(progress, total=len(chosen), unit="layer") as step:

@@ -25,7 +25,7 @@ from tw_lens.canonical import Block, LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import concat
 from tw_lens.results.arguments import require_positive, require_weights
-from tw_lens.results.base import Result, component_label, head_columns
+from tw_lens.results.base import Result, component_label, dropped_summary, head_columns
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import TokenLists, make_token_lists
 
@@ -61,7 +61,7 @@ class HeadProbeByDistance(Result):
         return (
             f"{self.model_name} layer {self.layer}: {len(self.words)} words through "
             f"{len(self.components)} heads at distances {', '.join(map(str, self.distances))}"
-            f"{filter_summary(self.token_filter)}"
+            f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -115,7 +115,7 @@ class HeadScoreByDistance(Result):
             f"{self.model_name} layer {self.layer}: from distance {self.distances[0]} to "
             f"{self.distances[-1]} the mean score of {len(self.words)} words changes by "
             f"{float(change[low]):+.2f} ({self.components[low]}) to {float(change[high]):+.2f} "
-            f"({self.components[high]})"
+            f"({self.components[high]}){dropped_summary(self.dropped)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import unit
 from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_weights
-from tw_lens.results.base import Result, component_label, head_columns
+from tw_lens.results.base import Result, component_label, dropped_summary, head_columns
 
 AXES = ("left_0", "left_1", "left_2"), ("right_0", "right_1", "right_2")
 
@@ -26,7 +26,8 @@ class HeadEllipsoid(Result):
 
     `before` holds each word's direction within the three vectors (a point of the unit sphere),
     `after = before * semi_axes` its image on the ellipsoid; `share` is the share of the word's
-    squared length that lies in the three vectors.
+    squared length that lies in the three vectors. `dropped` are the words that are not a single
+    token.
     """
 
     model_name: str
@@ -39,13 +40,17 @@ class HeadEllipsoid(Result):
     before: Float[Tensor, "words 3"]
     after: Float[Tensor, "words 3"]
     share: Float[Tensor, " words"]
+    dropped: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
-        """Return the semi-axes."""
+        """Return the semi-axes, and the words dropped."""
         axes = ", ".join(f"{axis:.2f}" for axis in self.semi_axes.tolist())
         label = component_label(self.layer, self.head)
-        return f"{self.model_name} {label} {self.circuit}: semi-axes {axes}"
+        return (
+            f"{self.model_name} {label} {self.circuit}: semi-axes {axes}"
+            f"{dropped_summary(self.dropped)}"
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per word.
@@ -85,7 +90,7 @@ def head_ellipsoid(
         weights: from `read_weights`.
         layer: index of the block.
         head: one head.
-        words: single tokens or token ids.
+        words: single tokens or token ids; other strings are dropped and listed in the result.
         circuit: "QK" or "OV".
 
     Raises:
@@ -105,7 +110,7 @@ def head_ellipsoid(
             f"head_ellipsoid needs heads of at least 3 dimensions, and d_head is {weights.d_head}."
         )
     block = weights.block(layer)
-    index, _ = weights.tokens.look_up(words)
+    index, dropped = weights.tokens.look_up(words)
     svd = head_svd(block, block.heads(head), circuit)
     x = weights.vocabulary.embed(torch.tensor(index))
     projected = unit(block.norm.sphere(x)) @ svd.left[0, :, :3]
@@ -122,5 +127,6 @@ def head_ellipsoid(
         before=before,
         after=before * semi_axes,
         share=projected.square().sum(-1),
+        dropped=tuple(dropped),
         caveats=weights.caveats,
     )

@@ -32,7 +32,7 @@ from tw_lens.results.arguments import (
     require_positive,
     require_weights,
 )
-from tw_lens.results.base import Result, component_label, head_columns
+from tw_lens.results.base import Result, component_label, dropped_summary, head_columns
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import (
     NullComparison,
@@ -40,7 +40,6 @@ from tw_lens.results.token_lists import (
     make_token_lists,
     significance_summary,
 )
-from tw_lens.tokens import named
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -74,12 +73,12 @@ class HeadProbe(Result):
 
     def headline(self) -> str:
         """Return the settings, the number of words, and the words dropped."""
-        dropped = f", {len(self.dropped)} dropped: {named(self.dropped)}" if self.dropped else ""
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}"
             f"{f' at distance {self.distance}' if self.distance else ''}, {self.convention}: "
             f"{len(self.words)} words through {len(self.components)} components"
-            f"{filter_summary(self.token_filter)}{dropped}{significance_summary(self.lists)}"
+            f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
+            f"{significance_summary(self.lists)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:

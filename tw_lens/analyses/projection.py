@@ -1,10 +1,11 @@
-"""Where to draw a path? A flat map of its states among the words it passes."""
+"""Projection: states and tokens in two or three dimensions, fitted jointly by PCA or UMAP."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import pandas as pd
 import torch
@@ -14,22 +15,27 @@ from torch import Tensor
 from tw_lens.analyses.umap_cache import cached_umap
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import angle, pca, reduce_with, step_rank_correlation
-from tw_lens.geometry import top_tokens as top_tokens
-from tw_lens.results.arguments import require_choice, require_positive, require_weights
+from tw_lens.geometry import angle, pca, reduce_with, step_rank_correlation, top_tokens
+from tw_lens.results.arguments import (
+    require_choice,
+    require_positive,
+    require_states,
+    require_weights,
+)
 from tw_lens.results.base import Result, figure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Method = Literal["pca", "umap"]
-METHODS = ("pca", "umap")
+METHODS: tuple[Method, ...] = get_args(Method)
 Color = Literal["token", "layer"]
+COLORS: tuple[Color, ...] = get_args(Color)
 
 
 @runtime_checkable
-class Path(Protocol):
-    """The positions and layers of a prompt's path, by which a projection finds its points."""
+class PromptPath(Protocol):
+    """The labels and tokens by which a projection finds the points of a prompt."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -44,11 +50,14 @@ class Path(Protocol):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Projection(Result):
-    """States and words in few dimensions, fitted jointly, with figures for its faithfulness.
+    """States and tokens in two or three dimensions, fitted jointly, with measures of quality.
 
-    `state_points` holds the positions of all prompts one after the other; `prompt_lengths` are their
-    numbers of positions. `trustworthiness`: share of drawn neighbours that are true ones;
-    `step_rank_correlation`: rank correlation of drawn step lengths with true step angles.
+    `state_points` holds the positions of all prompts one after the other; `prompt_lengths` are
+    their numbers of positions. The first `landmarks` of the `words` are the prompts' tokens and
+    the readouts of their states, the others are random. `trustworthiness`: share of projected
+    neighbours that are neighbours on the sphere; `step_rank_correlation`: rank correlation of
+    projected step lengths with step angles; `explained`: share of the variance per axis (NaN where
+    the method has none).
     """
 
     model_name: str
@@ -69,24 +78,21 @@ class Projection(Result):
 
     @property
     def quality(self) -> str:
-        """How far the drawing can be believed, in words."""
-        shares = sum(self.explained)
-        variance = "" if shares != shares else f", {100 * shares:.0f} % of variance"
+        """Method, trustworthiness, step rank correlation and explained variance, as text."""
         name = self.method.upper() if self.method in METHODS else self.method
-        steps = (
-            ""
-            if self.step_rank_correlation != self.step_rank_correlation
-            else f", steps {self.step_rank_correlation:.2f}"
-        )
-        return f"{name}, trustworthiness {self.trustworthiness:.2f}{steps}{variance}"
+        text = f"{name}, trustworthiness {self.trustworthiness:.2f}"
+        if not math.isnan(self.step_rank_correlation):
+            text += f", steps {self.step_rank_correlation:.2f}"
+        explained = sum(self.explained)
+        return text if math.isnan(explained) else f"{text}, {100 * explained:.0f} % of variance"
 
     def headline(self) -> str:
-        """Method and faithfulness."""
+        """Return the numbers of states and tokens, and the quality."""
         n = self.state_points.shape[0] * self.state_points.shape[1]
-        return f"{self.model_name}: {n} states among {len(self.words)} words, {self.quality}"
+        return f"{self.model_name}: {n} states among {len(self.words)} tokens, {self.quality}"
 
-    def points_of(self, path: Path) -> Float[Tensor, "layers_and_end position axes"]:
-        """The projected states of one prompt.
+    def points_of(self, path: PromptPath) -> Float[Tensor, "layers_and_end position axes"]:
+        """Return the projected states of one prompt.
 
         Args:
             path: the prompt's `Trajectory`, or anything with its `token_strings` and `labels`.
@@ -100,25 +106,33 @@ class Projection(Result):
             if (self.token_strings[positions], self.labels) == (path.token_strings, path.labels):
                 return self.state_points[:, positions]
         raise ValueError(
-            "the projection was fitted on other states than the path: fit it on the same states."
+            "the projection was not fitted on the states of this path; call fit_projection on them."
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: kind (state, word), prompt, layer, position, token_string, axis_0, ..."""
+        """Return one row per state and per token.
+
+        Columns: kind ("state" or "word"), prompt, layer, position (missing for tokens),
+        token_string, axis_0, axis_1, ...
+        """
         rows = []
-        places = [(which, at) for which, n in enumerate(self.prompt_lengths) for at in range(n)]
-        for layer, _ in enumerate(self.labels):
-            for place, token, point in zip(
-                places, self.token_strings, self.state_points[layer].tolist(), strict=True
+        positions = [(prompt, i) for prompt, n in enumerate(self.prompt_lengths) for i in range(n)]
+        for layer, points in enumerate(self.state_points.tolist()):
+            for (prompt, position), token, point in zip(
+                positions, self.token_strings, points, strict=True
             ):
-                rows.append(_row("state", place[0], layer, place[1], token, point))
+                rows.append(_row("state", prompt, layer, position, token, point))
         for word, point in zip(self.words, self.word_points.tolist(), strict=True):
             rows.append(_row("word", None, None, None, word, point))
-        whole = dict.fromkeys(("prompt", "layer", "position"), "Int64")
-        return pd.DataFrame(rows).astype(whole)
+        return pd.DataFrame(rows).astype(dict.fromkeys(("prompt", "layer", "position"), "Int64"))
 
     def plot(self, color: Color = "token") -> go.Figure:
-        """States and words of the chart; the paths colored by token or by layer."""
+        """Return a figure of the states and tokens, the paths colored by token or by layer.
+
+        Raises:
+            ValueError: unknown color.
+        """
+        require_choice("color", color, COLORS)
         return figure(self, color)
 
 
@@ -132,24 +146,25 @@ def fit_projection(
     n_words: int = 500,
     seed: int = 0,
 ) -> Projection:
-    """Fit a flat map of the states of one or several prompts and the words around them, at once.
+    """Project the states of one or several prompts and the tokens around them, jointly.
 
-    Points: `N(x_l)` of every state under the final norm, and the words' points `N(W_E)` under the
-    same norm: the prompts' tokens and what their states read as (the landmarks, drawn by name),
-    plus `n_words` tokens drawn at random with `seed`. Fitted jointly because UMAP's `transform`
-    depends on the order of its rows.
+    Points: `N(x_l)` of every state under the final norm, and the tokens' points `N(W_E)` under the
+    same norm: the prompts' tokens and the top readouts of their states (the landmarks, which a
+    figure labels), plus `n_words` random tokens. Fitted jointly because UMAP's `transform` depends
+    on the order of its rows.
 
     Args:
         weights: from `read_weights`.
-        states: from `read_states`, of the same model; several prompts share one chart.
-        method: "pca" (linear, instant), "umap" (cosine, PCA start, seeded, kept on disk in
+        states: from `read_states`, of the same model; several prompts share one projection.
+        method: "pca" (linear, instant), "umap" (cosine, PCA start, seeded, cached on disk in
             `$TW_LENS_CACHE` or `~/.cache/tw_lens`), or any object with `fit_transform`, such as
-            scikit-learn's `TSNE(n_components=2)`, which then decides the number of axes.
-        n_components: 2 or 3 axes.
-        n_words: how many random words for context.
-        seed: for the random words and UMAP.
+            scikit-learn's `TSNE(n_components=2)`, which then sets the number of axes.
+        n_components: number of axes, 2 or 3.
+        n_words: number of random tokens for context.
+        seed: of the random tokens and of UMAP.
 
     Raises:
+        TypeError: an argument of another type.
         ValueError: unknown method, another number of axes, no states, states of another model.
 
     Example:
@@ -163,54 +178,69 @@ def fit_projection(
     if not callable(getattr(method, "fit_transform", None)):
         if not isinstance(method, str):
             raise ValueError(
-                f"method={method!r} has no fit_transform: 'pca', 'umap' or an object with it fits."
+                "method must be 'pca', 'umap' or an object with fit_transform; "
+                f"{method!r} has no fit_transform."
             )
         require_choice("method", method, METHODS)
-    held = [states] if isinstance(states, States) else list(states)
-    if not held:
-        raise ValueError("states is empty: give what read_states returns, once or several times.")
-    for one in held:
-        weights.require_states(one)
+    prompts = _prompts(weights, states)
     require_positive("n_words", n_words)
     if n_components not in (2, 3):
-        raise ValueError(f"n_components={n_components}: a map has 2 or 3 axes.")
+        raise ValueError(f"n_components must be 2 or 3, got {n_components}.")
     norm = weights.readout.norm
-    y = norm.sphere(torch.cat([one.stream for one in held], dim=1))
-    tokens = [token for one in held for token in one.tokens.tolist()]
+    y = norm.sphere(torch.cat([prompt.stream for prompt in prompts], dim=1))
+    n_states = y[..., 0].numel()
+    tokens = [token for prompt in prompts for token in prompt.tokens.tolist()]
     landmarks = _landmarks(weights, tokens, y)
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(weights.d_vocab, generator=generator)[:n_words].tolist()
-    index = landmarks + [i for i in drawn if i not in set(landmarks)]
+    sample = torch.randperm(weights.d_vocab, generator=generator)[:n_words].tolist()
+    index = landmarks + [i for i in sample if i not in set(landmarks)]
     embedded = weights.vocabulary.embed(torch.tensor(index))
     points = torch.cat([y.flatten(0, 1), norm.sphere(embedded)])
     if method == "pca":
-        flat = pca(points, n_components)
+        reduced = pca(points, n_components)
     elif method == "umap":
-        flat = cached_umap(points, n_components, seed=seed)
+        reduced = cached_umap(points, n_components, seed=seed)
     else:
-        flat = reduce_with(points, method)
-    state_points = flat.points[: y[..., 0].numel()].unflatten(0, y.shape[:2])
+        reduced = reduce_with(points, method)
+    state_points = reduced.points[:n_states].unflatten(0, y.shape[:2])
     return Projection(
-        model_name=held[0].model_name,
+        model_name=prompts[0].model_name,
         method=method if isinstance(method, str) else type(method).__name__,
         seed=seed,
-        labels=tuple(held[0].labels),
-        token_strings=tuple(token for one in held for token in one.token_strings),
-        prompt_lengths=tuple(len(one) for one in held),
+        labels=tuple(prompts[0].labels),
+        token_strings=tuple(token for prompt in prompts for token in prompt.token_strings),
+        prompt_lengths=tuple(len(prompt) for prompt in prompts),
         state_points=state_points,
-        word_points=flat.points[y[..., 0].numel() :],
+        word_points=reduced.points[n_states:],
         word_index=tuple(index),
         words=tuple(weights.tokens.strings(index)),
         landmarks=len(landmarks),
-        trustworthiness=flat.trustworthiness,
+        trustworthiness=reduced.trustworthiness,
         step_rank_correlation=step_rank_correlation(state_points, angle(y, y.roll(-1, 0))),
-        explained=flat.explained,
-        caveats=(Caveat("drawing", "distances in a flat map are not those on the sphere."),),
+        explained=reduced.explained,
+        caveats=(Caveat("projection", "distances in a projection are not those on the sphere."),),
     )
 
 
+def _prompts(weights: Weights, states: States | Iterable[States]) -> list[States]:
+    """Return the states of one or several prompts as a list.
+
+    Raises:
+        TypeError: neither `States` nor a list of them.
+        ValueError: an empty list, or states of another model.
+    """
+    if not isinstance(states, States | Iterable):
+        require_states(weights, states)  # raises
+    prompts = [states] if isinstance(states, States) else list(states)
+    if not prompts:
+        raise ValueError("states is empty; give one or several results of read_states.")
+    for prompt in prompts:
+        require_states(weights, prompt)
+    return prompts
+
+
 def _landmarks(weights: Weights, tokens: list[int], y: Tensor) -> list[int]:
-    """The prompts' tokens and what their states read as at each layer, each once."""
+    """Return the prompts' tokens and the top readout of every state, each token once."""
     readout = weights.readout
     top = top_tokens(y.flatten(0, 1), readout.directions(), 1, bias=readout.bias())
     return list(dict.fromkeys(tokens + top.token_index[:, 0].tolist()))
@@ -223,7 +253,7 @@ def _row(
     position: int | None,
     token: str,
     point: list[float],
-) -> dict[str, object]:
-    where = {"kind": kind, "prompt": prompt, "layer": layer, "position": position}
+) -> dict[str, Any]:
+    row = {"kind": kind, "prompt": prompt, "layer": layer, "position": position}
     axes = {f"axis_{axis}": value for axis, value in enumerate(point)}
-    return where | {"token_string": token} | axes
+    return row | {"token_string": token} | axes

@@ -10,17 +10,20 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tw_lens.analyses.projection import COLORS, Color, Projection
 from tw_lens.analyses.token_filter import (
     TokenFilter,
     allowed_mask,
     filter_caveat,
     filter_summary,
 )
+from tw_lens.analyses.trajectory_attribution import TrajectoryAttribution
 from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES, trajectory_measures
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import PathMeasures, rank_of, top_tokens
 from tw_lens.results.arguments import (
+    require_choice,
     require_choices,
     require_int,
     require_positive,
@@ -32,9 +35,6 @@ from tw_lens.results.token_lists import TokenLists, make_token_lists
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-    from tw_lens.analyses.projection import Color, Projection
-    from tw_lens.analyses.trajectory_attribution import TrajectoryAttribution
 
 SHOWN = ("norm", "step_angle", "arc_length", "turning_angle")  # by `plot` without `measures=`
 
@@ -148,9 +148,16 @@ class Trajectory(Result):
                 `trajectory`.
 
         Raises:
-            TypeError: measures is no list.
-            ValueError: projection or attribution are of other states; a measure is unknown.
+            TypeError: projection is no `Projection`, or measures is no list.
+            ValueError: projection or attribution are of other states; an unknown color or measure.
         """
+        if not isinstance(projection, Projection | None):
+            raise TypeError(
+                "projection must be a Projection; call fit_projection(weights, states) first (got "
+                f"{type(projection).__name__})."
+            )
+        if not isinstance(color, TrajectoryAttribution):
+            require_choice("color", color, COLORS)
         chosen = require_choices("measures", measures, TRAJECTORY_MEASURES)
         return figure(self, projection, color, chosen)
 
@@ -197,12 +204,13 @@ def trajectory(
     require_states(weights, states)
     keep = allowed_mask(weights, token_filter)
     readout = weights.readout
-    y = readout.sphere(states.stream)
+    y = readout.sphere(states.stream).flatten(0, 1)
+    shape = states.stream.shape[:2]
     directions, bias = readout.directions(), readout.bias()
-    result = top_tokens(y.flatten(0, 1), directions, k, bias=bias, keep=keep)
-    final = top_tokens(y[-1], directions, 1, bias=bias).token_index[:, 0]
-    predicted = final.expand(y.shape[:2]).flatten()
-    rank = rank_of(y.flatten(0, 1), directions, predicted, bias=bias)
+    result = top_tokens(y, directions, k, bias=bias, keep=keep)
+    best = result if keep is None else top_tokens(y, directions, 1, bias=bias)
+    predicted = best.token_index[:, 0].unflatten(0, shape)[-1]
+    rank = rank_of(y, directions, predicted.expand(shape).flatten(), bias=bias)
     position_0 = Caveat("position 0", "the first position often has huge activations.")
     return Trajectory(
         model_name=states.model_name,
@@ -210,7 +218,7 @@ def trajectory(
         token_index=tuple(states.tokens.tolist()),
         token_strings=states.token_strings,
         values=trajectory_measures(weights, states.stream, states.tokens),
-        final_rank=rank.unflatten(0, y.shape[:2]),
+        final_rank=rank.unflatten(0, shape),
         readouts=make_token_lists(result, weights.tokens),
         token_filter=token_filter,
         caveats=(position_0, *filter_caveat(token_filter)),

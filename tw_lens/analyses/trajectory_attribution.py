@@ -1,11 +1,11 @@
-"""Who moved a word? Every step of the path as the sum of what each head and the MLP added.
+"""Trajectory attribution: every step as the sum of the contributions of each head and the MLP.
 
 1. Recompute the attention pattern of each layer from the canonical form, and every head's output.
-2. Take it through whatever stands between it and the stream: the norm after attention, the
+2. Apply what lies between this output and the residual stream: the norm after attention, the
    multiplier, or (BERT) the norms of the stream itself. A norm is linear once its divisor is
    known, and the divisor is that of the sum: each part is divided by the same number.
-3. Check that the parts add up to the step the model really made.
-4. Project each part on the step's tangential part: its signed share of the movement.
+3. Check that the parts sum to the model's own step.
+4. Project each part on the tangential part of the step: its signed share.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from torch import Tensor
 from tw_lens.canonical import Block, Norm, States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import tangential_shares
-from tw_lens.results.arguments import require_weights
+from tw_lens.results.arguments import require_int, require_states, require_weights
 from tw_lens.results.base import Result, figure
 from tw_lens.results.caveats import without_distance
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-ADDS_UP = 1e-5
-BESIDE_HEADS = ("attention", "bias", "MLP", "rest")
+TOLERANCE = 1e-5
+OTHER_COMPONENTS = ("attention", "bias", "MLP", "rest")
 
 Parts = dict[str, Float[Tensor, "position d_model"]]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class TrajectoryAttribution(Result):
-    """Every component's signed share of each tangential step, and the length of what it added.
+    """Signed share of every component in each tangential step, and the norm of its contribution.
 
     `components` are `H0`, `H1`, ... and, where a layer has them, `attention` (heads that cannot be
-    told apart, or what stands in attention's place), `bias` (what the layer adds whatever its
-    heads read), `MLP`, and `rest` (what the norms or the scale of the stream do to the state
-    itself). `share` and `length` are NaN where a layer has no such component. `residual_error` is the largest
-    relative gap between the sum of the parts and the step, over all layers, beyond the rounding
-    of the stream.
+    separated, or a layer in place of attention), `bias` (what the layer adds for any input of its
+    heads), `MLP`, and `rest` (the effect of the stream's norms or scale on the state itself).
+    `length` is the norm of what the final norm sees of a contribution (centred where it centres).
+    `share` and `length` are NaN where a layer has no such component. `residual_error` is the
+    largest relative error of the sum of the parts against the step, over all layers, beyond the
+    rounding of the residual stream.
     """
 
     model_name: str
@@ -57,117 +58,126 @@ class TrajectoryAttribution(Result):
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
-        """The component with the largest mean share, and how well the parts add up."""
+        """Return the component with the largest mean share, and the error of the sum."""
         mean = self.mean_share()
-        layer, which = divmod(int(mean.nan_to_num(-math.inf).argmax()), len(self.components))
+        layer, component = divmod(int(mean.nan_to_num(-math.inf).argmax()), len(self.components))
         return (
             f"{self.model_name}: {self.share.shape[0]} layers, {len(self.components)} components; "
-            f"{self.named(layer, which)} moves most ({100 * float(mean[layer, which]):.0f} % of "
-            f"its step); parts add up to {self.residual_error:.0e}"
+            f"{self.label(layer, component)} has the largest mean share "
+            f"({100 * float(mean[layer, component]):.0f} % of its step); parts sum to the steps "
+            f"within {self.residual_error:.0e}"
         )
 
-    def named(self, layer: int, component: int) -> str:
-        """A component's name: `L5H1`, `L5 MLP`."""
+    def label(self, layer: int, component: int) -> str:
+        """Return a component's label: `L5H1`, `L5 MLP`."""
         name = self.components[component]
         return f"L{layer}{name}" if name.startswith("H") else f"L{layer} {name}"
 
     def head_of(self, component: int) -> int | None:
-        """A component's head; None for what is no head."""
+        """Return a component's head; None for the other components."""
         name = self.components[component]
         return int(name[1:]) if name.startswith("H") else None
 
     def mean_share(self) -> Float[Tensor, "n_layers components"]:
-        """The mean share over the positions, position 0 left out where there are others."""
+        """Return the mean share over the positions, without position 0 if there are others."""
         return self.share[:, :, min(1, self.share.shape[-1] - 1) :].nanmean(-1)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Columns: layer, head (missing for other components), component, position, token_index, token_string, share, length."""
+        """Return one row per layer, component and position.
+
+        Columns: layer, head (missing for other components), component, position, token_index,
+        token_string, share, length.
+        """
         rows = []
-        for layer, which in (~self.share.isnan().all(-1)).nonzero().tolist():
+        for layer, component in (~self.share.isnan().all(-1)).nonzero().tolist():
             for position, token in enumerate(self.token_strings):
                 rows.append(
                     {
                         "layer": layer,
-                        "head": self.head_of(which),
-                        "component": self.named(layer, which),
+                        "head": self.head_of(component),
+                        "component": self.label(layer, component),
                         "position": position,
                         "token_index": self.token_index[position],
                         "token_string": token,
-                        "share": float(self.share[layer, which, position]),
-                        "length": float(self.length[layer, which, position]),
+                        "share": float(self.share[layer, component, position]),
+                        "length": float(self.length[layer, component, position]),
                     }
                 )
         return pd.DataFrame(rows).astype({"head": "Int64"})
 
     def plot(self, position: int | None = None) -> go.Figure:
-        """Layer by component, as a heat map: of one position, or the mean over all but the first.
+        """Return a heat map of layers and components.
+
+        Args:
+            position: one position; by default the mean over the positions (see `mean_share`).
 
         Raises:
             IndexError: the position does not exist.
+            TypeError: position is not an int.
         """
-        if position is not None and not 0 <= position < len(self.token_strings):
+        n = len(self.token_strings)
+        if position is not None and not 0 <= require_int("position", position) < n:
             raise IndexError(
-                f"position {position} does not exist: the prompt has positions 0 to "
-                f"{len(self.token_strings) - 1}."
+                f"position {position} does not exist: the prompt has positions 0 to {n - 1}."
             )
         return figure(self, position)
 
 
 @require_weights
 def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttribution:
-    """Decompose every step into what each head and the MLP really added.
+    """Decompose every step into the contributions of each head and the MLP.
 
     `D_l = x_{l+1} - x_l = sum of parts p`; with `t` the part of `D_l` across `x_l` (both as the
-    final norm sees them), the share of a part is `<p, t> / <t, t>`: the shares of a step add up to
-    1, and a negative one held the state back. Norms behind attention and of the stream, output
-    gates, multipliers and parallel blocks are included. The parts are checked to add up to the
-    step within 1e-5 of the layer's largest entry, beyond the rounding of the stream itself (a
-    position with entries of 25,000 is stored to 2e-3, whatever was added to it); heads that do not
-    add up to what attention added are not told apart (`attention`, with a caveat).
+    final norm sees them), the share of a part is `<p, t> / <t, t>`: the shares of a step sum to 1,
+    and a part with a negative share points against the step. Norms after attention and of the
+    stream, output gates, multipliers and parallel blocks are included. The parts are checked to sum
+    to the step within 1e-5 of the layer's largest entry, beyond the rounding of the stream itself
+    (a position with entries of 25,000 is stored to 2e-3, whatever was added to it); heads that do
+    not sum to the attention output are not separated (`attention`, with a caveat).
 
     Args:
         weights: from `read_weights`.
         states: from `read_states`, of the same model.
 
     Raises:
-        ValueError: states of another model, or a layer whose parts do not add up to its step.
+        TypeError: an argument of another type.
+        ValueError: states of another model, or a layer whose parts do not sum to its step.
 
     Example:
-        >>> found = trajectory_attribution(weights, states)
-        >>> found.components
+        >>> result = trajectory_attribution(weights, states)
+        >>> result.components
         ('H0', 'H1', 'H2', 'H3', 'bias', 'MLP')
-        >>> found.residual_error < 1e-5
+        >>> result.residual_error < 1e-5
         True
 
     Source: arXiv 2309.07315, section 4 (heads as updates); shares by definition.
     """
-    weights.require_states(states)
-    found, gaps, whole = [], [], []
+    require_states(weights, states)
+    parts_of_layer, errors, not_separated = [], [], []
     for layer in range(weights.n_layers):
-        parts, told_apart = _parts(weights, states, layer)
+        parts, separated = _parts(weights, states, layer)
         step = states.stream[layer + 1] - states.stream[layer]
-        residual_error = _beyond_rounding(
-            sum(parts.values()) - step, states.stream[layer : layer + 2], step
-        )
-        if not residual_error < ADDS_UP:
+        difference = sum(parts.values()) - step
+        error = _error_beyond_rounding(difference, states.stream[layer : layer + 2], step)
+        if not error < TOLERANCE:
             raise ValueError(
-                f"layer {layer} of {states.model_name}: its parts miss its step by {residual_error:.0e}, so "
-                "nobody can be said to have moved it; `trajectory` measures the step itself."
+                f"the decomposition of layer {layer} of {states.model_name} does not sum to its "
+                f"step (relative error {error:.0e}); use trajectory, which measures whole steps."
             )
-        found.append(parts)
-        gaps.append(residual_error)
-        whole += [] if told_apart else [layer]
-    n_heads = max(sum(name.startswith("H") for name in parts) for parts in found)
+        parts_of_layer.append(parts)
+        errors.append(error)
+        not_separated += [] if separated else [layer]
+    n_heads = max(sum(name.startswith("H") for name in parts) for parts in parts_of_layer)
     names = [f"H{head}" for head in range(n_heads)]
-    names += [name for name in BESIDE_HEADS if any(name in parts for parts in found)]
-    share = torch.full((len(found), len(names), len(states)), math.nan)
+    names += [name for name in OTHER_COMPONENTS if any(name in parts for parts in parts_of_layer)]
+    share = torch.full((len(parts_of_layer), len(names), len(states)), math.nan)
     length = share.clone()
     norm = weights.readout.norm
-    for layer, parts in enumerate(found):
-        at = [names.index(name) for name in parts]
-        seen = norm.project(torch.stack(list(parts.values())))
-        share[layer, at] = tangential_shares(norm.project(states.stream[layer]), seen)
-        length[layer, at] = seen.norm(dim=-1)
+    for layer, parts in enumerate(parts_of_layer):
+        index = [names.index(name) for name in parts]
+        projected = norm.project(torch.stack(list(parts.values())))
+        share[layer, index] = tangential_shares(norm.project(states.stream[layer]), projected)
+        length[layer, index] = projected.norm(dim=-1)
     return TrajectoryAttribution(
         model_name=states.model_name,
         token_index=tuple(states.tokens.tolist()),
@@ -175,37 +185,36 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
         components=tuple(names),
         share=share,
         length=length,
-        residual_error=max(gaps),
-        caveats=_caveats(weights, whole),
+        residual_error=max(errors),
+        caveats=_caveats(weights, not_separated),
     )
 
 
 def _parts(weights: Weights, states: States, layer: int) -> tuple[Parts, bool]:
-    """The parts of one step by name, and whether its heads are told apart."""
-    x, mlp, added = states.stream[layer], states.mlp_out[layer], states.attn_out[layer]
+    """Return the parts of one step by name, and whether the heads are separated."""
+    x, mlp, attn_out = states.stream[layer], states.mlp_out[layer], states.attn_out[layer]
     if layer not in weights.attention_layers:
-        return {"attention": added, "MLP": mlp}, True
+        return {"attention": attn_out, "MLP": mlp}, True
     block = weights.block(layer)
     pattern = block.attention_pattern(x)
-    heads, bias = _written(block, block.head_outputs(pattern, block.values(x), x))
-    told_apart = _relative(heads.sum(0) + bias - added, added) < ADDS_UP
-    parts: Parts = {f"H{head}": part for head, part in enumerate(heads)}
-    parts |= {"bias": bias}
-    if not told_apart:
-        parts = {"attention": added}
+    heads, bias = _contributions(block, block.head_outputs(pattern, block.values(x), x))
+    separated = _relative(heads.sum(0) + bias - attn_out, attn_out) < TOLERANCE
+    parts: Parts = {"attention": attn_out}
+    if separated:
+        parts = {f"H{head}": part for head, part in enumerate(heads)} | {"bias": bias}
     parts |= {"MLP": mlp}
     if block.stream_norms is not None:
-        return _through(block.stream_norms, x, added, parts), told_apart
+        return _through_stream_norms(block.stream_norms, x, attn_out, parts), separated
     if block.stream_scale != 1:
         parts = {name: part * block.stream_scale for name, part in parts.items()}
         parts["rest"] = (block.stream_scale - 1) * x
-    return parts, told_apart
+    return parts, separated
 
 
-def _written(
+def _contributions(
     block: Block, heads: Float[Tensor, "n_heads position d_model"]
 ) -> tuple[Float[Tensor, "n_heads position d_model"], Float[Tensor, "position d_model"]]:
-    """What each head adds behind the norm and multiplier, and what is added besides."""
+    """Return the contributions of the heads and of the bias, after norm and multiplier."""
     bias = block.b_O.expand(heads.shape[1:])
     norm, m = block.attention_output.norm, block.attention_output.multiplier
     if norm is None:
@@ -214,36 +223,36 @@ def _written(
     return m * linear(heads), m * (linear(bias) + norm.bias)
 
 
-def _through(norms: tuple[Norm, Norm], x: Tensor, added: Tensor, parts: Parts) -> Parts:
-    """Parts of `n_2(n_1(x + attention) + MLP)`: each through the norms that stand behind it."""
+def _through_stream_norms(
+    norms: tuple[Norm, Norm], x: Tensor, attn_out: Tensor, parts: Parts
+) -> Parts:
+    """Return the parts of `n_2(n_1(x + attention) + MLP)`, each after the norms applied to it."""
     first, second = norms
-    inner = first(x + added)
-    one, two = first.linear_at(x + added), second.linear_at(inner + parts["MLP"])
-    taken = {name: two(p if name == "MLP" else one(p)) for name, p in parts.items()}
-    biases = two(first.bias.expand_as(x)) + second.bias
-    taken["rest"] = two(one(x)) + biases - x
-    return taken
+    inner = first(x + attn_out)
+    linear_1, linear_2 = first.linear_at(x + attn_out), second.linear_at(inner + parts["MLP"])
+    result = {
+        name: linear_2(part if name == "MLP" else linear_1(part)) for name, part in parts.items()
+    }
+    biases = linear_2(first.bias.expand_as(x)) + second.bias
+    result["rest"] = linear_2(linear_1(x)) + biases - x
+    return result
 
 
-def _beyond_rounding(miss: Tensor, between: Tensor, step: Tensor) -> float:
-    """The relative gap left when both states of a step may be off by a rounding of their own."""
-    rounding = 2 * torch.finfo(between.dtype).eps * between.abs().amax(0)
-    return _relative((miss.abs() - rounding).clamp_min(0), step)
+def _error_beyond_rounding(difference: Tensor, states: Tensor, step: Tensor) -> float:
+    """Return the relative error of a step, beyond one rounding of each of its two states."""
+    rounding = 2 * torch.finfo(states.dtype).eps * states.abs().amax(0)
+    return _relative((difference.abs() - rounding).clamp_min(0), step)
 
 
-def _relative(residual_error: Tensor, size: Tensor) -> float:
-    """The largest entry of a gap over the largest entry of what it is a gap of."""
-    largest = float(size.abs().max())
-    return (
-        float(residual_error.abs().max()) / largest
-        if largest
-        else float(residual_error.abs().max())
-    )
+def _relative(difference: Tensor, reference: Tensor) -> float:
+    """Return the largest entry of a difference over the largest entry of its reference."""
+    error, largest = float(difference.abs().max()), float(reference.abs().max())
+    return error / largest if largest else error
 
 
-def _caveats(weights: Weights, whole: list[int]) -> tuple[Caveat, ...]:
-    said = [Caveat("position 0", "the first position is left out of means.")]
-    if whole:
-        layers = ", ".join(map(str, whole))
-        said.append(Caveat("heads", f"the heads of layers {layers} cannot be told apart."))
-    return (*without_distance(weights.caveats), *said)
+def _caveats(weights: Weights, not_separated: list[int]) -> tuple[Caveat, ...]:
+    caveats = [Caveat("position 0", "the first position is left out of means.")]
+    if not_separated:
+        layers = ", ".join(map(str, not_separated))
+        caveats.append(Caveat("heads", f"the heads of layers {layers} cannot be separated."))
+    return (*without_distance(weights.caveats), *caveats)

@@ -1,10 +1,10 @@
-"""UMAP's maps on disk: fitted once, then read, however many processes ask.
+"""UMAP cache on disk: each projection is fitted once, for all processes.
 
-1. A map's name is a digest of the points, of what is asked for, and of UMAP's version.
-2. One safetensors file per map in `$TW_LENS_CACHE` (by default `~/.cache/tw_lens`), written beside
-   its place and moved there whole: of two processes the later one puts the same map again.
-3. A file that is cut or changed does not match the digest of its points: it is fitted again.
-4. Where nothing can be written the map is fitted all the same, and a warning says so.
+1. The key of a projection is a digest of the points, the settings and UMAP's version.
+2. One safetensors file per projection in `$TW_LENS_CACHE` (by default `~/.cache/tw_lens`), written
+   atomically: of two processes the later one overwrites the file with the same projection.
+3. A truncated or changed file does not match the digest of its points: the projection is refitted.
+4. Where the folder cannot be written, the projection is fitted all the same, with a warning.
 """
 
 from __future__ import annotations
@@ -21,36 +21,38 @@ from torch import Tensor
 from tw_lens.files import write_atomically
 from tw_lens.geometry import ReducedPoints, umap
 
-CACHE_VERSION = 1  # one more whenever `umap` makes something else of the same points
+CACHE_VERSION = 1  # increase it whenever `umap` gives another result for the same points
 
 
 def cached_umap(
     points: Float[Tensor, "points d"], n_components: int, *, seed: int
 ) -> ReducedPoints:
-    """The map that `umap` fits, from the disk where it was fitted before.
+    """Return the projection of `umap`, from disk where it was fitted before.
 
     Args:
-        points: everything that is drawn, states and words.
-        n_components: axes of the map.
+        points: all points, states and tokens.
+        n_components: number of axes.
         seed: of the fit.
     """
-    path = _place(points, n_components, seed)
-    found = _read(path, (len(points), n_components))
-    if found is None:
-        found = umap(points, n_components, seed=seed)
-        _write(path, found)
-    return found
+    path = _cache_path(points, n_components, seed)
+    result = _read(path, (len(points), n_components))
+    if result is None:
+        result = umap(points, n_components, seed=seed)
+        _write(path, result)
+    return result
 
 
-def _place(points: Tensor, n_components: int, seed: int) -> Path:
-    asked = f"{CACHE_VERSION} {version('umap-learn')} {tuple(points.shape)} {n_components} {seed} "
-    name = hashlib.sha256(asked.encode() + _bytes(points)).hexdigest()[:32]
+def _cache_path(points: Tensor, n_components: int, seed: int) -> Path:
+    settings = (
+        f"{CACHE_VERSION} {version('umap-learn')} {tuple(points.shape)} {n_components} {seed} "
+    )
+    name = hashlib.sha256(settings.encode() + _bytes(points)).hexdigest()[:32]
     folder = os.environ.get("TW_LENS_CACHE") or Path.home() / ".cache" / "tw_lens"
     return Path(folder) / f"umap-{name}.safetensors"
 
 
 def _read(path: Path, shape: tuple[int, int]) -> ReducedPoints | None:
-    """A kept map; None where there is none, or no whole one."""
+    """Return a cached projection; None where the file is missing or invalid."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -63,18 +65,18 @@ def _read(path: Path, shape: tuple[int, int]) -> ReducedPoints | None:
     return ReducedPoints(points, float(header["trustworthiness"]), (float("nan"),) * shape[1])
 
 
-def _write(path: Path, found: ReducedPoints) -> None:
+def _write(path: Path, result: ReducedPoints) -> None:
     from safetensors.torch import save_file
 
-    points = found.points.contiguous()
-    header = {"digest": _digest(points), "trustworthiness": repr(found.trustworthiness)}
+    points = result.points.contiguous()
+    header = {"digest": _digest(points), "trustworthiness": repr(result.trustworthiness)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda to: save_file({"points": points}, to, metadata=header))
-    except OSError as refused:
+    except OSError as error:
         warnings.warn(
-            f"the map could not be kept in {path.parent} ({refused}) and will be fitted anew each "
-            "time: name a folder that can be written to in TW_LENS_CACHE.",
+            f"the UMAP projection could not be cached in {path.parent} ({error}) and will be "
+            "refitted each time; set TW_LENS_CACHE to a writable folder.",
             stacklevel=4,
         )
 

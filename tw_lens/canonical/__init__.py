@@ -1,4 +1,4 @@
-"""Canonical form: frozen, typed weights and states, the same for every model and processing."""
+"""Canonical form: frozen, typed weights and states, independent of model and processing."""
 
 from tw_lens.canonical.ablation import AblatedHead, RankOnePieces, ablate_pieces, score_contribution
 from tw_lens.canonical.attention_output import AttentionOutput, Gate

@@ -1,4 +1,4 @@
-"""From the heads' values to the stream: what a model does on either side of `W_O`."""
+"""Attention output: from the heads' values to the residual stream, around `W_O`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tw_lens.canonical.norm import HeadNorm, Norm
 class Gate:
     """An output gate: each head's values are multiplied by `sigmoid(n(x) W + b)` at the query.
 
-    `softplus` takes the place of the sigmoid where the model says so (Laguna).
+    With `softplus`, the softplus function replaces the sigmoid (Laguna).
     """
 
     W: Float[Tensor, "n_heads d_model d_gate"]
@@ -25,20 +25,20 @@ class Gate:
     def __call__(
         self, n_x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_heads d_gate"]:
-        """The gate at every position; one number per head where `d_gate` is 1."""
-        opened = torch.einsum("pd,hde->phe", n_x, self.W) + self.b
-        return torch.nn.functional.softplus(opened) if self.softplus else opened.sigmoid()
+        """Return the gate at every position; one number per head where `d_gate` is 1."""
+        logits = torch.einsum("pd,hde->phe", n_x, self.W) + self.b
+        return torch.nn.functional.softplus(logits) if self.softplus else logits.sigmoid()
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionOutput:
-    """How the heads' mixed values `z` reach the stream: `m * n(gate * n_z(z) W_O + b_O)`.
+    """The map from the heads' weighted values `z` to the output: `m * n(gate * n_z(z) W_O + b_O)`.
 
     Attributes:
         gate: an output gate on `z`; None without one.
         z_norm: a normalisation of `z` before `W_O` (BitNet); None without one.
-        norm: a normalisation of the layer's whole write (Gemma 2, OLMo 2); None without one.
-        multiplier: `m`, what the write is multiplied by before it is added (Granite).
+        norm: a normalisation of the layer's whole output (Gemma 2, OLMo 2); None without one.
+        multiplier: `m`, the factor on the output before it is added (Granite).
     """
 
     gate: Gate | None = None
@@ -48,9 +48,9 @@ class AttentionOutput:
 
     @property
     def linear(self) -> bool:
-        """Whether what a head adds depends on its own values only."""
+        """Whether a head's output depends on its own values only."""
         return self.gate is None and self.z_norm is None and self.norm is None
 
     def written(self, out: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """`m * n(out)`: what is added to the stream for the sum of all heads' outputs."""
+        """Return `m * n(out)`, what is added to the stream for the sum of all heads' outputs."""
         return self.multiplier * (out if self.norm is None else self.norm(out))

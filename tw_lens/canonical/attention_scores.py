@@ -1,4 +1,4 @@
-"""From queries and keys to attention: everything a model does between `q`, `k` and the pattern."""
+"""Attention scores: from queries and keys to the attention pattern."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class AttentionScores:
 
     Attributes:
         scale: `s`, the factor on the product.
-        rotary: `R`; None where positions do not rotate (in this layer).
+        rotary: `R`; None where positions do not rotate queries and keys (in this layer).
         q_norm, k_norm: `n_q`, `n_k`, the normalisation of queries and keys, None without one.
-        norm_after_rotary: whether it comes after the rotation instead of before.
-        softcap: `cap(t) = softcap * tanh(t / softcap)`; None for no cap.
+        norm_after_rotary: whether it follows the rotation instead of preceding it.
+        softcap: `cap(t) = softcap * tanh(t / softcap)`; None for no soft-cap.
         slopes: ALiBi's slope per head: the bias is `slopes * (j - i)`.
         temperature: a factor on the query at each position, `n -> [n]` (Llama 4, Ministral 3).
-        sinks: one more logit per head in every softmax, which takes weight and gives no value.
+        sinks: one more logit per head in every softmax, with a weight and without a value.
         causal: whether a query sees earlier positions only.
         window: how many positions a query sees, itself included (both ways without `causal`).
         chunk: a query sees its own chunk of this many positions only (Llama 4).
-        dense_up_to: beyond this many positions an indexer chooses which keys are seen, and the
-            pattern cannot be recomputed (GLM's sparse attention).
+        dense_up_to: beyond this many positions an indexer selects the keys, and the pattern
+            cannot be recomputed (GLM's sparse attention).
     """
 
     scale: float
@@ -48,12 +48,12 @@ class AttentionScores:
     dense_up_to: int | None = None
 
     def qk_norm(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """`n_q(q), n_k(k)`: `[..., heads, d_head]`, unchanged where the model has no such norm."""
+        """Return `n_q(q), n_k(k)` `[..., heads, d_head]`, unchanged without such norms."""
         q = q if self.q_norm is None else self.q_norm(q)
         return q, (k if self.k_norm is None else self.k_norm(k))
 
     def norm_and_rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys as they meet: normalised and rotated, `[position, heads, d_head]`."""
+        """Return normalised and rotated queries and keys, `[position, heads, d_head]`."""
         if not self.norm_after_rotary:
             q, k = self.qk_norm(q, k)
         if self.rotary is not None:
@@ -72,9 +72,9 @@ class AttentionScores:
         *,
         key: bool = False,
     ) -> Float[Tensor, "position parts d_head"]:
-        """Parts of one head's queries (or keys), as `norm_and_rotate` would have them in their sum.
+        """Normalise and rotate summands of one head's queries (or keys), linearly in the summand.
 
-        Linear in the part: a query-key norm divides it by what it divides the whole, `of`, by.
+        A query-key norm divides every summand by the divisor of the whole vectors `of`.
         """
         norm = self.k_norm if key else self.q_norm
         if self.rotary is not None and (norm is None or self.norm_after_rotary):
@@ -92,24 +92,24 @@ class AttentionScores:
         n_ctx = None if self.rotary is None else self.rotary.n_ctx
         if n_ctx is not None and abs(distance) >= n_ctx:
             raise ValueError(
-                f"distance={distance} is beyond the {n_ctx} positions of the model's context: the "
-                "distance of two positions is less."
+                f"distance={distance} is beyond the {n_ctx} positions of the model's context; give "
+                "a smaller distance."
             )
         if distance != 0 and self.rotary is None:
             raise ValueError(
-                f"distance={distance} needs rotary positions and layer {layer} does not rotate its "
-                "queries and keys: distance=0 fits."
+                f"distance must be 0 because layer {layer} does not rotate its queries and keys, "
+                f"got {distance}."
             )
         if distance < 0 and self.causal:
             raise ValueError(
-                f"distance={distance} would let a query look ahead: give the distance back to the "
-                "key, 0 or more."
+                "distance must be 0 or more because a causal query cannot look ahead, got "
+                f"{distance}."
             )
 
     def fold(self, q: Tensor, k: Tensor, distance: int) -> tuple[Tensor, Tensor]:
-        """Maps of queries and keys times the query-key norms' gains, queries rotated.
+        """Fold the query-key norms' gains into maps of queries and keys, and rotate the queries.
 
-        The norms' divisors are left out: they depend on the vector.
+        The norms' divisors are left out because they depend on the vector.
         """
         if self.norm_after_rotary and self.rotary is not None:
             q = self.rotary.turn(q, distance)
@@ -124,7 +124,7 @@ class AttentionScores:
     def query_at_distance(
         self, q: Float[Tensor, "words n_heads d_head"], distance: int
     ) -> Float[Tensor, "words n_heads d_head"]:
-        """Normalised queries, rotated by the distance back to the key, times the scale `s`."""
+        """Return normalised queries, rotated by the distance back to the key, times `s`."""
         if not self.norm_after_rotary and self.q_norm is not None:
             q = self.q_norm(q)
         if self.rotary is not None:
@@ -136,7 +136,7 @@ class AttentionScores:
     def normalised_key(
         self, k: Float[Tensor, "words n_kv_heads d_head"]
     ) -> Float[Tensor, "words n_kv_heads d_head"]:
-        """Normalised keys; the rotation is applied to the query."""
+        """Return normalised keys; the rotation is applied to the query."""
         return k if self.k_norm is None else self.k_norm(k)
 
     def raw_scores(
@@ -144,7 +144,7 @@ class AttentionScores:
         q: Float[Tensor, "position n_heads d_head"],
         k: Float[Tensor, "position n_heads d_head"],
     ) -> Float[Tensor, "n_heads position position"]:
-        """Scores before the cap and the mask of `norm_and_rotate` queries and keys."""
+        """Return the scores of normalised and rotated queries and keys before soft-cap and mask."""
         n = len(q)
         scores = self.scale * torch.einsum("ihe,jhe->hij", q, k)
         if self.slopes is not None:
@@ -157,23 +157,26 @@ class AttentionScores:
         q: Float[Tensor, "position n_heads d_head"],
         k: Float[Tensor, "position n_heads d_head"],
     ) -> Float[Tensor, "n_heads position position"]:
-        """Scores before the mask of `norm_and_rotate` queries and keys, one key head per query head."""
+        """Return the scores of normalised and rotated queries and keys before the mask.
+
+        Keys are given once per query head.
+        """
         return self.softcap_scores(self.raw_scores(q, k))
 
     def softcap_scores(self, scores: Tensor) -> Tensor:
-        """`softcap * tanh(scores / softcap)` where the model caps its scores."""
+        """Return `softcap * tanh(scores / softcap)`; the scores unchanged without a soft-cap."""
         return scores if self.softcap is None else self.softcap * (scores / self.softcap).tanh()
 
     def mask(self, n_positions: int) -> Bool[Tensor, "query key"]:
-        """Which key `j` a query `i` may look at.
+        """Return the mask that is True where query `i` sees key `j`.
 
         Raises:
-            ValueError: the model itself chooses the keys at this length.
+            ValueError: the model itself selects the keys at this length.
         """
         if self.dense_up_to is not None and n_positions > self.dense_up_to:
             raise ValueError(
                 f"the prompt has {n_positions} positions, and beyond {self.dense_up_to} this model "
-                "attends to keys that an indexer chooses: shorten the prompt."
+                "attends to keys that an indexer selects; shorten the prompt."
             )
         i = torch.arange(n_positions)
         distance = i[:, None] - i[None, :]
@@ -187,7 +190,7 @@ class AttentionScores:
     def pattern(
         self, scores: Float[Tensor, "n_heads position position"]
     ) -> Float[Tensor, "n_heads position position"]:
-        """The softmax over the keys each query may look at, the sink (if any) left out after."""
+        """Return the softmax over the keys that each query sees, without the sink's weight."""
         masked = scores.masked_fill(~self.mask(scores.shape[-1]), float("-inf"))
         if self.sinks is None:
             return masked.softmax(-1)

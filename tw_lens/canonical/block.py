@@ -1,4 +1,4 @@
-"""One block's attention, folded: queries, keys and values as maps from the sphere."""
+"""One block's attention in folded form: queries, keys and values as maps of the sphere."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tw_lens.canonical.norm import HeadNorm, Norm
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The attention of one layer, raw as the model holds it and folded as `N(x)` meets it.
+    """The attention of one layer, raw as in the model and folded to read `N(x)`.
 
     Raw: `W_Q [n_heads, d_model, d_head]`, `W_K`, `W_V [n_kv_heads, ...]`, `W_O [n_heads, d_head,
     d_model]`, biases as zeros where the model has none. Folded: `A_Q = P diag(gain) W_Q`,
     `a_Q = bias W_Q + b_Q`, the same for K and V, so that `q = N(x) A_Q + a_Q`.
-    Query head `h` uses key/value head `h // (n_heads / n_kv_heads)`. What happens between q, k and
-    the attention pattern is `attention_scores`, what happens around `W_O` is `attention_output`; `bottleneck_Q` and
-    `bottleneck_KV` are the bottlenecks of latent attention, None elsewhere. `stream_norms` are the
-    norms of a post-norm model (BERT), which normalise the stream itself after attention and after
-    the MLP, None elsewhere. `v_norm` normalises the values and
-    `stream_scale` multiplies the stream behind the block (Gemma 4); None and 1 elsewhere.
+    Query head `h` uses key/value head `h // (n_heads / n_kv_heads)`. `attention_scores` leads from
+    q and k to the attention pattern, `attention_output` is the part around `W_O`. `bottleneck_Q`
+    and `bottleneck_KV` are the bottlenecks of latent attention, None elsewhere. `stream_norms` are
+    the norms of a post-norm model (BERT), which normalise the residual stream itself after
+    attention and after the MLP, None elsewhere. `v_norm` normalises the values and `stream_scale`
+    multiplies the residual stream after the block (Gemma 4); None and 1 elsewhere.
 
-    `A_O` is `W_O` times the gains of the norms around it (if there are any) and the multiplier
-    of what is added, with the direction removed that no norm of the model sees (the mean, when
+    `A_O` is `W_O` times the gains of the norms around it (if there are any) and the multiplier of
+    the output, projected off the direction that every norm of the model removes (the mean, if
     every norm centres): the same for a raw and a processed model.
     """
 
@@ -66,16 +66,16 @@ class Block:
 
     @property
     def kv_head(self) -> list[int]:
-        """For each query head, the key/value head it uses."""
+        """The key/value head of each query head."""
         group = self.n_heads // self.W_K.shape[0]
         return [head // group for head in range(self.n_heads)]
 
     def heads(self, head: int | None) -> list[int]:
-        """The heads meant by `head=`: all of them for None.
+        """Return the heads that `head=` selects: all of them for None.
 
         Raises:
             IndexError: the head does not exist.
-            TypeError: it is no number.
+            TypeError: the head is not an int.
         """
         if head is None:
             return list(range(self.n_heads))
@@ -108,34 +108,34 @@ class Block:
 
     @cached_property
     def A_O(self) -> Float[Tensor, "n_heads d_value d_model"]:
-        """`m W_O diag(post gain)` without the direction that no norm sees (see the class)."""
+        """`m W_O diag(post gain)` off the direction that every norm removes (see the class)."""
         if (z_norm := self.attention_output.z_norm) is None:
             return self._remove_unseen_mean(self.W_O)
         return self._remove_unseen_mean(self.W_O * z_norm.gains(*self.W_O.shape[:2])[..., None])
 
     @cached_property
     def a_O(self) -> Float[Tensor, " d_model"]:
-        """`b_O` in the same form: what the layer adds once, whatever its heads read."""
+        """`b_O` in the same form: what the layer adds once, independent of its heads' input."""
         return self._remove_unseen_mean(self.b_O)
 
     @cached_property
     def a_Q(self) -> Float[Tensor, "n_heads d_head"]:
-        """`bias W_Q + b_Q`: the part of every query that no word decides."""
+        """`bias W_Q + b_Q`: the constant part of every query."""
         return self.norm.bias @ self.W_Q + self.b_Q
 
     @cached_property
     def a_K(self) -> Float[Tensor, "n_kv_heads d_head"]:
-        """`bias W_K + b_K`: the part of every key that no word decides."""
+        """`bias W_K + b_K`: the constant part of every key."""
         return self.norm.bias @ self.W_K + self.b_K
 
     @cached_property
     def a_V(self) -> Float[Tensor, "n_kv_heads d_value"]:
-        """`bias W_V + b_V`: the part of every value that no word decides."""
+        """`bias W_V + b_V`: the constant part of every value."""
         return self.norm.bias @ self.W_V + self.b_V
 
     @property
     def bilinear(self) -> bool:
-        """Whether a score is `q A k` up to the cap: no query-key norm, no bottleneck for keys."""
+        """Whether a score is `q A k` up to the soft-cap: no query-key norm, no key bottleneck."""
         attention_scores = self.attention_scores
         return (
             attention_scores.q_norm is None
@@ -155,7 +155,7 @@ class Block:
     def qk_factors(
         self, distance: int = 0
     ) -> tuple[Float[Tensor, "n_heads d_model d_head"], Float[Tensor, "n_kv_heads d_model d_head"]]:
-        """`L, R` with `W_QK = s L_h R_h^T`: `A_Q P diag(g_q) R(distance)` and `A_K P diag(g_k)`.
+        """Return `L = A_Q P diag(g_q) R(distance)`, `R = A_K P diag(g_k)`: `W_QK = s L_h R_h^T`.
 
         `g` and `P` are the query-key norms' gains and centring (ones and identity without them).
 
@@ -168,14 +168,14 @@ class Block:
     def qk_constants(
         self,
     ) -> tuple[Float[Tensor, "n_heads d_head"], Float[Tensor, "n_kv_heads d_head"]]:
-        """`a_Q` and `a_K` at distance 0, with the same factors as `qk_factors`."""
+        """Return `a_Q` and `a_K` at distance 0, with the same factors as `qk_factors`."""
         q, k = self.attention_scores.fold(self.a_Q[:, None], self.a_K[:, None], 0)
         return q[:, 0], k[:, 0]
 
     def query_at_distance(
         self, q: Float[Tensor, "words n_heads d_head"], distance: int
     ) -> Float[Tensor, "words n_heads d_head"]:
-        """Normalised queries, rotated by the distance back to the key, times the scale `s`.
+        """Return normalised queries, rotated by the distance back to the key, times `s`.
 
         Raises:
             ValueError: the layer cannot be read at this distance (see `require_distance`).
@@ -184,6 +184,7 @@ class Block:
         return self.attention_scores.query_at_distance(q, distance)
 
     def _remove_unseen_mean(self, written: Tensor) -> Tensor:
+        """Apply post-norm gain and multiplier, and remove the mean if every norm removes it."""
         post = self.attention_output.norm
         if post is not None:
             written = post.project(written) * post.gain
@@ -193,39 +194,39 @@ class Block:
     def queries(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_heads d_head"]:
-        """The queries of a residual stream, from the folded form (before any query-key norm)."""
+        """Return the queries of a residual stream (before any query-key norm)."""
         return self.queries_of_points(self.norm.sphere(x))
 
     def keys(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_kv_heads d_head"]:
-        """The keys of a residual stream, from the folded form (before any query-key norm)."""
+        """Return the keys of a residual stream (before any query-key norm)."""
         return self.keys_of_points(self.norm.sphere(x))
 
     def values(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_kv_heads d_value"]:
-        """The values of a residual stream, from the folded form (before any norm of values)."""
+        """Return the values of a residual stream (before any norm of values)."""
         return self.values_of_points(self.norm.sphere(x))
 
     def queries_of_points(
         self, y: Float[Tensor, "points d_model"]
     ) -> Float[Tensor, "points n_heads d_head"]:
-        """The queries of points of the sphere, `y A_Q + a_Q`."""
+        """Return the queries of points of the sphere, `y A_Q + a_Q`."""
         q = torch.einsum("pd,hde->phe", y, self.A_Q) + self.a_Q
         return q if self.bottleneck_Q is None else self.bottleneck_Q.normalise(q, self._affine(y))
 
     def keys_of_points(
         self, y: Float[Tensor, "points d_model"]
     ) -> Float[Tensor, "points n_kv_heads d_head"]:
-        """The keys of points of the sphere, `y A_K + a_K`."""
+        """Return the keys of points of the sphere, `y A_K + a_K`."""
         k = torch.einsum("pd,hde->phe", y, self.A_K) + self.a_K
         return k if self.bottleneck_KV is None else self.bottleneck_KV.normalise(k, self._affine(y))
 
     def values_of_points(
         self, y: Float[Tensor, "points d_model"]
     ) -> Float[Tensor, "points n_kv_heads d_value"]:
-        """The values of points of the sphere, `y A_V + a_V`."""
+        """Return the values of points of the sphere, `y A_V + a_V`."""
         v = torch.einsum("pd,hde->phe", y, self.A_V) + self.a_V
         if self.bottleneck_KV is None:
             return v
@@ -239,14 +240,14 @@ class Block:
         q: Float[Tensor, "position n_heads d_head"],
         k: Float[Tensor, "position n_kv_heads d_head"],
     ) -> Float[Tensor, "n_heads position position"]:
-        """Attention scores before the mask (see `AttentionScores`)."""
+        """Return the attention scores before the mask (see `AttentionScores`)."""
         q, k = self.attention_scores.norm_and_rotate(q, k)
         return self.attention_scores.scores(q, k[:, self.kv_head])
 
     def attention_pattern(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "n_heads position position"]:
-        """The attention pattern on a residual stream."""
+        """Return the attention pattern on a residual stream."""
         return self.attention_scores.pattern(self.scores(self.queries(x), self.keys(x)))
 
     def weighted_values(
@@ -254,14 +255,14 @@ class Block:
         pattern: Float[Tensor, "n_heads position position"],
         v: Float[Tensor, "position n_kv_heads d_value"],
     ) -> Float[Tensor, "position n_heads d_value"]:
-        """`z = pattern n_v(v)` of every head."""
+        """Return `z = pattern n_v(v)` of every head."""
         v = v if self.v_norm is None else self.v_norm(v)
         return torch.einsum("hij,jhe->ihe", pattern, v[:, self.kv_head])
 
     def gated(
         self, z: Float[Tensor, "*batch position n_heads d_value"], x: Float[Tensor, "position d"]
     ) -> Float[Tensor, "*batch position n_heads d_value"]:
-        """`gate * n_z(z)`: what the heads hand to `W_O`."""
+        """Return `gate * n_z(z)`, the input of `W_O`."""
         if self.attention_output.gate is not None:
             z = z * self.attention_output.gate(self.norm(x))
         return z if self.attention_output.z_norm is None else self.attention_output.z_norm(z)
@@ -272,7 +273,7 @@ class Block:
         v: Float[Tensor, "position n_kv_heads d_value"],
         x: Float[Tensor, "position d_model"],
     ) -> Float[Tensor, "n_heads position d_model"]:
-        """`gate * n_z(pattern v) W_O` of every head, before bias, post-norm and multiplier."""
+        """Return each head's `gate * n_z(pattern v) W_O`, before bias, post-norm and multiplier."""
         return torch.einsum(
             "ihe,hed->hid", self.gated(self.weighted_values(pattern, v), x), self.W_O
         )
@@ -283,13 +284,13 @@ class Block:
         v: Float[Tensor, "position n_kv_heads d_value"],
         x: Float[Tensor, "position d_model"],
     ) -> Float[Tensor, "position d_model"]:
-        """What the attention adds to the stream `x` (post-norm and multiplier included)."""
+        """Return what attention adds to the residual stream `x`, after post-norm and multiplier."""
         return self.attention_output.written(self.head_outputs(pattern, v, x).sum(0) + self.b_O)
 
     def attn_out_of_points(
         self, y: Float[Tensor, "points d_model"]
     ) -> Float[Tensor, "points d_model"]:
-        """The vector the attention adds for points of the sphere that attend to themselves only."""
+        """Return what attention adds for points of the sphere that attend to themselves only."""
         v = self.values_of_points(y)
         v = v if self.v_norm is None else self.v_norm(v)
         out = self.attention_output
@@ -304,7 +305,7 @@ class Block:
         attn_out: Float[Tensor, "*batch position d_model"],
         mlp_out: Float[Tensor, "*batch position d_model"],
     ) -> Float[Tensor, "*batch position d_model"]:
-        """The stream behind the block: `x` and what was added, and what becomes of their sum."""
+        """Return the residual stream after the block, from its input and what its parts add."""
         if self.stream_norms is not None:
             first, second = self.stream_norms
             return second(first(x + attn_out) + mlp_out)

@@ -1,4 +1,4 @@
-"""The words: where they enter the stream, and how the model reads a state as words."""
+"""The token embeddings and how they enter the residual stream."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tw_lens.canonical.norm import Norm
 ROWS_AT_ONCE = 8192
 
 TokenVectorChunks = Callable[[], Iterator[Tensor]]
-"""A table of word vectors, handed out as chunks `[rows, d]` in the order of the token ids."""
+"""A table of token vectors, as chunks `[rows, d]` in the order of the token ids."""
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The word embeddings `W_E [d_vocab, d_embed]` as the model holds them, read in chunks.
+    """The token embeddings `W_E [d_vocab, d_model]` as the model holds them, read in chunks.
 
-    A word enters the stream as `n(scale * W_E[w] W_in + token_type)`, without a position.
+    Token `w` enters the residual stream as `n(scale * W_E[w] + token_type)`, without a position.
 
     Attributes:
         W_E: the table.
-        scale: what the model multiplies an embedding by (Gemma: sqrt(d)).
+        scale: the model's factor on embeddings (Gemma: sqrt(d)).
         norm: the normalisation of the embedding (BLOOM, BERT); None without one.
-        added: what is added to every word alike (BERT's first token type); None for nothing.
+        token_type: a vector added to every embedding (BERT's first token type); None without one.
     """
 
     W_E: Tensor
@@ -38,29 +38,29 @@ class Vocabulary:
         return self.W_E.shape[0]
 
     def rows(self) -> Iterator[Float[Tensor, "rows d_model"]]:
-        """The embeddings, unscaled, float32, a chunk at a time."""
+        """Yield the embeddings, unscaled, float32, a chunk at a time."""
         for start in range(0, len(self), ROWS_AT_ONCE):
             yield self.W_E[start : start + ROWS_AT_ONCE].detach().float().cpu()
 
     def embeddings(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
-        """The embeddings of some tokens, unscaled."""
+        """Return the embeddings of some tokens, unscaled."""
         return self.W_E[token_index.to(self.W_E.device)].detach().float().cpu()
 
     def embed_rows(self, rows: Float[Tensor, "words d_model"]) -> Float[Tensor, "words d_model"]:
-        """Embeddings as they enter the stream (see the class)."""
-        entered = rows if self.scale == 1 else rows * self.scale
+        """Return embeddings as they enter the residual stream (see the class)."""
+        x = rows if self.scale == 1 else rows * self.scale
         if self.token_type is not None:
-            entered = entered + self.token_type
-        return entered if self.norm is None else self.norm(entered)
+            x = x + self.token_type
+        return x if self.norm is None else self.norm(x)
 
     def embed(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
-        """Some tokens as they enter the stream."""
+        """Return some tokens as they enter the residual stream."""
         return self.embed_rows(self.embeddings(token_index))
 
     def on_sphere(self, norm: Norm) -> TokenVectorChunks:
-        """`N(embed)` as chunks: the vocabulary points of the exact convention."""
+        """Return `N(embed)` as chunks: the exact convention's points."""
         return lambda: (norm.sphere(self.embed_rows(chunk)) for chunk in self.rows())
 
     def on_ellipsoid(self, norm: Norm) -> TokenVectorChunks:
-        """`n(W_E)` with the norm's own gain and bias: the points of the published convention."""
+        """Return `n(W_E)` as chunks, with gain and bias: the published convention's points."""
         return lambda: (norm(chunk) for chunk in self.rows())

@@ -1,4 +1,4 @@
-"""The bottleneck of latent attention: what keeps its projections from being linear."""
+"""The bottleneck of latent attention, the nonlinear part of its projections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class Bottleneck:
 
     With `W = W_down diag(gain) W_up` composed into one matrix, the projection is
     `n(x) W / r(x)`, `r(x) = sqrt(mean((n(x) W_down)^2) + eps)`: linear up to one number per
-    position. `width` says how many leading dimensions of a head are divided (all for None).
+    position. `width` is the number of leading dimensions of a head that are divided (all for
+    None).
     """
 
     W_down: Float[Tensor, "d_model rank"]
@@ -27,7 +28,7 @@ class Bottleneck:
         projected: Float[Tensor, "position heads d_head"],
         n_x: Float[Tensor, "position d_model"],
     ) -> Float[Tensor, "position heads d_head"]:
-        """The projection of every position over its own `r(x)`."""
+        """Divide the projection of every position by its own `r(x)`."""
         r = ((n_x @ self.W_down).square().mean(-1) + self.eps).sqrt()[:, None, None]
         width = projected.shape[-1] if self.width is None else self.width
         return torch.cat([projected[..., :width] / r, projected[..., width:]], dim=-1)

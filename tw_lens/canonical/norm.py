@@ -1,4 +1,4 @@
-"""Normalisations: of the stream (the projection onto the sphere), and of queries and keys."""
+"""Normalisations of the residual stream (the projection onto the sphere) and of heads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Norm:
     """One normalisation, `n(x) = gain * N(x) + bias`.
 
     `N(x) = sqrt(d) * Px / sqrt(|Px|^2 + d*eps)` with `P = I - 11^T/d` for LayerNorm (`centred`),
-    `P = I` for RMSNorm. `gain` is the factor really applied (offset gains `1 + w` are resolved).
-    A block that reads the stream as it is (OLMo 2, BERT) has `Norm.none(d)`: `N(x) = x`.
+    `P = I` for RMSNorm. `gain` is the factor that is applied (offset gains `1 + w` are resolved).
+    A block that reads the residual stream without a norm (OLMo 2, BERT) has `Norm.none(d)`:
+    `N(x) = x`.
 
     Source: arXiv 2309.07315, section 3; `eps` is kept because scores are off by 1e-4 without it.
     """
@@ -30,7 +31,7 @@ class Norm:
 
     @classmethod
     def none(cls, d_model: int) -> Norm:
-        """No normalisation at all."""
+        """Return the identity, `N(x) = x`."""
         blank = torch.zeros(d_model)
         return cls(gain=blank + 1, bias=blank, eps=0.0, centred=False, normalises=False)
 
@@ -45,11 +46,11 @@ class Norm:
         return bool((self.gain == 1).all()) and bool((self.bias == 0).all())
 
     def project(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """`Px`: the part of `x` the norm can see (the mean removed for LayerNorm)."""
+        """Return `Px`: `x` without its mean for LayerNorm, `x` for RMSNorm."""
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
     def sphere(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """`N(x)`: `x` on the sphere of radius sqrt(d), slightly inside it because of `eps`."""
+        """Return `N(x)`: `x` on the sphere of radius sqrt(d), slightly inside because of `eps`."""
         if not self.normalises:
             return x
         if self.centred:
@@ -58,15 +59,15 @@ class Norm:
         return x * (mean_square + self.eps).rsqrt()
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """`n(x) = gain * N(x) + bias`: `x` on the ellipsoid the weight matrices read."""
+        """Return `n(x) = gain * N(x) + bias`: `x` on the ellipsoid that weight matrices read."""
         return self.sphere(x) * self.gain + self.bias
 
     def linear_at(
         self, x: Float[Tensor, "*batch d_model"]
     ) -> Callable[[Float[Tensor, "*more d_model"]], Float[Tensor, "*more d_model"]]:
-        """The norm without its bias as a linear map, dividing by what it divides `x` by.
+        """Return the norm without its bias as a linear map, with the divisor of `x`.
 
-        `n(x) = linear_at(x)(x) + bias`, and the parts of a sum add up: each is divided alike.
+        `n(x) = linear_at(x)(x) + bias`, and the images of the parts of a sum add up.
         """
         if not self.normalises:
             return lambda part: part
@@ -76,16 +77,16 @@ class Norm:
     def fold(
         self, W: Float[Tensor, "heads d_model d_head"]
     ) -> Float[Tensor, "heads d_model d_head"]:
-        """`P diag(gain) W`: the matrix that reads `N(x)` instead of `n(x)`."""
+        """Return `P diag(gain) W`, the matrix that reads `N(x)` instead of `n(x)`."""
         scaled = self.gain[:, None] * W
         return scaled - scaled.mean(-2, keepdim=True) if self.centred else scaled
 
 
 @dataclass(frozen=True, eq=False)
 class HeadNorm:
-    """A normalisation of queries or keys: of every head alone, or `across` all of them at once.
+    """A normalisation of queries, keys or values: head by head, or `across` all heads at once.
 
-    `gain` and `bias` have the shape the model keeps them in: `[d_head]` (one for all heads),
+    `gain` and `bias` have the shape that the model stores: `[d_head]` (one for all heads),
     `[heads, d_head]`, or, `across`, `[heads * d_head]`.
     """
 
@@ -97,28 +98,28 @@ class HeadNorm:
 
     def __call__(self, x: Float[Tensor, "*batch heads d_head"]) -> Tensor:
         """Normalise `x`, head by head or all heads together."""
-        seen = x.flatten(-2) if self.across else x
+        y = x.flatten(-2) if self.across else x
         if self.centred:
-            seen = seen - seen.mean(-1, keepdim=True)
-        seen = seen * (seen.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        return (seen * self.gain + self.bias).reshape(x.shape)
+            y = y - y.mean(-1, keepdim=True)
+        y = y * (y.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return (y * self.gain + self.bias).reshape(x.shape)
 
     def linear_at(
         self, x: Float[Tensor, "position heads d_head"], head: int
     ) -> Callable[[Float[Tensor, "position parts d_head"]], Tensor]:
-        """One head's normalisation without its bias as a linear map, dividing as it divides `x`.
+        """Return one head's normalisation without its bias as a linear map, with `x`'s divisor.
 
         Raises:
             ValueError: all heads are centred at once, so that no head has a map of its own.
         """
         if self.across and self.centred:
             raise ValueError(
-                "a norm that centres all heads together gives no head a map of its own: only the "
-                "whole layer can be taken apart."
+                "a norm that centres all heads together gives no head a map of its own; only the "
+                "whole layer can be decomposed."
             )
-        seen = x.flatten(-2)[:, None] if self.across else x
-        seen = seen - seen.mean(-1, keepdim=True) if self.centred else seen
-        divisor = (seen.square().mean(-1, keepdim=True) + self.eps).sqrt()
+        y = x.flatten(-2)[:, None] if self.across else x
+        y = y - y.mean(-1, keepdim=True) if self.centred else y
+        divisor = (y.square().mean(-1, keepdim=True) + self.eps).sqrt()
         divisor = divisor[:, 0 if self.across else head, None]
         gain = self.gains(*x.shape[-2:])[head]
         return lambda part: (
@@ -126,15 +127,15 @@ class HeadNorm:
         )
 
     def fold(self, W: Float[Tensor, "heads rows d_head"]) -> Float[Tensor, "heads rows d_head"]:
-        """`W P diag(gain)`: what the norm makes of a head's matrix but for the lengths.
+        """Return `W P diag(gain)`: the norm applied to a head's matrix, without its divisor.
 
-        A norm that centres all heads at once has no `P` for one of them: its gain alone is taken.
+        A norm that centres all heads at once has no `P` for one head; only its gain is applied.
         """
         if self.centred and not self.across:
             W = W - W.mean(-1, keepdim=True)
         return W * self.gains(len(W), W.shape[-1])[:, None]
 
     def gains(self, heads: int, d_head: int) -> Float[Tensor, "heads d_head"]:
-        """The gain of every head and dimension."""
+        """Return the gain of every head and dimension."""
         gain = self.gain.reshape(heads, d_head) if self.across else self.gain
         return gain.expand(heads, d_head)

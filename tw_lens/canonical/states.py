@@ -1,4 +1,4 @@
-"""A prompt's states: the residual stream at every layer, and what was added to it."""
+"""A prompt's states: the residual stream at every layer, and what each block added to it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """The stream of one prompt, float32 on the CPU.
+    """The residual stream of one prompt, float32 on the CPU.
 
     Attributes:
-        model_name: where the states come from.
-        tokens: ids of the prompt's positions, as the model itself saw them.
+        model_name: the model's name.
+        tokens: ids of the prompt's positions, as the model itself tokenized it.
         token_strings: the same, printable.
         stream: the input of every block and, last, the final state.
         attn_out, mlp_out: what attention and the MLP added in each block.
@@ -31,7 +31,7 @@ class States:
 
     @property
     def n_layers(self) -> int:
-        """Number of blocks passed through."""
+        """Number of blocks."""
         return self.stream.shape[0] - 1
 
     @property
@@ -41,9 +41,9 @@ class States:
 
     @property
     def adds_up(self) -> float:
-        """Relative gap between the stream and the sum of what was added to it (see the class)."""
-        made = self.stream[:-1] + self.attn_out + self.mlp_out
-        return float((made - self.stream[1:]).abs().max() / self.stream[1:].abs().max())
+        """Relative gap between the residual stream and the sum of its parts (see the class)."""
+        total = self.stream[:-1] + self.attn_out + self.mlp_out
+        return float((total - self.stream[1:]).abs().max() / self.stream[1:].abs().max())
 
     def __len__(self) -> int:
         return self.stream.shape[1]

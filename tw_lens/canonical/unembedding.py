@@ -1,4 +1,4 @@
-"""The readout: how the model turns a final state into logits."""
+"""The readout: from a final state to logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tw_lens.canonical.norm import Norm
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """How the model turns a final state into logits: `cap(N(x) A_U + a_U)`.
+    """The model's map from a final state to logits, `cap(N(x) A_U + a_U)`.
 
     `A_U = scale P diag(gain) W_U`, `a_U = scale (bias W_U + b_U)`. `W_U [d_model, d_vocab]` stays
     where the model holds it and is read in chunks of columns.
@@ -24,9 +24,9 @@ class Readout:
         norm: the final norm (`Norm.none` where the model has none).
         W_U: the unembedding.
         b_U: its bias.
-        scale: what the model multiplies its logits by (Cohere, Granite).
-        softcap: `cap(t) = softcap * tanh(t / softcap)` (Gemma 2); None for no cap.
-        head: what a masked language model does to a state before its norm; None for nothing.
+        scale: the factor on the logits (Cohere, Granite).
+        softcap: `cap(t) = softcap * tanh(t / softcap)` (Gemma 2); None for no soft-cap.
+        head: the function of a masked language model before the final norm; None without one.
         is_embedding: True where the model has no unembedding and `W_U` is `W_E` transposed.
     """
 
@@ -39,45 +39,45 @@ class Readout:
     is_embedding: bool = False
 
     def columns(self) -> Iterator[Float[Tensor, "words d_model"]]:
-        """`W_U` transposed, float32, a chunk of words at a time."""
+        """Yield `W_U` transposed, float32, a chunk of tokens at a time."""
         for start in range(0, self.W_U.shape[1], ROWS_AT_ONCE):
             yield self.W_U[:, start : start + ROWS_AT_ONCE].detach().float().cpu().T
 
     def sphere(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """`N(x)`: a state where the unembedding meets it (behind the head, if there is one)."""
+        """Return `N(x)` as the unembedding reads it (after the head, if there is one)."""
         return self.norm.sphere(x if self.head is None else self.head(x))
 
     def directions(self) -> TokenVectorChunks:
-        """The columns of `A_U` as rows: the direction on the sphere that speaks for each word."""
+        """Return the columns of `A_U` as rows: each token's readout direction on the sphere."""
         return lambda: map(self._fold, self.columns())
 
     def direction(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
-        """The columns of `A_U` of some words, as rows."""
+        """Return the columns of `A_U` of some tokens, as rows."""
         return self._fold(self.W_U[:, token_index.to(self.W_U.device)].detach().float().cpu().T)
 
     def _fold(self, columns: Float[Tensor, "words d_model"]) -> Float[Tensor, "words d_model"]:
-        """Columns of `W_U` as the sphere meets them: `P diag(gain)` and the scale applied."""
+        """Fold columns of `W_U` to read the sphere: `P diag(gain)` and the scale applied."""
         return self.norm.project(columns * (self.norm.gain * self.scale))
 
     def pull_back(
         self, directions: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch d_model"]:
-        """What meets columns of `W_U` as directions meet those of `A_U`: `y A_U = y_met W_U`."""
+        """Return `y'` with `y A_U = y' W_U`: directions in the space of raw columns."""
         return self.norm.project(directions) * (self.norm.gain * self.scale)
 
     def bias(self) -> Float[Tensor, " d_vocab"]:
-        """`a_U = scale (bias W_U + b_U)`: the part of every logit that no state decides."""
+        """Return `a_U = scale (bias W_U + b_U)`: the constant part of every logit."""
         if not self.norm.bias.any():
             return self.b_U * self.scale
         bias = torch.cat([chunk @ self.norm.bias for chunk in self.columns()])
         return (bias + self.b_U) * self.scale
 
     def softcap_logits(self, logits: Tensor) -> Tensor:
-        """`softcap * tanh(logits / softcap)` where the model caps its logits."""
+        """Return `softcap * tanh(logits / softcap)`; the logits unchanged without a soft-cap."""
         return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
     def logits(self, x: Float[Tensor, "states d_model"]) -> Float[Tensor, "states d_vocab"]:
-        """The model's own logits of residual states (head and final norm included)."""
-        pull_back = self.pull_back(self.sphere(x))
-        raw = torch.cat([pull_back @ chunk.T for chunk in self.columns()], dim=-1)
+        """Return the model's own logits of residual states (head and final norm included)."""
+        y = self.pull_back(self.sphere(x))
+        raw = torch.cat([y @ chunk.T for chunk in self.columns()], dim=-1)
         return self.softcap_logits(raw + self.bias())

@@ -1,8 +1,8 @@
-"""A model's weights in canonical form: small facts at hand, blocks read one at a time."""
+"""A model's weights in canonical form; blocks are read one at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
@@ -17,20 +17,20 @@ from tw_lens.tokens import TokenStrings
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What `read_weights` gives: everything the geometry needs, folded, lazy per layer.
+    """The weights of a model as `read_weights` returns them: folded, lazy per layer.
 
     Attributes:
-        model_name: the name the model carries.
+        model_name: the model's name.
         architecture: the architecture's name.
         n_layers, n_heads, n_kv_heads, d_model, d_head, d_vocab: the sizes; heads are those of
             the first layer with attention (`block(layer).n_heads` where layers differ).
-        attention_layers: the layers that attend (all of them but in hybrids).
-        vocabulary: the word embeddings.
+        attention_layers: the layers with attention (all of them except in hybrids).
+        vocabulary: the token embeddings.
         readout: the final norm and unembedding.
         tokens: ids to printable strings and back.
-        processed: what TransformerLens took out: "folded" (the norms' gains and biases), "centred"
-            (means), "without value biases" (moved into b_O).
-        caveats: what is true only under a condition.
+        processed: TransformerLens' processing: "folded" (the norms' gains and biases are gone),
+            "centred" (means are gone), "without value biases" (moved into b_O).
+        caveats: the conditions under which readings of this model hold.
     """
 
     model_name: str
@@ -64,23 +64,23 @@ class Weights:
 
         Raises:
             IndexError: the layer does not exist.
-            ValueError: the layer's weights hold NaN or infinity.
+            ValueError: the layer's weights contain NaN or infinity.
         """
         self.require_layer(layer)
         return self.read_block(layer)
 
     def require_layer(self, layer: int) -> None:
-        """Refuse a layer that does not exist.
+        """Reject a layer that does not exist.
 
         Raises:
-            IndexError: with the layers there are.
-            TypeError: it is no number.
+            IndexError: the layer does not exist.
+            TypeError: the layer is not an int.
         """
         try:
             index(layer)
         except TypeError:
             raise TypeError(
-                f"layer={layer!r} is no number: name one block, 0 to {self.n_layers - 1}."
+                f"layer must be an int, 0 to {self.n_layers - 1}; got {layer!r}."
             ) from None
         if not 0 <= layer < self.n_layers:
             raise IndexError(
@@ -88,46 +88,49 @@ class Weights:
                 f"{self.n_layers - 1}."
             )
 
-    def chosen_layers(self, layers: Iterable[int]) -> tuple[int, ...]:
-        """The layers named by `layers=`, each once.
+    def require_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """Return the layers, each once; reject what is no list of existing layers.
 
         Raises:
-            IndexError: one of them does not exist.
-            TypeError: a number, or something else that is no list of numbers.
-            ValueError: none is named.
+            IndexError: a layer does not exist.
+            TypeError: layers is not a list of ints.
+            ValueError: the list is empty.
         """
-        if not isinstance(layers, Iterable):
-            raise TypeError(f"layers={layers!r} is no list: give layers=[{layers!r}].")
-        chosen = tuple(dict.fromkeys(layers))
-        if not chosen:
-            raise ValueError("layers is empty: name at least one block, or leave it out.")
-        for layer in chosen:
+        if not _is_list_of_ints(layers):
+            raise TypeError(f"layers must be a list of ints, e.g. [1]; got {layers!r}.")
+        unique = tuple(dict.fromkeys(layers))
+        if not unique:
+            raise ValueError("layers is empty; give at least one layer, or leave it out.")
+        for layer in unique:
             self.require_layer(layer)
-        return chosen
+        return unique
 
     def require_states(self, states: States) -> None:
-        """Refuse states that cannot come from the weights' model.
+        """Reject states that cannot come from the weights' model.
 
         Raises:
-            ValueError: different numbers of layers or widths.
+            ValueError: the numbers of layers or the widths differ.
         """
-        given = (states.n_layers, states.stream.shape[-1])
-        if given != (self.n_layers, self.d_model):
+        n_layers, d_model = states.n_layers, states.stream.shape[-1]
+        if (n_layers, d_model) != (self.n_layers, self.d_model):
             raise ValueError(
-                f"the states ({given[0]} layers, width {given[1]}) are not of the weights' model "
-                f"({self.n_layers} layers, width {self.d_model}): read both from one model."
+                f"the states ({n_layers} layers, width {d_model}) are not of the weights' model "
+                f"({self.n_layers} layers, width {self.d_model}); read both from one model."
             )
 
     def require_unprocessed(self, what: str) -> None:
-        """Refuse `what` where folding has destroyed the norms' own gain and bias.
+        """Reject an analysis or option where processing has destroyed what it needs.
+
+        Args:
+            what: the analysis or option, for the message.
 
         Raises:
-            ValueError: the weights are folded or centred.
+            ValueError: the weights are processed.
         """
         if self.processed:
             raise ValueError(
                 f"{what} needs the raw weights, and those of {self.model_name} are "
-                f"{' and '.join(self.processed)}: numbers it was trained with are gone. Load the "
+                f"{' and '.join(self.processed)}, which destroys trained parameters; load the "
                 "model without processing (fold_ln=False, no compatibility mode), or use "
                 'convention="exact".'
             )
@@ -140,3 +143,9 @@ class Weights:
             f"{self.d_head}, {self.d_vocab} tokens, {self.readout.norm.kind})"
         ]
         return "\n  caveat, ".join(lines + [str(caveat) for caveat in self.caveats])
+
+
+def _is_list_of_ints(values: object) -> bool:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        return False
+    return all(hasattr(value, "__index__") for value in values)

@@ -1,4 +1,4 @@
-"""Geometry: pure functions on tensors, batched, torch only (PCA and UMAP from their libraries)."""
+"""Geometry: pure, batched functions on tensors, in torch (PCA and UMAP from their libraries)."""
 
 from tw_lens.geometry.dimension_reduction import (
     ReducedPoints,

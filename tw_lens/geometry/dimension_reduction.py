@@ -1,4 +1,4 @@
-"""From a sphere to a picture: linear (PCA), by neighbours (UMAP), or any reducer; and its faith."""
+"""Dimension reduction by PCA, UMAP or any reducer, and the quality of the projection."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAX_JUDGED_POINTS = 2000
-AT_ONCE = 1024
+CHUNK_SIZE = 1024
 
 
 class ReducedPoints(NamedTuple):
-    """Points of a picture and how far it can be believed.
+    """Points of a projection and measures of its quality.
 
-    `trustworthiness` (0 to 1): share of neighbours in the picture that are neighbours in the
+    `trustworthiness` (0 to 1): share of neighbours in the projection that are neighbours in the
     original space too, measured on at most 2000 of the points. `explained`: share of the variance
-    each axis keeps (NaN where a method has none).
+    along each axis (NaN where a method has none).
     """
 
     points: Float[Tensor, "points axes"]
@@ -31,7 +31,7 @@ class ReducedPoints(NamedTuple):
 
 
 def pca(points: Float[Tensor, "points d"], n_components: int) -> ReducedPoints:
-    """Principal components (scikit-learn), signs fixed by it, reproducible."""
+    """Project on principal components (scikit-learn, with its sign rule): reproducible."""
     from sklearn.decomposition import PCA
 
     model = PCA(n_components=n_components, svd_solver="full")
@@ -41,11 +41,11 @@ def pca(points: Float[Tensor, "points d"], n_components: int) -> ReducedPoints:
 
 
 def umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> ReducedPoints:
-    """UMAP of all points together: cosine metric, exact neighbours, PCA start, seeded."""
+    """Project by UMAP: cosine metric, exact neighbours, PCA initialisation, seeded."""
     import warnings
 
     n_neighbors = min(15, len(points) - 1)
-    with warnings.catch_warnings():  # of an optional part, and of a search index, neither needed
+    with warnings.catch_warnings():  # an optional dependency and a search index, neither needed
         warnings.simplefilter("ignore")
         from umap import UMAP
 
@@ -64,61 +64,60 @@ def umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> 
 
 
 def _neighbours(points: Float[Tensor, "points d"], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every point's nearest ones by cosine, itself among them: their places and distances.
+    """Return the indices and distances of every point's nearest by cosine, itself included.
 
-    All products of 10,000 points take a second; UMAP's own search takes twenty and guesses.
+    All products of 10,000 points take a second; UMAP's own search takes twenty and approximates.
     """
     u = unit(points)
-    near = [(chunk @ u.T).topk(n) for chunk in u.split(AT_ONCE)]
-    distance = (1 - torch.cat([found.values for found in near])).clamp_min(0)
-    return torch.cat([found.indices for found in near]).numpy(), distance.numpy()
+    nearest = [(chunk @ u.T).topk(n) for chunk in u.split(CHUNK_SIZE)]
+    distance = (1 - torch.cat([chunk.values for chunk in nearest])).clamp_min(0)
+    return torch.cat([chunk.indices for chunk in nearest]).numpy(), distance.numpy()
 
 
 def reduce_with(points: Float[Tensor, "points d"], reducer: Any) -> ReducedPoints:
-    """What a reducer's own `fit_transform` makes of the points (t-SNE, MDS, Isomap, ...).
+    """Project by a reducer's own `fit_transform` (t-SNE, MDS, Isomap, ...).
 
     Raises:
-        ValueError: it gives something else than 2 or 3 finite axes for every point.
+        ValueError: the result is not 2 or 3 finite coordinates for every point.
     """
-    given = reducer.fit_transform(points.numpy())
-    flat = torch.as_tensor(given, dtype=torch.float32)
-    fits = flat.ndim == 2 and len(flat) == len(points) and flat.shape[1] in (2, 3)
-    if not fits or not bool(flat.isfinite().all()):
+    flat = torch.as_tensor(reducer.fit_transform(points.numpy()), dtype=torch.float32)
+    matching = flat.ndim == 2 and len(flat) == len(points) and flat.shape[1] in (2, 3)
+    if not matching or not bool(flat.isfinite().all()):
         raise ValueError(
-            f"{type(reducer).__name__} made an array of shape {tuple(flat.shape)}: "
-            f"({len(points)}, 2) or ({len(points)}, 3) of finite numbers fits."
+            f"{type(reducer).__name__} made an array of shape {tuple(flat.shape)}; it must be "
+            f"({len(points)}, 2) or ({len(points)}, 3), of finite numbers."
         )
     nan = (float("nan"),) * flat.shape[1]
     return ReducedPoints(flat, _trustworthiness(points.numpy(), flat.numpy()), nan)
 
 
 def step_rank_correlation(
-    drawn: Float[Tensor, "points position axes"], true: Float[Tensor, "points position"]
+    projected: Float[Tensor, "points position axes"], true: Float[Tensor, "points position"]
 ) -> float:
-    """How much of the true step lengths survives in a drawing: their rank correlation.
+    """Return the rank correlation of step lengths in a projection with their true angles.
 
-    Spearman's correlation, over all steps of all paths, between the length of a step as drawn and
-    its true angle: 1 where the longer of two steps is always drawn longer, 0 where drawn lengths
-    say nothing. It does not depend on the drawing's scale. NaN with fewer than 3 steps.
+    Spearman's correlation over all steps of all paths: 1 where the longer of two steps is always
+    longer in the projection, 0 where projected lengths are uninformative. It does not depend on
+    the projection's scale. NaN with fewer than 3 steps.
 
     Args:
-        drawn: the paths' points in the picture.
+        projected: the paths' points in the projection.
         true: the angle from each point to the next; the last row is ignored.
     """
-    lengths, angles = drawn.diff(dim=0).norm(dim=-1).flatten(), true[:-1].flatten()
+    lengths, angles = projected.diff(dim=0).norm(dim=-1).flatten(), true[:-1].flatten()
     if len(lengths) < 3 or len(lengths.unique()) < 2 or len(angles.unique()) < 2:
         return float("nan")
     return float(torch.corrcoef(torch.stack([_ranks(lengths), _ranks(angles)]))[0, 1])
 
 
 def _ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Places in ascending order; equal values share the mean of theirs."""
-    _, which, counts = values.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2)[which].double()
+    """Return ranks in ascending order; equal values get the mean of their ranks."""
+    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts - 1) / 2)[inverse].double()
 
 
-def _trustworthiness(points, flat) -> float:
-    """On at most 2000 points, evenly spread over their order: it takes their number squared."""
+def _trustworthiness(points: np.ndarray, flat: np.ndarray) -> float:
+    """Return the trustworthiness on at most 2000 evenly spaced points; its cost is quadratic."""
     import numpy as np
     from sklearn.manifold import trustworthiness
 

@@ -1,4 +1,4 @@
-"""Singular values and vectors of products that are never multiplied out.
+"""Singular value decomposition of products that are never multiplied out.
 
 A matrix `L R^T` with `L [m, r]`, `R [n, r]` and r much smaller than m and n: two QR
 decompositions leave an `r x r` core, whose SVD is rotated back.
@@ -27,12 +27,12 @@ def factored_svd(
     *,
     group_of_head: list[int] | None = None,
 ) -> FactoredSVD:
-    """SVD of `L[h] R[g(h)]^T` for every head, in `O((m + n) r^2)`.
+    """Decompose `L[h] R[g(h)]^T` for every head, in `O((m + n) r^2)`.
 
     Args:
         L: left factors, one per head.
         R: right factors, one per head or one per group of heads.
-        group_of_head: which right factor each head uses; head h uses h by default.
+        group_of_head: the right factor of each head; head h uses h by default.
     """
     group = list(range(L.shape[0])) if group_of_head is None else group_of_head
     Q_L, R_L = torch.linalg.qr(L)

@@ -1,4 +1,4 @@
-"""Random directions to compare with, how alike the vectors of a list are, and p-values by rank."""
+"""Null distributions: random directions, mean pairwise cosine, and p-values by rank."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tw_lens.geometry.sphere import unit
 from tw_lens.geometry.top_tokens import TopTokens, select, top_tokens_both_signs
 
 TokenVectorChunks = Callable[[], Iterator[Tensor]]
-DECIMALS = 5  # the same words in another order must tie
+DECIMALS = 5  # the same tokens in another order must tie
 
 
 def mean_pairwise_cosine(vectors: Float[Tensor, "lists k d"]) -> Float[Tensor, " lists"]:
-    """The mean cosine over the k(k-1)/2 pairs of each list: `(|sum u|^2 - k) / (k (k - 1))`."""
+    """Return each list's mean cosine over its pairs, `(|sum u|^2 - k) / (k (k - 1))`."""
     k = vectors.shape[1]
     total = unit(vectors).sum(1).square().sum(-1)
     return ((total - k) / (k * (k - 1))).round(decimals=DECIMALS)
@@ -25,9 +25,9 @@ def mean_pairwise_cosine(vectors: Float[Tensor, "lists k d"]) -> Float[Tensor, "
 def upper_p_values(
     observed: Float[Tensor, " observed"], controls: Float[Tensor, " controls"]
 ) -> Float[Tensor, " observed"]:
-    """`(1 + #{controls >= observed}) / (1 + n)`: valid where all are exchangeable, ties included.
+    """Return `(1 + #{controls >= observed}) / (1 + n)`, valid under exchangeability, ties too.
 
-    NaN where the observed number is; controls that are NaN count as ties. P-values that share
+    NaN where the observed value is NaN; controls that are NaN count as ties. P-values that share
     their controls are positively dependent, under which Benjamini-Hochberg stays valid.
 
     Source: Phipson and Smyth 2010; Bates et al. 2023 (arXiv 2104.08279) for shared controls.
@@ -41,19 +41,19 @@ def upper_p_values(
 def random_directions_like(
     rows: TokenVectorChunks, n: int, generator: torch.Generator
 ) -> Float[Tensor, "n d"]:
-    """Unit directions drawn from a normal distribution with the covariance of the rows.
+    """Sample unit directions from a normal distribution with the covariance of the rows.
 
     `sum_w z_w (p_w - mean)` with standard normal `z`: exact, without a d x d matrix.
     """
-    made = weight = mean = torch.zeros(())
+    total = weight = mean = torch.zeros(())
     count = 0
     for chunk in rows():
         z = torch.randn(n, len(chunk), generator=generator)
-        made = made + z @ chunk
+        total = total + z @ chunk
         weight = weight + z.sum(-1, keepdim=True)
         mean = mean + chunk.sum(0)
         count += len(chunk)
-    return unit(made - weight * (mean / count))
+    return unit(total - weight * (mean / count))
 
 
 def top_tokens_signed(
@@ -64,7 +64,7 @@ def top_tokens_signed(
     relative: bool,
     keep: Bool[Tensor, " words"] | None = None,
 ) -> TopTokens:
-    """The words of the side of each direction that the sign rule keeps (as on right-hand sides)."""
+    """Return the top tokens along each direction, signed by the rule for right-hand sides."""
     both = top_tokens_both_signs(directions, rows, k, relative=relative, keep=keep)
     return select(both.positive, both.along, both.against)
 
@@ -72,7 +72,7 @@ def top_tokens_signed(
 def random_directions_in_span(
     factors: Float[Tensor, "heads d r"], n: int, generator: torch.Generator
 ) -> Float[Tensor, "heads n d"]:
-    """Unit directions, uniform in the subspace that each factor's columns span."""
+    """Sample unit directions, uniform in the span of each factor's columns."""
     bases = torch.linalg.qr(factors)[0]
     inside = torch.randn(len(bases), n, bases.shape[-1], generator=generator)
     return unit(inside @ bases.mT)
@@ -81,19 +81,19 @@ def random_directions_in_span(
 def random_orthonormal(
     n: int, width: int, directions: int, generator: torch.Generator
 ) -> Float[Tensor, "n width directions"]:
-    """Orthonormal directions, each frame uniform among all (Haar)."""
-    drawn = torch.randn(n, width, directions, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(drawn)[0]
+    """Sample orthonormal frames, uniform among all (Haar measure)."""
+    sample = torch.randn(n, width, directions, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(sample)[0]
 
 
 def match_singular_values(
     frame: Float[Tensor, "r k"], S: Float[Tensor, " r"], strengths: Float[Tensor, " k"]
 ) -> tuple[Float[Tensor, "r k"], Float[Tensor, " k"]]:
-    """Directions in a frame's span, and factors that give what `diag(S)` makes of them strengths.
+    """Return directions in a frame's span, and factors that give them chosen singular values.
 
-    `frame frame^T diag(S) = U diag(t) V^T`: returned are `U` and `strengths / t`. With its rows
-    multiplied so, the part of the matrix that the frame reads has the strengths as singular values,
-    and with them their rank and their energy (Frobenius norm).
+    `frame frame^T diag(S) = U diag(t) V^T`: returned are `U` and `strengths / t`. Multiplied by
+    these factors, the part of the matrix that the frame reads has `strengths` as singular values,
+    and so their rank and their energy (Frobenius norm).
     """
     left, t, _ = torch.linalg.svd(frame.mT * S, full_matrices=False)
     least = torch.finfo(t.dtype).eps * S.max()

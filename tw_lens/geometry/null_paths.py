@@ -1,4 +1,4 @@
-"""Paths that something else than the model walked: what a measure of a path is compared with."""
+"""Null paths for trajectory measures: shuffled steps and random steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tw_lens.geometry.sphere import unit
 def shuffled_steps(
     x: Float[Tensor, "points position d"], generator: torch.Generator
 ) -> Float[Tensor, "points position d"]:
-    """The same steps in another order, one order for all positions: both ends stay."""
+    """Return the paths with their steps in one random order for all positions, ends fixed."""
     steps = x.diff(dim=0)
     order = torch.randperm(len(steps), generator=generator)
     return torch.cat([x[:1], x[:1] + steps[order].cumsum(0)])
@@ -21,7 +21,7 @@ def shuffled_steps(
 def random_steps(
     x: Float[Tensor, "points position d"], generator: torch.Generator
 ) -> Float[Tensor, "points position d"]:
-    """Steps of the same lengths in directions drawn evenly from the sphere: the start stays."""
+    """Return paths with steps of the same lengths in uniformly random directions, start fixed."""
     steps = x.diff(dim=0)
-    drawn = unit(torch.randn(steps.shape, generator=generator, dtype=steps.dtype))
-    return torch.cat([x[:1], x[:1] + (drawn * steps.norm(dim=-1, keepdim=True)).cumsum(0)])
+    directions = unit(torch.randn(steps.shape, generator=generator, dtype=steps.dtype))
+    return torch.cat([x[:1], x[:1] + (directions * steps.norm(dim=-1, keepdim=True)).cumsum(0)])

@@ -13,7 +13,7 @@ from tw_lens.geometry.sphere import angle, log_map, unit
 
 
 class PathMeasures(NamedTuple):
-    """Angles in radians, one row per point of the path; NaN where a measure has no meaning."""
+    """Measures in radians, one row per point of the path; NaN where a measure is undefined."""
 
     step_angle: Float[Tensor, "points ..."]
     arc_length: Float[Tensor, "points ..."]
@@ -23,12 +23,12 @@ class PathMeasures(NamedTuple):
 
 
 def measure_path(y: Float[Tensor, "points *batch d"]) -> PathMeasures:
-    """Step angles, arc length, turning angles and chords of a path.
+    """Measure step angles, arc length, turning angles and chords of a path.
 
     `step_angle[l]` is the angle from point l to l+1 (NaN at the end), `arc_length[l]` the sum of
     the steps before l, `turning_angle[l]` the angle between the arriving and the leaving tangent
     (NaN at both ends), `chord[l]` the angle from the first point to point l, `tortuosity[l]` is
-    `arc_length[l] / chord[l]`: 1 along a great circle, NaN while the path is where it began.
+    `arc_length[l] / chord[l]`: 1 along a great circle, NaN where the path is at its start.
     """
     steps = angle(y[:-1], y[1:])
     blank = torch.full_like(steps[:1], math.nan)
@@ -47,7 +47,7 @@ def measure_path(y: Float[Tensor, "points *batch d"]) -> PathMeasures:
 def radial_share(
     x: Float[Tensor, "points *batch d"],
 ) -> Float[Tensor, "points ..."]:
-    """The share of each step's squared length that points along the state (NaN at the end)."""
+    """Return the share of each step's squared length along the state (NaN at the end)."""
     step = x[1:] - x[:-1]
     along = (step * x[:-1]).sum(-1).square() / x[:-1].square().sum(-1)
     share = along / step.square().sum(-1)
@@ -57,7 +57,7 @@ def radial_share(
 def radial_and_tangential(
     x: Float[Tensor, "points *batch d"], step: Float[Tensor, "points *batch d"]
 ) -> tuple[Float[Tensor, "points *batch d"], Float[Tensor, "points *batch d"]]:
-    """A step taken at `x` as its part along `x` and its part across: they add up to the step."""
+    """Split a step at `x` into its parts along `x` and tangential to the sphere."""
     u = unit(x)
     radial = (step * u).sum(-1, keepdim=True) * u
     return radial, step - radial
@@ -66,12 +66,12 @@ def radial_and_tangential(
 def tangential_shares(
     x: Float[Tensor, "points *batch d"], parts: Float[Tensor, "parts points *batch d"]
 ) -> Float[Tensor, "parts points *batch"]:
-    """The signed share of each part in the tangential step of their sum, `<p, t> / <t, t>`.
+    """Return each part's signed share of the tangential step of their sum, `<p, t> / <t, t>`.
 
-    `t` is the part of `sum(parts)` across `x`. The shares of all parts add up to 1; a negative one
-    held the state back. NaN where nothing moves across.
+    `t` is the tangential part of `sum(parts)` at `x`. The shares of all parts add up to 1; a
+    negative one points against the step. NaN where the tangential step is zero.
     """
-    _, across = radial_and_tangential(x, parts.sum(0))
-    size = across.square().sum(-1)
-    along = (parts * across).sum(-1)
-    return torch.where(size > 0, along / size, math.nan)
+    _, tangential = radial_and_tangential(x, parts.sum(0))
+    size = tangential.square().sum(-1)
+    projection = (parts * tangential).sum(-1)
+    return torch.where(size > 0, projection / size, math.nan)

@@ -1,4 +1,4 @@
-"""Angles and tangents on the hypersphere."""
+"""Angles and tangents on the unit hypersphere; `Norm.sphere` projects states onto a sphere."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from torch import Tensor
 
 
 def unit(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-    """`x / |x|` (zero stays zero)."""
+    """Return `x / |x|` (zero stays zero)."""
     return x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def angle(a: Float[Tensor, "*batch d"], b: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
-    """The angle between `a` and `b` in radians, exact for tiny angles too.
+    """Return the angle between `a` and `b` in radians, accurate for tiny angles too.
 
-    `2 atan2(|u - v|, |u + v|)` for unit vectors u, v: an arccos would lose everything under 3e-4.
+    `2 atan2(|u - v|, |u + v|)` for unit vectors u, v; an arccos cannot resolve angles below 3e-4.
     """
     u, v = unit(a), unit(b)
     return 2 * torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1))
 
 
 def log_map(
-    at: Float[Tensor, "*batch d"], to: Float[Tensor, "*batch d"]
+    base: Float[Tensor, "*batch d"], to: Float[Tensor, "*batch d"]
 ) -> Float[Tensor, "*batch d"]:
-    """The tangent at `at` that leads to `to` along the great circle; its length is the angle."""
-    u, v = unit(at), unit(to)
+    """Return the tangent at `base` of the great circle to `to`; its length is the angle."""
+    u, v = unit(base), unit(to)
     tangent = v - (u * v).sum(-1, keepdim=True) * u
-    return unit(tangent) * angle(at, to)[..., None]
+    return unit(tangent) * angle(base, to)[..., None]

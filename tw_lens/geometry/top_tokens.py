@@ -1,4 +1,4 @@
-"""The words that score highest against a direction, over a whole vocabulary, in chunks."""
+"""The highest-scoring tokens of a query over a whole vocabulary, in chunks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ BLOCK_SIZE = 64
 
 
 class TopTokens(NamedTuple):
-    """The best-scoring tokens of each query, best first."""
+    """The highest-scoring tokens of each query, best first."""
 
     score: Float[Tensor, "queries k"]
     token_index: Int[Tensor, "queries k"]
 
-    def of(self, which: slice | list[int]) -> TopTokens:
-        """The lists of some of the queries."""
-        return TopTokens(self.score[which], self.token_index[which])
+    def of(self, queries: slice | list[int]) -> TopTokens:
+        """Return the lists of some of the queries."""
+        return TopTokens(self.score[queries], self.token_index[queries])
 
 
 def top_tokens(
@@ -32,14 +32,14 @@ def top_tokens(
     bias: Float[Tensor, " words"] | None = None,
     keep: Bool[Tensor, " words"] | None = None,
 ) -> TopTokens:
-    """Top-k of `queries @ rows^T + bias`, never holding more than a chunk of scores.
+    """Return the top k of `queries @ rows^T + bias`, with one chunk of scores in memory.
 
     Args:
         queries: directions or points.
-        rows: the words' vectors, in chunks, in the order of the token ids.
-        k: how many; fewer when the vocabulary is smaller.
-        distance: a number added to each word's score.
-        keep: which words may be found; all of them by default.
+        rows: the tokens' vectors, in chunks, in the order of the token ids.
+        k: the number of tokens per query; fewer if the vocabulary is smaller.
+        bias: a number added to each token's score.
+        keep: mask of the tokens that may be returned; all of them by default.
     """
     k = k if keep is None else min(k, int(keep.sum()))
     best = _empty(queries.shape[0])
@@ -54,9 +54,9 @@ def top_tokens(
 
 
 class TopTokensBothSigns(NamedTuple):
-    """The best-scoring tokens along and against each direction, and which side scores higher.
+    """The highest-scoring tokens along and against each direction, and the side that is higher.
 
-    `positive` compares the best word of the whole vocabulary on either side, whatever was kept.
+    `positive` compares the best tokens of the whole vocabulary on either side, also outside `keep`.
     """
 
     along: TopTokens
@@ -72,15 +72,15 @@ def top_tokens_both_signs(
     relative: bool = False,
     keep: Bool[Tensor, " words"] | None = None,
 ) -> TopTokensBothSigns:
-    """Top-k along `v` and along `-v` for every direction `v`, with one product for both.
+    """Return the top k along `v` and along `-v` for every direction `v`, with one product.
 
     Args:
         queries: directions.
-        rows: the words' vectors, in chunks, in the order of the token ids.
-        k: how many; fewer when the vocabulary is smaller.
-        relative: scores relative to the mean word's (the order is the same, the signs compare
-            differently), so that a vector added to all words changes nothing.
-        keep: which words may be found; all of them by default. The mean is over all of them.
+        rows: the tokens' vectors, in chunks, in the order of the token ids.
+        k: the number of tokens per direction; fewer if the vocabulary is smaller.
+        relative: scores relative to the mean token's (the order is the same, the signs compare
+            differently), so that a vector added to all tokens changes nothing.
+        keep: mask of the tokens that may be returned; all by default. The mean is over all tokens.
     """
     k = k if keep is None else min(k, int(keep.sum()))
     along, against = _empty(queries.shape[0]), _empty(queries.shape[0])
@@ -93,12 +93,12 @@ def top_tokens_both_signs(
             highest = highest.maximum(scores.amax(-1, keepdim=True))
             lowest = lowest.minimum(scores.amin(-1, keepdim=True))
         along = _merged(along, _masked(scores, keep, start, -torch.inf), start, k)
-        may_be_found = _masked(scores, keep, start, torch.inf)
-        against = _merged(against, may_be_found, start, k, largest=False)
+        masked = _masked(scores, keep, start, torch.inf)
+        against = _merged(against, masked, start, k, largest=False)
         total += scores.sum(-1, keepdim=True) if relative else 0
         start += chunk.shape[0]
     mean = total / max(start, 1)
-    if keep is None:  # the best word of either list is the best of all
+    if keep is None:  # the best token of either list is the best of all
         highest, lowest = along.score[:, :1], against.score[:, :1]
     return TopTokensBothSigns(
         along._replace(score=along.score - mean),
@@ -114,26 +114,26 @@ def rank_of(
     *,
     bias: Float[Tensor, " words"] | None = None,
 ) -> Int[Tensor, " queries"]:
-    """As `ranks_of`, of one word per query."""
+    """Return the rank of one token per query (see `ranks_of`)."""
     return ranks_of(queries, rows, token_index[:, None], bias=bias)[:, 0]
 
 
 def ranks_of(
     queries: Float[Tensor, "queries d"],
     rows: TokenVectorChunks,
-    token_index: Int[Tensor, "queries asked"],
+    token_index: Int[Tensor, "queries tokens"],
     *,
     bias: Float[Tensor, " words"] | None = None,
-) -> Int[Tensor, "queries asked"]:
-    """How many words score higher than those asked about, for each query: 0 for the best.
+) -> Int[Tensor, "queries tokens"]:
+    """Return for each query and token how many tokens score higher: 0 for the best.
 
     Args:
         queries: directions or points.
-        rows: the words' vectors, in chunks, in the order of the token ids; they are read twice.
-        token_index: words for each query.
-        distance: a number added to each word's score.
+        rows: the tokens' vectors, in chunks, in the order of the token ids; they are read twice.
+        token_index: tokens for each query.
+        bias: a number added to each token's score.
     """
-    asked = torch.empty(token_index.shape)
+    score = torch.empty(token_index.shape)
     rank = torch.zeros(token_index.shape, dtype=torch.long)
     if not token_index.numel():
         return rank
@@ -144,17 +144,17 @@ def ranks_of(
             if bias is not None:
                 scores = scores + bias[start : start + len(chunk)]
             if counting:
-                rank += torch.stack([(scores > one[:, None]).sum(-1) for one in asked.unbind(1)], 1)
+                rank += torch.stack([(scores > s[:, None]).sum(-1) for s in score.unbind(1)], 1)
             else:
-                here = (token_index >= start) & (token_index < start + len(chunk))
-                there = (token_index - start).clamp(0, len(chunk) - 1)
-                asked = torch.where(here, scores.gather(-1, there), asked)
+                in_chunk = (token_index >= start) & (token_index < start + len(chunk))
+                row = (token_index - start).clamp(0, len(chunk) - 1)
+                score = torch.where(in_chunk, scores.gather(-1, row), score)
             start += len(chunk)
     return rank
 
 
 def select(keep: Bool[Tensor, " queries"], first: TopTokens, second: TopTokens) -> TopTokens:
-    """For every query, the first list where `keep` holds and the second elsewhere."""
+    """Return for every query the first list where `keep` is True and the second elsewhere."""
     return TopTokens(
         torch.where(keep[:, None], first.score, second.score),
         torch.where(keep[:, None], first.token_index, second.token_index),
@@ -162,10 +162,10 @@ def select(keep: Bool[Tensor, " queries"], first: TopTokens, second: TopTokens) 
 
 
 def concat(lists: Sequence[TopTokens]) -> TopTokens:
-    """The lists of several searches, one after another."""
+    """Concatenate the lists of several searches."""
     return TopTokens(
-        torch.cat([found.score for found in lists]),
-        torch.cat([found.token_index for found in lists]),
+        torch.cat([top.score for top in lists]),
+        torch.cat([top.token_index for top in lists]),
     )
 
 
@@ -173,37 +173,37 @@ def _empty(queries: int) -> TopTokens:
     return TopTokens(torch.empty(queries, 0), torch.empty(queries, 0, dtype=torch.long))
 
 
-def _masked(scores: Tensor, keep: Tensor | None, start: int, never: float) -> Tensor:
-    """A chunk's scores, with `never` for the words that may not be found."""
+def _masked(scores: Tensor, keep: Tensor | None, start: int, fill: float) -> Tensor:
+    """Return a chunk's scores with `fill` for the tokens outside `keep`."""
     if keep is None:
         return scores
-    return scores.masked_fill(~keep[start : start + scores.shape[-1]], never)
+    return scores.masked_fill(~keep[start : start + scores.shape[-1]], fill)
 
 
 def _merged(
     best: TopTokens, scores: Tensor, start: int, k: int, *, largest: bool = True
 ) -> TopTokens:
-    """The best of the lists so far and of a chunk that starts at token `start`."""
+    """Return the best of the lists so far and of a chunk that starts at token `start`."""
     values, indices = _top(scores, min(k, scores.shape[-1]), largest)
     score = torch.cat([best.score, values], dim=-1)
     index = torch.cat([best.token_index, indices + start], dim=-1)
-    keep = score.topk(min(k, score.shape[-1]), dim=-1, largest=largest)
-    return TopTokens(keep.values, index.gather(-1, keep.indices))
+    top = score.topk(min(k, score.shape[-1]), dim=-1, largest=largest)
+    return TopTokens(top.values, index.gather(-1, top.indices))
 
 
 def _top(scores: Tensor, k: int, largest: bool) -> tuple[Tensor, Tensor]:
-    """`scores.topk(k)`, several times faster on long rows.
+    """Return `scores.topk(k)`, several times faster on long rows.
 
-    The k best of a row lie in the k of its pieces whose own best are highest.
+    The k best of a row lie in the k blocks of the row whose own best are highest.
     """
     n = scores.shape[-1] // BLOCK_SIZE
     if n <= 2 * k:
         return scores.topk(k, dim=-1, largest=largest)
-    pieces = scores[:, : n * BLOCK_SIZE].unflatten(-1, (n, BLOCK_SIZE))
-    best = (pieces.amax(-1) if largest else pieces.amin(-1)).topk(k, dim=-1, largest=largest)
+    blocks = scores[:, : n * BLOCK_SIZE].unflatten(-1, (n, BLOCK_SIZE))
+    best = (blocks.amax(-1) if largest else blocks.amin(-1)).topk(k, dim=-1, largest=largest)
     within = torch.arange(BLOCK_SIZE)
-    at = (best.indices[..., None] * BLOCK_SIZE + within).flatten(1)
+    candidates = (best.indices[..., None] * BLOCK_SIZE + within).flatten(1)
     rest = torch.arange(n * BLOCK_SIZE, scores.shape[-1]).expand(len(scores), -1)
-    at = torch.cat([at, rest], dim=-1)
-    top = scores.gather(-1, at).topk(k, dim=-1, largest=largest)
-    return top.values, at.gather(-1, top.indices)
+    candidates = torch.cat([candidates, rest], dim=-1)
+    top = scores.gather(-1, candidates).topk(k, dim=-1, largest=largest)
+    return top.values, candidates.gather(-1, top.indices)

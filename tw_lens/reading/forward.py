@@ -1,4 +1,4 @@
-"""A pass of the model with the hooks that reading needs, for prompts of one length at a time."""
+"""Forward passes with the hooks that reading needs, for prompts of one length at a time."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from tw_lens.errors import UnsupportedModelError
-from tw_lens.reading.model_access import architecture_of, attention_of, name_of
+from tw_lens.reading.layer import host_layers
+from tw_lens.reading.model_access import architecture_of, name_of, optional
 from tw_lens.reading.offloaded import device_of
+
+UNEMBEDDED = "unembed.hook_in"
 
 
 def residual_hooks(n_layers: int) -> list[str]:
-    """The hooks that hold the stream: every block's input and the last one's output."""
+    """Return the hooks of the residual stream: every block's input and the last one's output."""
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
     return [*names, f"blocks.{n_layers - 1}.hook_resid_post"]
 
 
 @contextmanager
 def _unhooked_attention(model: Any) -> Iterator[dict[str, Tensor]]:
-    """What attention adds in blocks whose attention TransformerLens shows as a bare module."""
+    """Record the output of attention that TransformerLens shows as a bare module."""
     outputs: dict[str, Tensor] = {}
     handles = []
-    for layer, block in enumerate(model.blocks):
-        attention = attention_of(block)
-        if attention is not None and attention is not getattr(block, "attn", None):
-            name = f"blocks.{layer}.hook_attn_out"
+    for layer in host_layers(model):
+        if layer.has_unhooked_attention:
 
-            def keep(_module: Any, _given: Any, out: Any, name: str = name) -> None:
-                outputs[name] = out[0] if isinstance(out, tuple) else out
+            def record(_module: Any, _inputs: Any, out: Any, name: str = layer.name) -> None:
+                outputs[f"{name}.hook_attn_out"] = out[0] if isinstance(out, tuple) else out
 
-            handles.append(attention.register_forward_hook(keep))
+            handles.append(layer.attention.register_forward_hook(record))
     try:
         yield outputs
     finally:
@@ -44,74 +45,73 @@ def _unhooked_attention(model: Any) -> Iterator[dict[str, Tensor]]:
 def run(
     model: Any, tokens: Tensor, names: list[str], *, also: list[str] | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One pass over one prompt: its logits `[position, d_vocab]` and the hooks asked for.
+    """Run one prompt; return its logits `[position, d_vocab]` and the values at the hooks.
 
     Args:
         model: the model.
         tokens: one prompt's ids.
-        names: hooks that must be there.
-        also: hooks that are kept where they are.
+        names: hooks that must exist.
+        also: hooks that are returned where they exist.
 
     Raises:
-        UnsupportedModelError: a hook does not exist.
+        UnsupportedModelError: a hook of `names` does not exist.
     """
-    logits, held = run_batch(model, tokens[None], names, also=also)
-    return logits[0], {name: value[0] for name, value in held.items()}
+    logits, values = run_batch(model, tokens[None], names, also=also)
+    return logits[0], {name: value[0] for name, value in values.items()}
 
 
 def run_batch(
     model: Any, tokens: Tensor, names: list[str], *, also: list[str] | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """As `run`, for prompts of one length: everything has a first axis, the prompt."""
+    """Run prompts of one length (see `run`); the first axis of every result is the prompt."""
     _require_no_dropout(model)
-    wanted = set(names) | set(also or [])
+    requested = set(names) | set(also or [])
     tokens = tokens.to(device_of(model))
     with _unhooked_attention(model) as outputs, torch.no_grad():
-        logits, cache = model.run_with_cache(tokens, names_filter=lambda name: name in wanted)
-    held = {name: cache[name].float().cpu() for name in wanted if name in cache}
-    held |= {name: out.float().cpu() for name, out in outputs.items() if name in wanted}
+        logits, cache = model.run_with_cache(tokens, names_filter=lambda name: name in requested)
+    values = {name: cache[name].float().cpu() for name in requested if name in cache}
+    values |= {name: out.float().cpu() for name, out in outputs.items() if name in requested}
     last = names[-1]
-    if last not in held and getattr(model, "ln_final", None) is None:  # GPT: the end is read as is
+    if last not in values and optional(model, "ln_final") is None:
+        # GPT: the last state goes to the unembedding unchanged.
         with torch.no_grad():
-            _, cache = model.run_with_cache(
-                tokens, names_filter=lambda name: name == "unembed.hook_in"
-            )
-        held[last] = cache["unembed.hook_in"].float().cpu()
-    missing = [name for name in names if name not in held]
+            _, cache = model.run_with_cache(tokens, names_filter=lambda name: name == UNEMBEDDED)
+        values[last] = cache[UNEMBEDDED].float().cpu()
+    missing = [name for name in names if name not in values]
     if missing:
         raise UnsupportedModelError(
             architecture_of(model),
             f"it has no hook {missing[0]}",
-            "What does not need the stream (weights, spectra, probes) can still be computed.",
+            "Analyses of the weights alone (spectra, probes) do not need it.",
         )
-    return logits.float().cpu(), held
+    return logits.float().cpu(), values
 
 
 def _require_no_dropout(model: Any) -> None:
-    """Refuse a model whose every pass is another one.
+    """Reject a model whose passes differ from each other.
 
     Raises:
-        ValueError: dropout is at work.
+        ValueError: dropout is active.
     """
     if any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in model.modules()):
         raise ValueError(
-            f"{name_of(model)} is in training mode and drops values at random: call model.eval() "
-            "first, so that every pass gives the same."
+            f"{name_of(model)} is in training mode, where dropout makes every pass different; "
+            "call model.eval() first."
         )
 
 
 def read_residuals(model: Any, tokens: Tensor) -> Tensor:
-    """The streams `[prompt, layers_and_end, position, d_model]` of prompts of one length.
+    """Return the residual streams `[prompt, layers_and_end, position, d_model]` of prompts.
 
-    No prompt is padded, so that no mask and no position can go wrong on either side.
+    All prompts have one length and none is padded, so neither masks nor positions need care.
     """
     names = residual_hooks(len(model.blocks))
-    _, held = run_batch(model, tokens, names)
-    return torch.stack([held[name] for name in names], dim=1)
+    _, values = run_batch(model, tokens, names)
+    return torch.stack([values[name] for name in names], dim=1)
 
 
 def read_resid_pre(model: Any, tokens: Tensor, layer: int) -> Tensor:
-    """The stream `[prompt, position, d_model]` that enters a layer, of prompts of one length."""
+    """Return the input `[prompt, position, d_model]` of a layer, for prompts of one length."""
     name = residual_hooks(len(model.blocks))[layer]
     return run_batch(model, tokens, [name])[1][name]
 

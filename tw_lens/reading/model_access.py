@@ -1,4 +1,4 @@
-"""Names, numbers and tensors of a TransformerLens model, wherever it keeps them."""
+"""Access to a TransformerLens model: names, settings, optional parts and tensors."""
 
 from __future__ import annotations
 
@@ -9,117 +9,108 @@ from torch import Tensor
 
 from tw_lens.errors import UnsupportedModelError
 
+STILL_POSSIBLE = "TransformerLens' own hooks and caches still work on it."
+
+
+def optional(owner: Any, *names: str) -> Any:
+    """Return the first attribute of these names that is present and not None; None without any."""
+    values = (getattr(owner, name, None) for name in names)
+    return next((value for value in values if value is not None), None)
+
+
+def number(owner: Any, name: str, default: float) -> float:
+    """Return a numeric attribute as a float, or the default where the owner does not have it."""
+    value = optional(owner, name)
+    return default if value is None else float(value)
+
 
 def architecture_of(model: Any) -> str:
-    """The architecture's name, as the configuration has it."""
-    cfg = model.cfg
-    named = getattr(cfg, "architecture", None) or getattr(cfg, "original_architecture", None)
-    return str(named or type(model).__name__)
+    """Return the architecture's name from the model's configuration."""
+    name = optional(model.cfg, "architecture") or optional(model.cfg, "original_architecture")
+    return str(name or type(model).__name__)
 
 
 def name_of(model: Any) -> str:
-    """The model's name, as the configuration has it."""
-    return str(getattr(model.cfg, "model_name", None) or architecture_of(model))
+    """Return the model's name from its configuration."""
+    return str(optional(model.cfg, "model_name") or architecture_of(model))
 
 
-def to_float32_cpu(tensor: Tensor, what: str) -> Tensor:
-    """A detached float32 copy on the CPU.
+def tokenizer_of(model: Any) -> Any:
+    """Return the model's tokenizer; None for a model without one."""
+    return optional(model, "tokenizer")
+
+
+def original_model(model: Any) -> Any:
+    """Return the Hugging Face model behind a bridge; None for a HookedTransformer."""
+    return optional(model, "original_model")
+
+
+def hf_config(model: Any) -> Any:
+    """Return the configuration of the original model's text part; None for a HookedTransformer."""
+    config = optional(original_model(model), "config")
+    text_config = optional(config, "get_text_config")
+    return config if text_config is None else text_config()
+
+
+def hf_config_value(model: Any, *names: str) -> Any:
+    """Return the first of these settings that the original model's configuration has, else None."""
+    return optional(hf_config(model), *names)
+
+
+def per_layer_value(values: Any, layer: int) -> Any:
+    """Return one layer's entry of a per-layer setting; a setting for all layers unchanged."""
+    return values[layer] if isinstance(values, (list, tuple)) else values
+
+
+def is_bridged(component: Any) -> bool:
+    """Return whether a component is a bridge's slot for an original module."""
+    return hasattr(component, "original_component")
+
+
+def original_module(component: Any) -> Any:
+    """Return the original module behind a bridge's component; None for a HookedTransformer's."""
+    return optional(component, "original_component")
+
+
+def resolved_module(component: Any) -> Any:
+    """Return the module that computes: a bridge's original one (None if empty), else itself."""
+    return original_module(component) if is_bridged(component) else component
+
+
+def find_tensor(component: Any, *names: str) -> Tensor | None:
+    """Return the first tensor of these names on a component or on the module behind it.
+
+    A bridge's names may still refer to what was there before offloaded weights were materialised,
+    so a tensor with data comes first.
+    """
+    owners = [owner for owner in (component, original_module(component)) if owner is not None]
+    values = [optional(owner, name) for name in names for owner in owners]
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    return next((t for t in tensors if not t.is_meta), tensors[0] if tensors else None)
+
+
+def to_float32_cpu(tensor: Tensor, name: str) -> Tensor:
+    """Return a detached float32 copy on the CPU.
 
     Raises:
-        ValueError: the tensor is empty of data, quantised, or holds NaN or infinity.
+        ValueError: the tensor has no data, is quantised, or contains NaN or infinity.
     """
     if tensor.is_meta:
-        raise ValueError(
-            f"{what} is on the meta device: it has no data. Load the model's weights first."
-        )
+        raise ValueError(f"{name} is on the meta device, without data; load the weights first.")
     if not tensor.is_floating_point():
         raise ValueError(
-            f"{what} is quantised ({tensor.dtype}): its numbers are not the model's weights. Load "
-            "the model in float32, bfloat16 or float16."
+            f"{name} is quantised ({tensor.dtype}), so its entries are not the model's weights; "
+            "load the model in float32, bfloat16 or float16."
         )
     copy = tensor.detach().to("cpu", torch.float32, copy=True)
     if not torch.isfinite(copy).all():
         raise ValueError(
-            f"{what} holds NaN or infinity: every result would be meaningless. Check the "
-            "checkpoint it was loaded from."
+            f"{name} contains NaN or infinity, which would make every result meaningless; check "
+            "the checkpoint it was loaded from."
         )
     return copy
 
 
-# Their two norms per block act on the stream itself, after attention and after the MLP.
-POST_NORM = {
-    "OpenAIGPTLMHeadModel",
-    "BertForMaskedLM",
-    "BertLMHeadModel",
-    "BertModel",
-    "RobertaForMaskedLM",
-}
-NATIVE = "TransformerLensNative"  # boot_native: the bridge's own successor of HookedTransformer
-STILL_POSSIBLE = "TransformerLens' own hooks and caches still work on it."
-
-
 def unsupported(model: Any, part: str, remedy: str = STILL_POSSIBLE) -> UnsupportedModelError:
-    """The refusal of a part that the canonical form cannot hold, ready to be raised."""
+    """Return the error for a part that the canonical form cannot represent."""
     return UnsupportedModelError(architecture_of(model), part, remedy)
-
-
-def hf_config(model: Any) -> Any:
-    """The configuration of the original model's text part; None for a HookedTransformer."""
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    if config is None:
-        return None
-    text = getattr(config, "get_text_config", None)
-    return config if text is None else text()
-
-
-def hf_config_value(model: Any, *names: str) -> Any:
-    """The first of some numbers that the original model's own configuration has, else None."""
-    config = hf_config(model)
-    found = (getattr(config, name, None) for name in names)
-    return next((value for value in found if value is not None), None)
-
-
-def original_module(component: Any) -> Any:
-    """The original module behind a bridge's component; None for a HookedTransformer's."""
-    return getattr(component, "original_component", None)
-
-
-def resolved_module(component: Any) -> Any:
-    """The module a component stands for: itself in a HookedTransformer, None for an empty slot."""
-    return original_module(component) if hasattr(component, "original_component") else component
-
-
-def attention_of(block: Any) -> Any:
-    """A block's attention: its own component, or an unhooked mixer that attends (Nemotron-H)."""
-    attention = getattr(block, "attn", None)
-    if attention is not None and resolved_module(attention) is not None:
-        return attention
-    for name in ("mixer", "temporal_block"):  # Nemotron-H, RecurrentGemma
-        mixer = resolved_module(getattr(original_module(block), name, None))
-        if hasattr(mixer, "q_proj"):
-            return mixer
-    return None
-
-
-def original_attention(attention: Any) -> Any:
-    """The original module behind an attention component; None for a HookedTransformer's."""
-    if hasattr(attention, "original_component"):
-        return original_module(attention)
-    return None if hasattr(attention, "W_Q") else attention
-
-
-def per_layer_value(values: Any, layer: int) -> Any:
-    """One layer's entry of a per-layer setting; a setting for all layers as it is."""
-    return values[layer] if isinstance(values, (list, tuple)) else values
-
-
-def find_tensor(module: Any, *names: str) -> Tensor | None:
-    """The first tensor of that name on a component or on the module behind it.
-
-    A bridge's names may still refer to what was there before offloaded weights were brought in:
-    a tensor with data comes first.
-    """
-    owners = [owner for owner in (module, original_module(module)) if owner is not None]
-    values = [getattr(owner, name, None) for name in names for owner in owners]
-    found = [value for value in values if isinstance(value, Tensor)]
-    return next((value for value in found if not value.is_meta), found[0] if found else None)

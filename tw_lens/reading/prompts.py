@@ -1,4 +1,4 @@
-"""Prompts to token ids: one, with a refusal where it does not fit; many, cut or left out."""
+"""Prompts to token ids: one prompt, rejected if it does not fit; many, truncated or skipped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tw_lens.reading.model_access import tokenizer_of
 from tw_lens.tokens import TokenStrings
 
 Prompt = str | Sequence[int] | Tensor
@@ -16,7 +17,7 @@ Prompt = str | Sequence[int] | Tensor
 
 
 def tokenize_prompt(model: Any, prompt: Prompt) -> Int[Tensor, " position"]:
-    """The ids that the model itself makes of a prompt.
+    """Tokenize one prompt as the model itself does.
 
     Raises:
         ValueError: the prompt is empty, longer than the context, several prompts at once, or text
@@ -25,12 +26,12 @@ def tokenize_prompt(model: Any, prompt: Prompt) -> Int[Tensor, " position"]:
     """
     tokens = _ids(model, prompt)
     if tokens.numel() == 0:
-        what = "word" if isinstance(prompt, str) else "token id"
-        raise ValueError(f"the prompt is empty: give at least one {what}.")
+        unit = "word" if isinstance(prompt, str) else "token id"
+        raise ValueError(f"the prompt is empty; give at least one {unit}.")
     n_ctx = int(model.cfg.n_ctx)
     if tokens.numel() > n_ctx:
         raise ValueError(
-            f"the prompt has {tokens.numel()} tokens and the model's context {n_ctx}: shorten it."
+            f"the prompt has {tokens.numel()} tokens and the model's context {n_ctx}; shorten it."
         )
     return tokens
 
@@ -60,11 +61,11 @@ def special_tokens_around(
 def tokenize_prompts(
     model: Any, prompts: Iterable[Prompt | Mapping[str, Any]]
 ) -> Iterator[tuple[Int[Tensor, " position"], bool]]:
-    """The ids of many prompts, one after the other, and whether the context cut each.
+    """Yield the ids of each prompt, and whether they were truncated to the context.
 
-    Every item is a text, the ids of one prompt, or what a tokenizer makes of several: a mapping
-    with `input_ids` and `attention_mask`, padded on either side (the padding is taken off). An
-    empty prompt gives no ids; one beyond the context is cut at its end.
+    Every item is a text, the ids of one prompt, or a tokenizer's batch: a mapping with `input_ids`
+    and `attention_mask`, padded on either side (the padding is removed). An empty prompt gives no
+    ids; one longer than the context is truncated at its end.
 
     Raises:
         TypeError: the prompts are one text, or one batch.
@@ -72,11 +73,11 @@ def tokenize_prompts(
         IndexError: an id outside the vocabulary.
     """
     if isinstance(prompts, str):
-        raise TypeError("the prompts are one text: give a list of texts, or another iterable.")
+        raise TypeError("prompts must be a list of texts or another iterable, got one text.")
     if isinstance(prompts, Mapping):
-        raise TypeError("the prompts are one batch: give a list of batches, such as [batch].")
+        raise TypeError("prompts must be a list of batches, e.g. [batch]; got one batch.")
     if not isinstance(prompts, Iterable):
-        raise TypeError(f"prompts={prompts!r} is no list: give a list of texts, or of token ids.")
+        raise TypeError(f"prompts must be a list of texts or of token ids, got {prompts!r}.")
     n_ctx = int(model.cfg.n_ctx)
     for prompt in prompts:
         for row in _rows(prompt):
@@ -85,32 +86,32 @@ def tokenize_prompts(
 
 
 def _rows(prompt: Prompt | Mapping[str, Any]) -> list[Prompt]:
-    """One prompt as it is; the rows of a padded batch without their padding."""
+    """Return one prompt unchanged, or the rows of a padded batch without their padding."""
     if not isinstance(prompt, Mapping):
         return [prompt]
     if not {"input_ids", "attention_mask"} <= set(prompt):
         raise ValueError(
-            f"a batch holds {', '.join(map(repr, prompt))}: input_ids and attention_mask are "
-            "needed, to tell tokens from padding."
+            "input_ids and attention_mask are needed to tell tokens from padding, got a batch with "
+            f"{', '.join(map(repr, prompt))}."
         )
     ids, mask = (torch.as_tensor(prompt[name]) for name in ("input_ids", "attention_mask"))
     if ids.shape != mask.shape:
         raise ValueError(
-            f"input_ids are of shape {tuple(ids.shape)} and attention_mask of {tuple(mask.shape)}: "
-            "both need one number per token."
+            "input_ids and attention_mask must both have one number per token, got shapes "
+            f"{tuple(ids.shape)} and {tuple(mask.shape)}."
         )
     ids, mask = (rows.reshape(-1, rows.shape[-1]) for rows in (ids, mask.bool()))
-    return [row[kept] for row, kept in zip(ids, mask, strict=True)]
+    return [row[is_token] for row, is_token in zip(ids, mask, strict=True)]
 
 
 def _ids(model: Any, prompt: Prompt) -> Tensor:
-    """The ids of one prompt, of any length."""
+    """Return the ids of one prompt, of any length."""
     if isinstance(prompt, str):
         if not prompt.strip():
             return torch.empty(0, dtype=torch.long)
-        if getattr(model, "tokenizer", None) is None:
-            raise ValueError("the model has no tokenizer: give the prompt as a list of token ids.")
-        # One text may hold lone surrogates (raw bytes read as text): no tokenizer takes those.
+        if tokenizer_of(model) is None:
+            raise ValueError("the model has no tokenizer; give the prompt as a list of token ids.")
+        # Text may contain lone surrogates (raw bytes read as text), which no tokenizer accepts.
         text = prompt.encode("utf-8", "replace").decode("utf-8")
         tokens = model.to_tokens(text, truncate=False)[0]
     else:
@@ -119,10 +120,12 @@ def _ids(model: Any, prompt: Prompt) -> Tensor:
             tokens = tokens[0]
         if tokens.ndim != 1:
             raise ValueError(
-                f"one prompt at a time: token ids of shape {tuple(tokens.shape)} were given, "
-                "[position] fits."
+                f"one prompt at a time: token ids must have shape [position], got "
+                f"{tuple(tokens.shape)}."
             )
     d_vocab = int(model.cfg.d_vocab)
     if tokens.numel() and (int(tokens.min()) < 0 or int(tokens.max()) >= d_vocab):
-        raise IndexError(f"a token id of the prompt is outside 0 to {d_vocab - 1}.")
+        raise IndexError(
+            f"the prompt's token ids must be in the vocabulary; one is outside 0 to {d_vocab - 1}."
+        )
     return tokens.cpu()

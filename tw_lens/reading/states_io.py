@@ -1,4 +1,4 @@
-"""States on disk: a run on a big machine studied on a small one.
+"""Files of states, so that a large model's run can be studied without the model.
 
 One safetensors file: the three tensors and the token ids, and in its header the model's name, the
 tokens' strings and the version of this layout.
@@ -19,24 +19,24 @@ TENSORS = ("tokens", "stream", "attn_out", "mlp_out")
 
 
 class StatesFileError(ValueError):
-    """A file that holds no states, or not all of them."""
+    """A file does not hold states, or not all of them."""
 
 
 def save_states(states: States, path: str | Path) -> Path:
-    """Write states to one file, whole or not at all.
+    """Write states to one file, atomically.
 
     Args:
         states: from `read_states`.
-        path: where to; `.safetensors` by convention.
+        path: the file to write; `.safetensors` by convention.
 
     Returns:
         The path.
 
     Raises:
-        FileNotFoundError, PermissionError: the file cannot be written there.
+        FileNotFoundError, PermissionError: the file cannot be written.
 
     Example:
-        >>> again = load_states(save_states(states, "walk.safetensors"))
+        >>> again = load_states(save_states(states, "states.safetensors"))
         >>> again.token_strings == states.token_strings
         True
     """
@@ -45,16 +45,16 @@ def save_states(states: States, path: str | Path) -> Path:
     strings = json.dumps(states.token_strings)
     header = {"layout": LAYOUT, "model_name": states.model_name, "token_strings": strings}
     tensors = {name: getattr(states, name).detach().cpu().contiguous() for name in TENSORS}
-    return write_atomically(Path(path), lambda to: save_file(tensors, to, metadata=header))
+    return write_atomically(Path(path), lambda target: save_file(tensors, target, metadata=header))
 
 
 def load_states(path: str | Path) -> States:
-    """Read states that `save_states` wrote.
+    """Read states from a file written by `save_states`.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        StatesFileError: (a ValueError) the file is cut, of another kind, or its parts do not fit
-            together.
+        StatesFileError: (a ValueError) the file is truncated, of another kind, or its tensors do
+            not fit together.
 
     Example:
         >>> load_states("no such file")
@@ -71,28 +71,28 @@ def load_states(path: str | Path) -> States:
             header, names = file.metadata() or {}, set(file.keys())
             if header.get("layout") != LAYOUT or not names >= set(TENSORS):
                 raise StatesFileError(
-                    f"{path} is a safetensors file without states: save_states writes one with."
+                    f"{path} is a safetensors file without states; write one with save_states."
                 )
             tensors = {name: file.get_tensor(name) for name in TENSORS}
     except SafetensorError as error:
         raise StatesFileError(
-            f"{path} is cut short or no safetensors file ({error}): copy or save it again."
+            f"{path} is truncated or no safetensors file ({error}); copy or save it again."
         ) from error
     token_strings = tuple(json.loads(header["token_strings"]))
-    _require_fitting(tensors, token_strings, path)
+    _require_matching_shapes(tensors, token_strings, path)
     return States(model_name=header["model_name"], token_strings=token_strings, **tensors)
 
 
-def _require_fitting(
+def _require_matching_shapes(
     tensors: dict[str, Tensor], token_strings: tuple[str, ...], path: Path
 ) -> None:
     stream = tensors["stream"].shape
     n = len(token_strings)
-    fits = (
+    matching = (
         len(stream) == 3
         and tensors["tokens"].shape == (n,)
         and stream[1] == n
         and tensors["attn_out"].shape == tensors["mlp_out"].shape == (stream[0] - 1, n, stream[2])
     )
-    if not fits:
-        raise StatesFileError(f"{path} holds tensors that do not fit together: save it again.")
+    if not matching:
+        raise StatesFileError(f"{path} holds tensors that do not fit together; save it again.")

@@ -126,7 +126,7 @@ def require_ints(name: str, values: Any) -> tuple[int, ...]:
         TypeError: the values are no list, or one of them is not an int.
     """
     sentence = f"{name} must be a list of ints, e.g. [1]; got {values!r}."
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise TypeError(sentence)
     try:
         return tuple(map(operator.index, values))
@@ -143,7 +143,7 @@ def require_words(name: str, values: Any) -> tuple[str | int, ...]:
     sentence = f"{name} must be a list of strings or token ids, e.g. [' dog']; got {values!r}."
     if isinstance(values, str):
         return (values,)
-    if not isinstance(values, Iterable):
+    if isinstance(values, bytes) or not isinstance(values, Iterable):
         raise TypeError(sentence)
     try:
         return tuple(value if isinstance(value, str) else operator.index(value) for value in values)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 from tw_lens.errors import Caveat
+from tw_lens.tokens import named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +23,11 @@ def component_label(layer: int, head: int | None) -> str:
 def head_columns(layer: int, head: int | None) -> dict[str, Any]:
     """Return the first columns of every head table: layer, head (None for a layer), component."""
     return {"layer": layer, "head": head, "component": component_label(layer, head)}
+
+
+def dropped_summary(dropped: Sequence[str]) -> str:
+    """Return the words that are not a single token, as a clause for a headline; "" for none."""
+    return f", {len(dropped)} dropped: {named(dropped)}" if dropped else ""
 
 
 @singledispatch

@@ -3,7 +3,8 @@
 from tw_lens.studies.ablation import ABLATION_MEASURES
 from tw_lens.studies.bootstrap import Estimate
 from tw_lens.studies.checkpoint import CheckpointError
-from tw_lens.studies.direction_ablation import SOURCES, DirectionAblation, direction_ablation
+from tw_lens.studies.direction_ablation import direction_ablation
+from tw_lens.studies.direction_ablation_result import SOURCES, DirectionAblation
 from tw_lens.studies.direction_examples import direction_examples
 from tw_lens.studies.direction_examples_result import DirectionExamples, Example
 from tw_lens.studies.runner import CONTROLS

@@ -1,4 +1,4 @@
-"""Other words of a sentence, which may stand in the successor's place when it is compared."""
+"""Baseline positions: other tokens of a prompt to compare with a position's successor."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from torch import Tensor
 def random_position(
     tokens: Int[Tensor, " position"], first: int, generator: torch.Generator
 ) -> Int[Tensor, " position"]:
-    """For every position another one, drawn evenly from those that fit; -1 where none does."""
-    fits = _fits(tokens, first)
-    drawn = torch.rand(fits.shape, generator=generator).where(fits, -1.0)
-    return drawn.argmax(-1).where(fits.any(-1), -1)
+    """Return for every position a random allowed one (uniform); -1 if there is none."""
+    allowed = allowed_positions(tokens, first)
+    priority = torch.rand(allowed.shape, generator=generator).where(allowed, -1.0)
+    return priority.argmax(-1).where(allowed.any(-1), -1)
 
 
 def position_two_away(
     tokens: Int[Tensor, " position"], first: int, _generator: torch.Generator
 ) -> Int[Tensor, " position"]:
-    """For every position the one after next, else the one before the last; -1 where none fits."""
-    fits, here = _fits(tokens, first), torch.arange(len(tokens))
-    chosen = torch.full_like(here, -1)
-    for there in (here - 2, here + 2):
-        inside = (there >= 0) & (there < len(tokens))
-        fit = inside & fits[here, there.clamp(0, len(tokens) - 1)]
-        chosen = there.where(fit, chosen)
+    """Return for every position the one two after it, else two before it; -1 if there is none."""
+    allowed, positions = allowed_positions(tokens, first), torch.arange(len(tokens))
+    chosen = torch.full_like(positions, -1)
+    for others in (positions - 2, positions + 2):
+        inside = (others >= 0) & (others < len(tokens))
+        fits = inside & allowed[positions, others.clamp(0, len(tokens) - 1)]
+        chosen = others.where(fits, chosen)
     return chosen
 
 
-def _fits(tokens: Int[Tensor, " position"], first: int) -> Bool[Tensor, "position other"]:
-    """Which positions may stand for the successor of which (see `trajectory_alignment`)."""
+def allowed_positions(
+    tokens: Int[Tensor, " position"], first: int
+) -> Bool[Tensor, "position other"]:
+    """Return which positions may replace the successor of which (see `trajectory_alignment`)."""
     n = len(tokens)
-    here, there = torch.arange(n)[:, None], torch.arange(n)[None]
-    after = tokens.roll(-1)[:, None]
-    kept = (there >= first) & (there != here) & (there != here + 1) & (there != n - 1)
-    return kept & (tokens[None] != after)
+    position, other = torch.arange(n)[:, None], torch.arange(n)[None]
+    successor = tokens.roll(-1)[:, None]
+    allowed = (other >= first) & (other != position) & (other != position + 1) & (other != n - 1)
+    return allowed & (tokens[None] != successor)

@@ -1,4 +1,4 @@
-"""Prompts put together by length, so that none is padded."""
+"""Batches of prompts of equal length, without padding."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from jaxtyping import Int
 from torch import Tensor
 
 WINDOW = 512
-POSITIONS_AT_ONCE = 1024
+MAX_POSITIONS = 1024
 
 
 class Batch(NamedTuple):
-    """Prompts of one length, with their places among all."""
+    """Prompts of one length, with their numbers among all prompts."""
 
     numbers: tuple[int, ...]
     tokens: Int[Tensor, "prompt position"]
 
 
 def batches(
-    rows: Iterable[tuple[int, Int[Tensor, " position"]]], batch_size: int
+    prompts: Iterable[tuple[int, Int[Tensor, " position"]]], batch_size: int
 ) -> Iterator[Batch]:
-    """Batches of prompts of one length each, shortest first within windows of 512 prompts.
+    """Yield batches of prompts of one length each, shortest first within windows of 512 prompts.
 
-    A batch holds at most `batch_size` prompts, and no more than 1024 positions unless one prompt
-    does: the logits of a large vocabulary are what takes memory.
+    A batch holds at most `batch_size` prompts and at most 1024 positions, unless a single prompt is
+    longer: the logits over a large vocabulary take most of the memory.
     """
-    rows = iter(rows)
-    while window := list(islice(rows, WINDOW)):
-        lengths: dict[int, list[tuple[int, Tensor]]] = {}
+    remaining = iter(prompts)
+    while window := list(islice(remaining, WINDOW)):
+        by_length: dict[int, list[tuple[int, Tensor]]] = {}
         for number, tokens in window:
-            lengths.setdefault(tokens.numel(), []).append((number, tokens))
-        for length, held in sorted(lengths.items()):
-            size = max(1, min(batch_size, POSITIONS_AT_ONCE // length))
-            for start in range(0, len(held), size):
-                numbers, tokens = zip(*held[start : start + size], strict=True)
+            by_length.setdefault(tokens.numel(), []).append((number, tokens))
+        for length, items in sorted(by_length.items()):
+            size = max(1, min(batch_size, MAX_POSITIONS // length))
+            for start in range(0, len(items), size):
+                numbers, tokens = zip(*items[start : start + size], strict=True)
                 yield Batch(numbers, torch.stack(tokens))

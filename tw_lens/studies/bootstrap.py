@@ -1,11 +1,12 @@
-"""Means over many prompts with bootstrap intervals, in memory that does not grow with them.
+"""Means over many prompts with bootstrap intervals, in memory independent of their number.
 
 1. A prompt contributes, for every cell (source, column, layer), the sum of its states' values, the
-   sum of their squares and how many there are.
-2. `n_resamples` resamples are kept beside the plain sums: in each, a prompt counts as often as a
-   Poisson(1) draw says (the bootstrap over prompts for data that pass by once). The draws of a
-   prompt depend on the seed and its number only.
-3. A mean is the sum over the count; its interval holds the middle 95 % of the resampled means.
+   sum of their squares, and the number of states.
+2. Next to the plain sums there are `n_resamples` resampled ones: in each, a prompt is counted as
+   often as a Poisson(1) draw says (the bootstrap over prompts for a single pass over the data). The
+   draws of a prompt depend only on the seed and on the prompt's number.
+3. A mean is the sum over the number of states; its interval spans the middle 95 % of the resampled
+   means.
 
 Source: Hanley and MacGibbon, "Creating non-parametric bootstrap samples using Poisson
 frequencies", 2006.
@@ -26,15 +27,15 @@ ROUNDING = 1e-6
 
 
 class BootstrapSums(NamedTuple):
-    """Running sums: the plain ones first, then one row for each resample."""
+    """Running sums: row 0 over all prompts, then one row per resample."""
 
-    total: Float[Tensor, "resamples_and_plain cells"]
-    count: Float[Tensor, "resamples_and_plain cells"]
-    square: Float[Tensor, " cells"]
+    totals: Float[Tensor, "resamples_and_plain cells"]
+    counts: Float[Tensor, "resamples_and_plain cells"]
+    squares: Float[Tensor, " cells"]
 
     @classmethod
     def empty(cls, n_cells: int, n_resamples: int = N_RESAMPLES) -> BootstrapSums:
-        """Nothing counted yet."""
+        """Return sums over no prompts."""
         shape = (1 + n_resamples, n_cells)
         float64 = torch.float64
         return cls(
@@ -44,40 +45,40 @@ class BootstrapSums(NamedTuple):
         )
 
     def add(self, values: Float[Tensor, "cells position"], *, seed: int, number: int) -> None:
-        """Count one prompt's values in (NaN: not measured).
+        """Add one prompt's values in place (NaN: not measured).
 
         Args:
             values: the measured states of one prompt.
-            seed: of the bootstrap.
-            number: the prompt's place among all.
+            seed: seed of the bootstrap.
+            number: the prompt's number among all prompts.
         """
-        there = ~values.isnan()
-        known = values.double().where(there, torch.zeros((), dtype=torch.float64))
-        drawn = np.random.default_rng([seed, number]).poisson(1.0, len(self.total) - 1)
-        times = torch.cat([torch.ones(1), torch.from_numpy(drawn)]).double()
-        self.total.addr_(times, known.sum(-1))
-        self.count.addr_(times, there.sum(-1).double())
-        self.square.add_(known.square().sum(-1))
+        measured = ~values.isnan()
+        known = values.double().where(measured, torch.zeros((), dtype=torch.float64))
+        draws = np.random.default_rng([seed, number]).poisson(1.0, len(self.totals) - 1)
+        multiplicities = torch.cat([torch.ones(1), torch.from_numpy(draws)]).double()
+        self.totals.addr_(multiplicities, known.sum(-1))
+        self.counts.addr_(multiplicities, measured.sum(-1).double())
+        self.squares.add_(known.square().sum(-1))
 
     def means(self) -> Float[Tensor, "resamples_and_plain cells"]:
-        """The mean of every cell: over all prompts, then in each resample (NaN: no state)."""
-        return self.total / self.count
+        """Return the mean of every cell, over all prompts and in each resample (NaN: no state)."""
+        return self.totals / self.counts
 
     def std(self) -> Float[Tensor, " cells"]:
-        """The standard deviation over states."""
-        mean = self.total[0] / self.count[0]
-        return (self.square / self.count[0] - mean.square()).clamp_min(0).sqrt()
+        """Return the standard deviation over states."""
+        mean = self.totals[0] / self.counts[0]
+        return (self.squares / self.counts[0] - mean.square()).clamp_min(0).sqrt()
 
 
 class Estimate(NamedTuple):
-    """A figure and the ends of its 95 % interval."""
+    """A value and the ends of its 95 % interval."""
 
     value: Float[Tensor, "*cells"]
     low: Float[Tensor, "*cells"]
     high: Float[Tensor, "*cells"]
 
     def sign(self) -> list[str]:
-        """Where every figure stands towards 0: "above", "below", or "level" within its interval."""
+        """Return the sign of every interval: "above" or "below" 0, "level" if it contains 0."""
         ends = zip(self.low.flatten().tolist(), self.high.flatten().tolist(), strict=True)
         return [
             "above" if low > 0 else "below" if high < 0 else "level" if low <= high else ""
@@ -86,7 +87,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(resampled: Float[Tensor, "resamples_and_plain ..."]) -> Estimate:
-    """The plain figure, and the interval of its resampled values."""
+    """Return the value over all prompts with the interval of the resampled values."""
     if not resampled[0].numel():
         return Estimate(resampled[0], resampled[0], resampled[0])
     tail = (1 - CONFIDENCE) / 2
@@ -96,13 +97,13 @@ def estimate(resampled: Float[Tensor, "resamples_and_plain ..."]) -> Estimate:
 
 
 def difference(
-    figure: Float[Tensor, "resamples_and_plain 1 ..."],
+    values: Float[Tensor, "resamples_and_plain 1 ..."],
     controls: Float[Tensor, "resamples_and_plain controls ..."],
 ) -> Estimate:
-    """A figure less that of each control, resample by resample: both saw the same prompts.
+    """Return a value minus that of each control, resample by resample (paired by prompts).
 
-    What is below a millionth of the figure is rounding, and 0.
+    A difference below a millionth of the value is rounding and set to 0.
     """
-    difference = figure - controls
-    rounding = difference.abs() <= ROUNDING * figure.abs()
+    difference = values - controls
+    rounding = difference.abs() <= ROUNDING * values.abs()
     return estimate(difference.masked_fill(rounding, 0.0))

@@ -1,55 +1,144 @@
-"""A study on disk, so that an interrupted one goes on where it was.
+"""Checkpoint of a study: an interrupted study resumes where it stopped and gives the same numbers.
 
-One safetensors file, written whole every ten seconds and at the end: the running sums, and in its
-header what was asked, how many batches are in the sums, and a digest of their tokens.
+1. A study processes its prompts in batches, always in the same order.
+2. Every ten seconds and at the end its partial results are written to one safetensors file,
+   atomically: tensors, and JSON values in the header. The header also holds the settings, the
+   number of batches processed, and a digest of their tokens.
+3. A study with the same settings loads the partial results and skips the batches they include; the
+   digest of the skipped batches must be the stored one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from operator import index
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
-from tw_lens.files import require_writable, write_atomically
-from tw_lens.studies.bootstrap import BootstrapSums
+from jaxtyping import Int
+from torch import Tensor
 
-LAYOUT = "tw_lens study 1"
+from tw_lens.files import require_writable, write_atomically
+from tw_lens.reading import fingerprint
+
+LAYOUT = "tw_lens study 2"
+SECONDS_BETWEEN_SAVES = 10.0
 
 
 class CheckpointError(ValueError):
-    """A kept study that is cut, of another kind, or of other settings or prompts."""
+    """A checkpoint that is incomplete, of another kind, or of other settings or prompts."""
+
+
+class PartialResults(NamedTuple):
+    """Results of the batches processed so far: tensors, and values that JSON represents exactly."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
 
 
 class CheckpointState(NamedTuple):
-    """How far a study is: batches counted, and a digest of their tokens."""
+    """The content of a checkpoint: results, number of batches, and the digest of their tokens."""
 
-    n_batches: int = 0
-    digest: str = ""
+    results: PartialResults
+    n_batches: int
+    digest: str
 
 
-def save_study(
-    path: Path, sums: BootstrapSums, progress: CheckpointState, settings: Mapping[str, Any]
-) -> None:
-    """Write a study as far as it is, whole or not at all."""
+class Checkpoint:
+    """The checkpoint of a running study; without a path nothing is saved.
+
+    `results` are the partial results to resume from, None for a new study.
+    """
+
+    def __init__(self, path: str | Path | None, model: Any, settings: Mapping[str, Any]) -> None:
+        """Load the checkpoint if there is one.
+
+        Args:
+            path: the file, or None.
+            model: the model of the study.
+            settings: everything else that the results depend on, as JSON values; `study` names
+                the study.
+
+        Raises:
+            CheckpointError: the file is incomplete, or of another study, model or settings.
+            FileNotFoundError, PermissionError: the file cannot be written.
+        """
+        self._path = None if path is None else Path(path)
+        self._digest, self._n_batches, self._saved = hashlib.sha256(), 0, -math.inf
+        self._settings: dict[str, Any] = {}
+        state = None
+        if self._path is not None:
+            self._settings = {**settings, "model": fingerprint(model)}
+            state = load_checkpoint(self._path, self._settings)
+        self.results = None if state is None else state.results
+        self._n_saved, self._saved_digest = (0, "") if state is None else state[1:]
+
+    def includes(self, numbers: Sequence[int], tokens: Int[Tensor, "prompt position"]) -> bool:
+        """Register the next batch and return whether the loaded results include it.
+
+        Raises:
+            CheckpointError: the batches included are of other prompts.
+        """
+        self._n_batches += 1
+        self._digest.update(str((tuple(numbers), tokens.tolist())).encode())
+        if self._n_batches == self._n_saved:
+            self._require_same_prompts()
+        return self._n_batches <= self._n_saved
+
+    def save_if_due(self, results: Callable[[], PartialResults]) -> None:
+        """Save the results if the last save was more than ten seconds ago."""
+        if self._path is not None and monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
+            self._save(results())
+
+    def finish(self, results: Callable[[], PartialResults]) -> None:
+        """Save the results of all batches.
+
+        Raises:
+            CheckpointError: the loaded results include more prompts than were given.
+        """
+        if self._n_batches < self._n_saved:
+            self._require_same_prompts()
+        if self._path is not None:
+            self._save(results())
+
+    def _save(self, results: PartialResults) -> None:
+        assert self._path is not None
+        state = CheckpointState(results, self._n_batches, self._digest.hexdigest())
+        save_checkpoint(self._path, state, self._settings)
+        self._saved = monotonic()
+
+    def _require_same_prompts(self) -> None:
+        if self._saved_digest != self._digest.hexdigest():
+            raise CheckpointError(
+                f"{str(self._path)!r} holds a study of other prompts: pass the same prompts in "
+                "the same order, or name another file."
+            )
+
+
+def save_checkpoint(path: Path, state: CheckpointState, settings: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically."""
     from safetensors.torch import save_file
 
+    (tensors, values), n_batches, digest = state
     header = {
         "layout": LAYOUT,
-        "settings": json.dumps(settings),
-        "progress": json.dumps(progress),
+        "settings": json.dumps(settings, default=index),
+        "values": json.dumps(values),
+        "progress": json.dumps([n_batches, digest]),
     }
-    write_atomically(path, lambda to: save_file(sums._asdict(), to, metadata=header))
+    write_atomically(path, lambda to: save_file(tensors, to, metadata=header))
 
 
-def load_study(
-    path: Path, settings: Mapping[str, Any]
-) -> tuple[BootstrapSums, CheckpointState] | None:
-    """What was kept of the same study; None where nothing was kept yet.
+def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> CheckpointState | None:
+    """Load the checkpoint of a study with these settings; None if the file does not exist.
 
     Raises:
-        CheckpointError: the file is cut, of another kind, or of a study with other settings.
-        FileNotFoundError, PermissionError: a file could not be written there.
+        CheckpointError: the file is incomplete, or of another study or other settings.
+        FileNotFoundError, PermissionError: the file cannot be written.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -61,16 +150,25 @@ def load_study(
             header = file.metadata() or {}
             if header.get("layout") != LAYOUT:
                 raise CheckpointError(f"{str(path)!r} does not hold a study: name another file.")
-            sums = BootstrapSums(*(file.get_tensor(name) for name in BootstrapSums._fields))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{str(path)!r} does not hold a whole study: remove it or name another file."
+            f"{str(path)!r} does not hold a complete study: remove it or name another file."
         ) from error
-    kept = json.loads(header["settings"])
-    differ = [name for name in settings if kept.get(name) != json.loads(json.dumps(settings[name]))]
-    if differ:
+    _require_same_settings(path, json.loads(header["settings"]), settings)
+    n_batches, digest = json.loads(header["progress"])
+    return CheckpointState(PartialResults(tensors, json.loads(header["values"])), n_batches, digest)
+
+
+def _require_same_settings(path: Path, saved: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    requested = json.loads(json.dumps(settings, default=index))
+    different = [name for name in requested if saved.get(name) != requested[name]]
+    if "study" in different:
         raise CheckpointError(
-            f"{str(path)!r} holds a study with another {', '.join(differ)}: give what it was "
-            "begun with, or name another file."
+            f"{str(path)!r} holds another study ({saved.get('study')}): name another file."
         )
-    return sums, CheckpointState(*json.loads(header["progress"]))
+    if different:
+        raise CheckpointError(
+            f"{str(path)!r} holds a study with other settings ({', '.join(different)}): pass the "
+            "settings it was started with, or name another file."
+        )

@@ -1,4 +1,4 @@
-"""What a head sees of a prompt along some pairs of directions, and who has to do with whom."""
+"""Direction activations: projections of one prompt on direction pairs, and their counterparts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tw_lens.studies.direction_pairs import DirectionPairs
 
 
 class Counterpart(NamedTuple):
-    """The position at the other end of the attention, what it gains, and what is really paid."""
+    """A position at the other end of the attention, with its contribution and attention weight."""
 
     position: int
     contribution: float
@@ -23,7 +23,7 @@ class Counterpart(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DirectionActivations:
-    """One prompt's stream `x` before a block, seen along directions (see `direction_examples`)."""
+    """One prompt's residual stream `x` before a block, projected (see `direction_examples`)."""
 
     block: Block
     x: Float[Tensor, "position d_model"]
@@ -32,19 +32,19 @@ class DirectionActivations:
 
     @cached_property
     def y(self) -> Float[Tensor, "position d_model"]:
-        """`N(x)`."""
+        """`N(x)`, the residual states on the sphere of the block's norm."""
         return self.block.norm.sphere(self.x)
 
     @cached_property
     def pattern(self) -> Float[Tensor, "query key"]:
-        """The attention that the head really pays."""
+        """The attention pattern of the head."""
         return self.block.attention_pattern(self.x)[self.directions.head]
 
     @cached_property
     def projections(
         self,
     ) -> tuple[Float[Tensor, "position pairs"], Float[Tensor, "position pairs"]]:
-        """Every position's value on the left and on the right."""
+        """The projection of every position on the left and on the right directions."""
         read = self.y @ self.directions.left.T
         if self.directions.circuit == "QK":
             return read, self.y @ self.directions.right.T
@@ -53,29 +53,29 @@ class DirectionActivations:
 
     @cached_property
     def contributions(self) -> tuple[Float[Tensor, "query key"], Float[Tensor, "query key"]]:
-        """What places on the left, and on the right, contribute along the first pair."""
+        """The contributions of the first pair: of positions on the left, and on the right."""
         _, circuit, left, right, S = self.directions
         if circuit == "OV":
-            moved = self.pattern * (S * self.projections[0][:, 0])
-            return moved, moved
+            written = self.pattern * (S * self.projections[0][:, 0])
+            return written, written
         block, head = self.block, self.directions.head
         A_Q, A_K = block.A_Q[head], block.A_K[block.kv_head[head]]
-        asked = self.projections[0][:, :1] * (left[0] @ A_Q)
-        offered = self.projections[1][:, :1] * (right[0] @ A_K)
+        query_part = self.projections[0][:, :1] * (left[0] @ A_Q)
+        key_part = self.projections[1][:, :1] * (right[0] @ A_K)
         return (
-            score_contribution(block, self.x, head, asked[:, None], self.y @ A_K)[0],
-            score_contribution(block, self.x, head, (self.y @ A_Q)[:, None], offered)[0],
+            score_contribution(block, self.x, head, query_part[:, None], self.y @ A_K)[0],
+            score_contribution(block, self.x, head, (self.y @ A_Q)[:, None], key_part)[0],
         )
 
     def counterpart(self, side: int, position: int) -> Counterpart:
-        """Who gains most by a place on a side (0: left, 1: right)."""
-        asks = (side == 0) == (self.directions.circuit == "QK")  # the place is a query
+        """Return the position with the largest contribution from a position (0: left, 1: right)."""
+        is_query = (side == 0) == (self.directions.circuit == "QK")
 
-        def seen_from_here(matrix: Tensor) -> Tensor:
-            return matrix[position] if asks else matrix[:, position]
+        def others(matrix: Tensor) -> Tensor:
+            return matrix[position] if is_query else matrix[:, position]
 
-        gained = seen_from_here(self.contributions[side]).clone()
-        gained[~seen_from_here(self.block.attention_scores.mask(len(self.x)))] = float("-inf")
-        gained[: self.first_position] = float("-inf")
-        other = int(gained.argmax())
-        return Counterpart(other, float(gained[other]), float(seen_from_here(self.pattern)[other]))
+        contributions = others(self.contributions[side]).clone()
+        contributions[~others(self.block.attention_scores.mask(len(self.x)))] = float("-inf")
+        contributions[: self.first_position] = float("-inf")
+        best = int(contributions.argmax())
+        return Counterpart(best, float(contributions[best]), float(others(self.pattern)[best]))

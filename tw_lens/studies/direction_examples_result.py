@@ -1,4 +1,4 @@
-"""The result of `direction_examples`: places of real text in context, beside a direction's words."""
+"""Result of `direction_examples`: positions of real text in context, and their token ranks."""
 
 from __future__ import annotations
 
@@ -11,29 +11,35 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.null_directions import OV_OUTPUT, SIDES
+from tw_lens.analyses.token_filter import TokenFilter
 from tw_lens.errors import Caveat
 from tw_lens.geometry import upper_p_values
 from tw_lens.results.arguments import Circuit
 from tw_lens.results.base import Result, component_label, head_columns
 from tw_lens.results.token_lists import TokenLists
 
+N_TOKENS = 50
+"""Length of the token lists, and the rank below which a token counts as one of the highest."""
+
 
 class Example(NamedTuple):
-    """A place of real text that lies high along one side of a direction.
+    """A position of real text with a high projection on one side of a direction.
 
     Attributes:
         side: "left" or "right".
-        prompt, position: where; prompts are counted as they were given, from 0.
-        token_index, token_string: what stands there.
-        along: how high it lies (see `direction_examples`); `cosine`: the same over the length of the
-            place's own vector (NaN where something is written).
-        token_rank: how many words of the vocabulary score higher on this side than the token that
-            stands there (follows, where words are written; NaN: nothing does).
-        before, after: the tokens around it; `values`: of these tokens and, between them, its own.
-        counterpart_position, counterpart_token, counterpart_projection: the other end of the attention, and how
-            high it lies on the other side.
-        contribution: what the partner gains: a part of a score (QK), a length written (OV).
-        attention: what the head really pays, 0 to 1.
+        prompt, position: its location; prompts are numbered in the order given, from 0.
+        token_index, token_string: the token at the position.
+        projection: its projection (see `direction_examples`); `cosine` is the projection over the
+            length of the projected vector (NaN on the output side of OV).
+        token_rank: number of tokens of the whole vocabulary that score higher on this side than
+            the token at the position (on the output side of OV: than the next token; NaN at the
+            end of a prompt).
+        before, after: the tokens around it. `values` are the projections of all these tokens,
+            including the position itself.
+        counterpart_position, counterpart_token, counterpart_projection: the position at the other
+            end of the attention, and its projection on the other side.
+        contribution: contribution to the counterpart: a part of a score (QK), a length (OV).
+        attention: the attention weight between the two, 0 to 1.
     """
 
     side: str
@@ -53,13 +59,19 @@ class Example(NamedTuple):
     contribution: float
     attention: float
 
+    @property
+    def location(self) -> tuple[int, int]:
+        """The number of the prompt and the position."""
+        return self.prompt, self.position
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DirectionExamples(Result):
-    """Where a direction is used in real text, and how its places' tokens rank among its words.
+    """Positions of real text with the highest projections on a direction, both sides.
 
-    `tokens_left` and `tokens_right` hold one list each, the words that the uses are compared with.
-    `random_ranks` are the word ranks of the places of random pairs of directions.
+    `tokens_left` and `tokens_right` hold one list each: the highest tokens of the direction (among
+    those of `token_filter`). `random_ranks` are the token ranks of the examples of random pairs of
+    directions. All ranks are over the whole vocabulary.
     """
 
     model_name: str
@@ -78,67 +90,76 @@ class DirectionExamples(Result):
     n_positions: int
     n_cut: int
     n_skipped: int
+    token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
     @property
     def component(self) -> str:
-        """The head: "L5H1"."""
+        """The label of the head: "L5H1"."""
         return component_label(self.layer, self.head)
 
     def words(self, side: str) -> TokenLists:
-        """The words of a side, one list."""
+        """Return the token list of a side (a `TokenLists` of one list)."""
         return self.tokens_left if side == "left" else self.tokens_right
 
     def of_side(self, side: str) -> tuple[Example, ...]:
-        """The uses on a side, highest first."""
+        """Return the examples of a side, highest first."""
         return tuple(example for example in self.examples if example.side == side)
 
-    def token_ranks(self, side: str) -> Float[Tensor, "own_and_pairs places"]:
-        """The word ranks on a side: of the direction first, then of the random pairs."""
+    def token_ranks(self, side: str) -> Float[Tensor, "own_and_pairs examples"]:
+        """Return the token ranks on a side: row 0 of the direction, then of the random pairs."""
         random = self.random_ranks[SIDES.index(side)]
         own = random.new_full((1, random.shape[1]), torch.nan)
         for i, example in enumerate(self.of_side(side)):
             own[0, i] = example.token_rank
         return torch.cat([own, random])
 
-    def listed(self, side: str) -> tuple[float, float]:
-        """The share of places whose token is among the side's words, and the random pairs' mean."""
+    def share_among_highest(self, side: str) -> tuple[float, float]:
+        """Return the share of examples whose token is among the side's 50 highest tokens.
+
+        The highest of the whole vocabulary are meant, whatever `token_filter` lists. The second
+        number is the mean share of the random pairs.
+        """
         ranks = self.token_ranks(side)
         known = (~ranks.isnan()).sum(1)
-        shares = (ranks < len(self.words(side).token_string[0])).sum(1) / known
+        shares = (ranks < self._n_highest).sum(1) / known
         return float(shares[0]), float(shares[1:].nanmean())
 
-    def median_rank(self, side: str) -> tuple[float, float]:
-        """The median word rank in percent of the vocabulary, and the random pairs' mean.
+    @property
+    def _n_highest(self) -> int:
+        return min(N_TOKENS, self.d_vocab)
 
-        50 is what tokens get that have nothing to do with the direction's words.
+    def median_rank(self, side: str) -> tuple[float, float]:
+        """Return the median token rank in percent of the vocabulary, and the random pairs' mean.
+
+        Tokens unrelated to the direction have a median of 50.
         """
         medians = 100 * self.token_ranks(side).nanmedian(1).values / self.d_vocab
         return float(medians[0]), float(medians[1:].nanmean())
 
-    def p(self, side: str) -> float:
-        """How rare so low a median rank is among the random pairs (1 / 50 at least)."""
+    def p_value(self, side: str) -> float:
+        """Return the p-value of the median rank under the random pairs (at least 1 / 50)."""
         medians = -self.token_ranks(side).nanmedian(1).values
         return float(upper_p_values(medians[:1], medians[1:])[0])
 
     def description(self, side: str) -> str:
-        """How a side's places compare with its words, in half a sentence."""
+        """Return a summary of the token ranks on a side, for the headline."""
         if not self.of_side(side):
-            return f"{side}: no place"
+            return f"{side}: no place with a projection above 0"
         n = int((~self.token_ranks(side)[0].isnan()).sum())
         if not n:
-            return f"{side}: no place that a word follows"
-        (share, random), (median, usual) = self.listed(side), self.median_rank(side)
-        hold = "hold" if (self.circuit, side) != OV_OUTPUT else "stand before"
+            return f"{side}: no example has a next token"
+        (share, random), (median, usual) = self.share_among_highest(side), self.median_rank(side)
+        token = "next token" if (self.circuit, side) == OV_OUTPUT else "token"
         return (
-            f"{side}: {100 * share:.0f} % of {n} places {hold} one of its first "
-            f"{len(self.words(side).token_string[0])} words (random {100 * random:.0f} %), the "
-            f"median word rank is {percent(median)} of the vocabulary (random {percent(usual)}, "
-            f"p {self.p(side):.2g})"
+            f"{side}: the {token} of {100 * share:.0f} % of {n} examples is among the "
+            f"{self._n_highest} highest (random {100 * random:.0f} %), the median token rank is "
+            f"{percent(median)} of the vocabulary (random {percent(usual)}, "
+            f"p {self.p_value(side):.2g})"
         )
 
     def headline(self) -> str:
-        """How the tokens of the places compare with the direction's words."""
+        """Return the token ranks of the examples on both sides, against random pairs."""
         return (
             f"{self.model_name} {self.component} {self.circuit} direction {self.direction} over "
             f"{self.n_prompts} prompts, {self.n_positions} positions; "
@@ -146,11 +167,11 @@ class DirectionExamples(Result):
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per place.
+        """Return one row per example.
 
-        Columns: layer, head, component, circuit, direction, side, rank, prompt, position, token_index,
-        token_string, along, cosine, token_rank, context_before, context_after, counterpart_position,
-        counterpart_token, counterpart_projection, contribution, attention.
+        Columns: layer, head, component, circuit, direction, side, rank, prompt, position,
+        token_index, token_string, projection, cosine, token_rank, context_before, context_after,
+        counterpart_position, counterpart_token, counterpart_projection, contribution, attention.
         """
         rows = [
             (
@@ -160,25 +181,27 @@ class DirectionExamples(Result):
                 side,
                 rank,
                 *example[1:8],
-                text(example.before),
-                text(example.after),
+                join_tokens(example.before),
+                join_tokens(example.after),
                 *example[11:],
             )
             for side in SIDES
             for rank, example in enumerate(self.of_side(side))
         ]
-        names = ["layer", "head", "component", "circuit", "direction", "side", "rank", "prompt", "position",
-                 "token_index", "token_string", "projection", "cosine", "token_rank", "context_before",
-                 "context_after", "counterpart_position", "counterpart_token", "counterpart_projection",
-                 "contribution", "attention"]  # fmt: skip
+        names = [
+            "layer", "head", "component", "circuit", "direction", "side", "rank", "prompt",
+            "position", "token_index", "token_string", "projection", "cosine", "token_rank",
+            "context_before", "context_after", "counterpart_position", "counterpart_token",
+            "counterpart_projection", "contribution", "attention",
+        ]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
 
 def percent(number: float) -> str:
-    """A percentage with as many digits as a reader needs."""
+    """Return a percentage with two significant digits below 10, none after the point above."""
     return f"{number:.0f} %" if number >= 10 else f"{number:.2g} %"
 
 
-def text(tokens: tuple[str, ...]) -> str:
-    """Tokens as running text; with spaces between them where they have none of their own."""
+def join_tokens(tokens: tuple[str, ...]) -> str:
+    """Join tokens to running text, with spaces between them if they contain none themselves."""
     return ("" if any(token.startswith(" ") for token in tokens) else " ").join(tokens)

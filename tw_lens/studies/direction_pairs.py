@@ -1,7 +1,8 @@
-"""A head's direction with its words, and random pairs of directions beside it."""
+"""Direction pairs: a head's singular pair, random pairs as its null, and token ranks on both."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,10 @@ from tw_lens.studies.top_activations import TopActivations
 
 
 class DirectionPairs(NamedTuple):
-    """Pairs of directions of a head's circuit: the pair asked about first, with its value."""
+    """Pairs (left, right) of directions of a head's circuit: a singular pair, then random ones.
+
+    `S` is the singular value of the first pair.
+    """
 
     head: int
     circuit: Circuit
@@ -26,16 +30,16 @@ class DirectionPairs(NamedTuple):
     S: float
 
     def writes(self, side: int) -> bool:
-        """Whether a side (0: left, 1: right) is what is written."""
+        """Return whether a side (0: left, 1: right) is the output of the head."""
         return (self.circuit, SIDES[side]) == OV_OUTPUT
 
 
 def require_head(block: Block, head: int) -> int:
-    """The head that a study is about.
+    """Return the head as an index of the block.
 
     Raises:
-        IndexError: it does not exist.
-        TypeError: no head is named, or several.
+        IndexError: the head does not exist.
+        TypeError: the head is not an int.
     """
     if head is None:
         raise TypeError(f"head must be an int, 0 to {block.n_heads - 1}; got None.")
@@ -45,11 +49,13 @@ def require_head(block: Block, head: int) -> int:
 def head_directions(
     weights: Weights, layer: int, head: int, circuit: Circuit, direction: int, *, n: int, seed: int
 ) -> DirectionPairs:
-    """A direction and, behind it, n random pairs in the head's subspaces, all signed by the rule.
+    """Return a singular pair followed by n random pairs in the head's subspaces.
+
+    The sign of every pair is chosen as `head_spectrum` chooses it.
 
     Raises:
         IndexError: the layer, the head or the direction does not exist.
-        TypeError: one of them is no number.
+        TypeError: one of them is not an int.
     """
     block = weights.block(layer)
     head = require_head(block, head)
@@ -62,27 +68,32 @@ def head_directions(
         )
     generator = torch.Generator().manual_seed(seed)
     left, right = (
-        torch.cat([some[0, :, [direction]].T, random_directions_in_span(some, n, generator)[0]])
-        for some in (svd.left, svd.right)
+        torch.cat(
+            [vectors[0, :, [direction]].T, random_directions_in_span(vectors, n, generator)[0]]
+        )
+        for vectors in (svd.left, svd.right)
     )
-    written = circuit == "OV"
-    rows = weights.readout.directions() if written else weights.vocabulary.on_sphere(block.norm)
-    upright = top_tokens_both_signs(right, rows, 1, relative=written).positive
-    sign = torch.where(upright, 1.0, -1.0)[:, None]
+    writes = circuit == "OV"
+    rows = weights.readout.directions() if writes else weights.vocabulary.on_sphere(block.norm)
+    positive = top_tokens_both_signs(right, rows, 1, relative=writes).positive
+    sign = torch.where(positive, 1.0, -1.0)[:, None]
     return DirectionPairs(head, circuit, left * sign, right * sign, float(svd.S[0, direction]))
 
 
 def token_ranks(
-    weights: Weights, layer: int, pairs: DirectionPairs, side: int, highest: list[TopActivations]
+    weights: Weights, layer: int, pairs: DirectionPairs, side: int, top: Sequence[TopActivations]
 ) -> Float[Tensor, "pairs k"]:
-    """How many words score higher on a pair's side than what its places say (NaN: nothing said)."""
-    most = max(1, *(len(kept.places()) for kept in highest))
-    said = torch.full((len(highest), most), -1)
-    for i, kept in enumerate(highest):
-        for j, place in enumerate(kept.places()):
-            said[i, j] = place.token
-    written = pairs.writes(side)
+    """Return the vocabulary rank of every activation's token on its pair's side (NaN: no token).
+
+    The rank is the number of tokens of the whole vocabulary that score higher.
+    """
+    lists = [one.activations() for one in top]
+    tokens = torch.full((len(lists), max(1, *map(len, lists))), -1)
+    for i, activations in enumerate(lists):
+        for j, activation in enumerate(activations):
+            tokens[i, j] = activation.token
     norm = weights.block(layer).norm
-    rows = weights.readout.directions() if written else weights.vocabulary.on_sphere(norm)
-    ranks = ranks_of((pairs.left, pairs.right)[side], rows, said.clamp_min(0))
-    return ranks.float().masked_fill(said < 0, torch.nan)
+    writes = pairs.writes(side)
+    rows = weights.readout.directions() if writes else weights.vocabulary.on_sphere(norm)
+    ranks = ranks_of((pairs.left, pairs.right)[side], rows, tokens.clamp_min(0))
+    return ranks.float().masked_fill(tokens < 0, torch.nan)

@@ -1,4 +1,4 @@
-"""Sets of directions, as they are asked for and named."""
+"""Sets of directions: validation and labels."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ Sets = tuple[tuple[int, ...], ...]
 def direction_sets(
     directions: Iterable[SupportsIndex | Iterable[SupportsIndex]] | None, rank: int
 ) -> Sets:
-    """The sets of directions asked for, each once; the leading ones, one by one, by default.
+    """Return the distinct sets of directions; by default the leading 20, one by one.
 
     Raises:
         IndexError: a direction does not exist.
-        TypeError: a direction is no number, or the sets are no list.
+        TypeError: a direction is not an int, or the sets are not a list.
         ValueError: there is no set.
     """
     if directions is None:
         return tuple((i,) for i in range(min(LEADING, rank)))
     try:
-        held = (tuple(sorted({index(i) for i in _members(one)})) for one in directions)
-        sets = tuple(dict.fromkeys(held))
+        members = (tuple(sorted({index(i) for i in _members(item)})) for item in directions)
+        sets = tuple(dict.fromkeys(members))
     except TypeError:
         raise TypeError(
-            f"directions={directions!r} is no list of numbers or of sets of numbers: [0, 1] or "
-            "[(0, 1, 2)] fit."
+            "directions must be a list of ints or of sets of ints, e.g. [0, 1] or [(0, 1, 2)]; "
+            f"got {directions!r}."
         ) from None
     if not sets:
-        raise ValueError("directions is empty: give at least one, such as [0] or [(0, 1, 2)].")
-    for i in (i for held in sets for i in held):
+        raise ValueError("directions must not be empty; pass e.g. [0] or [(0, 1, 2)].")
+    for i in (i for members in sets for i in members):
         if not 0 <= i < rank:
             raise IndexError(f"direction {i} does not exist: the head has 0 to {rank - 1}.")
     return sets
 
 
-def _members(one: SupportsIndex | Iterable[SupportsIndex]) -> Iterable[SupportsIndex]:
-    """The directions of one set; a number is a set of its own, in an array or a tensor too."""
-    alone = getattr(one, "ndim", None) == 0 or not isinstance(one, Iterable)
-    return (one,) if alone else one
+def _members(item: SupportsIndex | Iterable[SupportsIndex]) -> Iterable[SupportsIndex]:
+    """Return the directions of one set; an int, array or tensor of dimension 0 is one direction."""
+    if isinstance(item, Iterable) and getattr(item, "ndim", None) != 0:
+        return item
+    return (index(item),)  # pyright: ignore[reportArgumentType]  # `index` raises the TypeError
 
 
-def set_label(held: tuple[int, ...]) -> str:
-    """A set of directions in words: "0", "0+1+2", "0 to 63", "none"."""
-    if len(held) > 3 and held == tuple(range(held[0], held[-1] + 1)):
-        return f"{held[0]} to {held[-1]}"
-    return "+".join(map(str, held)) or "none"
+def set_label(members: tuple[int, ...]) -> str:
+    """Return the label of a set of directions: "0", "0+1+2", "0 to 63", "none"."""
+    if len(members) > 3 and members == tuple(range(members[0], members[-1] + 1)):
+        return f"{members[0]} to {members[-1]}"
+    return "+".join(map(str, members)) or "none"

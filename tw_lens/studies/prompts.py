@@ -1,4 +1,4 @@
-"""The prompts of a study: those measured with their numbers, the others counted; and its chance."""
+"""Prompts of a study: token ids with their numbers, counts of skipped ones, seeded generators."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from tw_lens.reading import Prompt, tokenize_prompts
 
 MIN_PROMPTS = 30
 
-ONE_BY_ONE = "each interval holds 95 % for its own figure; of twenty level ones, one is not."
+POINTWISE = (
+    "intervals are pointwise 95 %, not corrected for multiple comparisons: of twenty effects of "
+    "size 0, about one is not level."
+)
 
 
 class PromptStream:
-    """The prompts that are measured, with their numbers; those cut and left out are counted."""
+    """The prompts that are measured, with their numbers; truncated and skipped ones are counted."""
 
     def __init__(
         self, model: Any, prompts: Iterable[Prompt | Mapping[str, Any]], first_position: int
     ) -> None:
         if first_position < 0:
-            raise ValueError(f"first_position={first_position}: give 0 or more.")
+            raise ValueError(f"first_position must be at least 0, got {first_position}.")
         self.n_prompts = self.n_cut = self.n_skipped = 0
         self._tokens, self._first = tokenize_prompts(model, prompts), first_position
 
@@ -39,53 +42,53 @@ class PromptStream:
             self.n_cut += cut
             yield number, tokens
 
-    def require_some(self) -> None:
-        """Refuse a study of nothing.
+    def require_prompts(self) -> None:
+        """Reject a study without prompts.
 
         Raises:
             ValueError: no prompt had a position to measure.
         """
         if not self.n_prompts:
             raise ValueError(
-                f"no prompt has a position to measure ({self.n_skipped} were given): give prompts "
+                f"no prompt has a position to measure (got {self.n_skipped} prompts); pass prompts "
                 f"of more than {self._first} tokens."
             )
 
     @property
     def caveats(self) -> tuple[Caveat, ...]:
-        """Which prompts and positions a study leaves out."""
-        named = []
+        """The prompts and positions that a study leaves out."""
+        caveats = []
         if self._first:
             last = self._first - 1
-            which = "position 0 is" if last == 0 else f"positions 0 to {last} are"
-            named.append(Caveat("positions", f"{which} left out (first_position=0 counts all)."))
+            excluded = "position 0 is" if last == 0 else f"positions 0 to {last} are"
+            sentence = f"{excluded} excluded (first_position=0 includes all)."
+            caveats.append(Caveat("positions", sentence))
         if self.n_cut:
-            named.append(Caveat("cut", f"{self.n_cut} prompts were cut at the end of the context."))
+            sentence = f"{self.n_cut} prompts were truncated at the end of the context."
+            caveats.append(Caveat("cut", sentence))
         if self.n_skipped:
-            named.append(
-                Caveat("left out", f"{self.n_skipped} prompts had no position to measure.")
-            )
-        return tuple(named)
+            sentence = f"{self.n_skipped} prompts had no position to measure."
+            caveats.append(Caveat("left out", sentence))
+        return tuple(caveats)
 
     @property
-    def few(self) -> bool:
-        """Whether so few prompts say little of others."""
+    def too_few(self) -> bool:
+        """Whether there are too few prompts (less than 30) to say much about others."""
         return self.n_prompts < MIN_PROMPTS
 
     @property
-    def caveats_of_intervals(self) -> tuple[Caveat, ...]:
-        """What a reader must know before figures with intervals over the prompts."""
-        named = [*self.caveats, Caveat("intervals", ONE_BY_ONE)]
-        if self.few:
-            named.append(
-                Caveat("few prompts", f"intervals from {self.n_prompts} prompts are too narrow.")
-            )
-        return tuple(named)
+    def interval_caveats(self) -> tuple[Caveat, ...]:
+        """The caveats of a study that reports intervals over prompts."""
+        caveats = [*self.caveats, Caveat("intervals", POINTWISE)]
+        if self.too_few:
+            sentence = f"intervals from {self.n_prompts} prompts are too narrow."
+            caveats.append(Caveat("few prompts", sentence))
+        return tuple(caveats)
 
 
 @contextmanager
 def progress_bar(progress: Progress, prompts: Iterable[Any]) -> Iterator[Callable[[int], None]]:
-    """The function to call with the number of prompts processed since its last call."""
+    """Yield the function to call with the number of prompts processed since its last call."""
     total = len(prompts) if isinstance(prompts, Sized) else None
     done, of = 0, "" if total is None else f" of {total}"
     with steps(progress, total=total, unit="prompt") as step:
@@ -99,6 +102,6 @@ def progress_bar(progress: Progress, prompts: Iterable[Any]) -> Iterator[Callabl
 
 
 def seeded_generator(name: str, seed: int, number: int) -> torch.Generator:
-    """Chance that depends on what it is for, the study's seed and the prompt's number only."""
-    drawn = hashlib.sha256(f"{name} {seed} {number}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(drawn[:7], "big"))
+    """Return a generator that depends only on its purpose, the study's seed and the prompt."""
+    digest = hashlib.sha256(f"{name} {seed} {number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

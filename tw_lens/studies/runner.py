@@ -1,20 +1,20 @@
-"""Many prompts through the running model, measured state by state, beside their controls.
+"""Study runner: measures of the residual stream over many prompts, for the model and its controls.
 
-1. Prompts become token ids; empty ones are left out, long ones cut, both counted.
-2. Prompts of one length run together, on the model and on its permuted weights.
-3. Each prompt's stream is measured as it is, with its layers shuffled, and with random steps.
-4. The values of the positions asked for are counted into running sums (`sums`), which are kept
-   on disk every ten seconds where a file is named.
+1. Convert the prompts to token ids. Skip empty ones and truncate long ones, and count both.
+2. Batch prompts of equal length and run the model on each batch, and the model with permuted
+   weights if it is one of the controls.
+3. For every prompt, measure the residual stream itself, the stream with its steps in shuffled
+   order, the stream with random steps, and the stream of the permuted weights.
+4. Add the values at the measured positions to running sums with bootstrap resamples
+   (`BootstrapSums`). If a checkpoint file is named, save the sums every ten seconds and at the end.
+5. Compute means, standard deviations and counts from the sums.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -27,14 +27,14 @@ from tw_lens.geometry import random_steps, shuffled_steps
 from tw_lens.progress import Progress
 from tw_lens.reading import (
     Prompt,
-    fingerprint,
     permute_weights,
     read_residuals,
     read_weights,
 )
+from tw_lens.results.arguments import require_positive
 from tw_lens.studies.batching import batches
 from tw_lens.studies.bootstrap import BootstrapSums
-from tw_lens.studies.checkpoint import CheckpointError, CheckpointState, load_study, save_study
+from tw_lens.studies.checkpoint import Checkpoint, PartialResults
 from tw_lens.studies.prompts import PromptStream, progress_bar, seeded_generator
 
 MODEL = "model"
@@ -42,13 +42,13 @@ PERMUTED = "permuted weights"
 SHUFFLED = "shuffled layers"
 PATH_NULLS = {SHUFFLED: shuffled_steps, "random steps": random_steps}
 CONTROLS = (*PATH_NULLS, PERMUTED)
-"""What every figure is compared with: the prompt's own steps in another order, steps of the same
-lengths in random directions, and the same architecture with random weights."""
+"""The controls: the prompt's own steps in another order, steps of the same lengths in random
+directions, and the same architecture with permuted weights."""
 
 ONE_PERMUTATION = Caveat(
-    "one twin", "the permuted weights is one draw of weights; its intervals are over prompts alone."
+    "one permutation",
+    "the permuted weights are one permutation; the intervals are over prompts only.",
 )
-SECONDS_BETWEEN_SAVES = 10.0
 
 Stream = Float[Tensor, "layers_and_end position d_model"]
 StateMeasure = Callable[
@@ -59,7 +59,7 @@ StateMeasure = Callable[
 
 @dataclass(frozen=True)
 class Settings:
-    """What a study is asked for."""
+    """The settings of a study, except for its columns."""
 
     controls: tuple[str, ...]
     first_position: int
@@ -69,18 +69,16 @@ class Settings:
     def __post_init__(self) -> None:
         unknown = [name for name in self.controls if name not in CONTROLS]
         if unknown:
-            raise ValueError(
-                f"controls: {unknown[0]!r} is unknown: {', '.join(map(repr, CONTROLS))} fit."
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} is no count: give at least 1.")
+            expected = ", ".join(map(repr, CONTROLS))
+            raise ValueError(f"unknown control {unknown[0]!r}; expected one of {expected}.")
+        require_positive("batch_size", self.batch_size)
 
 
 @dataclass(frozen=True, eq=False)
 class StudyResult:
-    """The running sums of a study, read out.
+    """Means, standard deviations and counts of a study.
 
-    `means[0]` are the means over all prompts, the others those of the resamples.
+    `means[0]` are the means over all prompts, the other rows those of the resamples.
     """
 
     model_name: str
@@ -105,86 +103,89 @@ def run_study(
     checkpoint: str | Path | None = None,
     progress: Progress = False,
 ) -> StudyResult:
-    """StateMeasure the walk of every prompt and of its controls.
+    """Measure the residual stream of every prompt, and of its controls.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
         prompts: texts, ids, or padded batches with their `attention_mask`.
-        measure: the values of one prompt's stream, NaN where one has no meaning; it is given
-            chance for the model's own walk, and none for controls.
+        measure: returns the values of one prompt's stream, NaN where a value is undefined; its
+            last argument is a seeded generator for the model's own stream and None for controls.
         columns: a name for each value.
-        settings: what is asked for.
-        kept: the file the study is kept in; named again, the study goes on from there.
-        progress: show a bar, or call this with a sentence at each step.
+        settings: controls, first position, batch size and seed.
+        checkpoint: a file to save the study in; rerun with the same file to resume.
+        progress: True shows a bar; a function is called with a sentence at each step.
 
     Raises:
         ValueError: no prompt has a position to measure.
-        CheckpointError: (a ValueError) the kept study is of other settings or prompts.
+        CheckpointError: (a ValueError) the checkpoint is of other settings or prompts.
         UnsupportedModelError: see `read_weights` and `permute_weights`.
     """
-    rows = PromptStream(model, prompts, settings.first_position)
+    stream = PromptStream(model, prompts, settings.first_position)
     sources = (MODEL, *settings.controls)
     weights = read_weights(model)
-    walkers = {MODEL: (model, weights)}
+    models = {MODEL: (model, weights)}
     if PERMUTED in sources:
-        twin = permute_weights(model, seed=settings.seed)
-        walkers[PERMUTED] = (twin, read_weights(twin))
+        permuted = permute_weights(model, seed=settings.seed)
+        models[PERMUTED] = (permuted, read_weights(permuted))
     shape = (len(sources), len(columns), weights.n_layers + 1)
-    path = None if checkpoint is None else Path(checkpoint)
-    asked = asdict(settings) | {"columns": list(columns), "model": fingerprint(model)}
-    sums, before = BootstrapSums.empty(shape[0] * shape[1] * shape[2]), CheckpointState()
-    if path is not None and (found := load_study(path, asked)):
-        sums, before = found
-    digest, n_batches, saved = hashlib.sha256(), 0, -math.inf
+    saved = Checkpoint(
+        checkpoint,
+        model,
+        {"study": "trajectories", **asdict(settings), "columns": list(columns)},
+    )
+    sums = BootstrapSums.empty(shape[0] * shape[1] * shape[2])
+    if saved.results is not None:
+        sums = BootstrapSums(**saved.results.tensors)
+
+    def partial_results() -> PartialResults:
+        return PartialResults(sums._asdict(), {})
+
     with progress_bar(progress, prompts) as count:
-        for batch in batches(rows, settings.batch_size):
-            n_batches += 1
-            digest.update(str((batch.numbers, batch.tokens.tolist())).encode())
+        for batch in batches(stream, settings.batch_size):
+            if not saved.includes(*batch):
+                residuals = {
+                    name: read_residuals(one, batch.tokens) for name, (one, _) in models.items()
+                }
+                for i, (number, tokens) in enumerate(zip(*batch, strict=True)):
+                    streams = {name: (models[name][1], residuals[name][i]) for name in models}
+                    values = _values(streams, tokens, measure, sources, settings.seed, number)
+                    values = values[..., settings.first_position :].flatten(0, 2)
+                    sums.add(values, seed=settings.seed, number=number)
+                saved.save_if_due(partial_results)
             count(len(batch.numbers))
-            if n_batches <= before.n_batches:
-                if n_batches == before.n_batches:
-                    _require_same(before.digest, digest.hexdigest(), path)
-                continue
-            streams = {name: read_residuals(it, batch.tokens) for name, (it, _) in walkers.items()}
-            for i, (number, tokens) in enumerate(zip(*batch, strict=True)):
-                measured = []
-                for source in sources:
-                    walker = source if source in walkers else MODEL
-                    generator = seeded_generator(source, settings.seed, number)
-                    stream = PATH_NULLS.get(source, _as_it_is)(streams[walker][i], generator)
-                    given = generator if source == MODEL else None
-                    measured.append(measure(walkers[walker][1], stream, tokens, given))
-                values = torch.stack(measured)[..., settings.first_position :]
-                sums.add(values.flatten(0, 2), seed=settings.seed, number=number)
-            if path is not None and monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                save_study(path, sums, CheckpointState(n_batches, digest.hexdigest()), asked)
-                saved = monotonic()
-    if n_batches < before.n_batches:
-        _require_same(before.digest, digest.hexdigest(), path)
-    if path is not None:
-        save_study(path, sums, CheckpointState(n_batches, digest.hexdigest()), asked)
-    rows.require_some()
+    stream.require_prompts()
+    saved.finish(partial_results)
     return StudyResult(
         model_name=weights.model_name,
         labels=(*(f"{layer}_pre" for layer in range(weights.n_layers)), "final_post"),
         sources=sources,
         means=sums.means().unflatten(1, shape),
         std=sums.std().unflatten(0, shape),
-        count=sums.count[0].unflatten(0, shape),
-        n_prompts=rows.n_prompts,
-        n_cut=rows.n_cut,
-        n_skipped=rows.n_skipped,
-        caveats=(*rows.caveats_of_intervals, *(ONE_PERMUTATION,) * (PERMUTED in sources)),
+        count=sums.counts[0].unflatten(0, shape),
+        n_prompts=stream.n_prompts,
+        n_cut=stream.n_cut,
+        n_skipped=stream.n_skipped,
+        caveats=(*stream.interval_caveats, *(ONE_PERMUTATION,) * (PERMUTED in sources)),
     )
 
 
-def _as_it_is(stream: Stream, _generator: torch.Generator) -> Stream:
-    return stream
+def _values(
+    streams: Mapping[str, tuple[Weights, Stream]],
+    tokens: Int[Tensor, " position"],
+    measure: StateMeasure,
+    sources: Sequence[str],
+    seed: int,
+    number: int,
+) -> Float[Tensor, "sources columns layers_and_end position"]:
+    """Return the values of one prompt for the model and every control.
 
-
-def _require_same(checkpoint: str, found: str, path: Path | None) -> None:
-    if checkpoint != found:
-        raise CheckpointError(
-            f"{str(path)!r} holds a study of other prompts: give the same prompts in the same "
-            "order, or name another file."
-        )
+    `streams` holds the weights and the residual stream of every model that was run.
+    """
+    measured = []
+    for source in sources:
+        generator = seeded_generator(source, seed, number)
+        weights, stream = streams.get(source, streams[MODEL])
+        if source in PATH_NULLS:
+            stream = PATH_NULLS[source](stream, generator)
+        measured.append(measure(weights, stream, tokens, generator if source == MODEL else None))
+    return torch.stack(measured)

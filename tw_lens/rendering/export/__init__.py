@@ -1,4 +1,4 @@
-"""Export: figures and tables as files for a paper, and tables for the terminal."""
+"""Export: figures and tables as files for papers, and tables for the terminal."""
 
 from tw_lens.rendering.export.figure_files import FigureExportError, save_figure
 from tw_lens.rendering.export.tables import cite, rich_table, save_table

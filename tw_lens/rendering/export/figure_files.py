@@ -1,40 +1,46 @@
-"""Figures for papers: SVG, PNG, PDF, in a column's width, with type that can be read there."""
+"""Figure files for papers: SVG, PNG and PDF, at column width with legible type."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tw_lens.files import require_writable, write_atomically
-from tw_lens.rendering.export.print_layout import INCHES, print_layout
+from tw_lens.reading import Certificate
+from tw_lens.rendering.export.print_layout import INCHES, layout_of, print_layout
 from tw_lens.results import Result
+from tw_lens.results import figure as figure_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FORMATS = ("svg", "png", "pdf")
-SHARPNESS = 4  # 384 dots per inch in a PNG
-UNCUT = "<style>@page { margin: 0 }</style>"  # else a PDF is moved by a tenth of an inch, and cut
+PNG_SCALE = 4  # 384 dots per inch
+NO_MARGIN = "<style>@page { margin: 0 }</style>"  # else Chromium shifts and crops the PDF
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 class FigureExportError(RuntimeError):
-    """What draws figures into files is missing."""
+    """A program or package that figure export needs is missing."""
 
 
 def save_figure(
-    figure: Result | go.Figure, path: str | Path, *, n_columns: int = 1, height: float | None = None
+    figure: Result | Certificate | go.Figure,
+    path: str | Path,
+    *,
+    n_columns: int = 1,
+    height: float | None = None,
 ) -> Path:
     """Write a figure to a file for a paper: SVG, PNG (384 dots per inch) or PDF, by its suffix.
 
-    Type is 8 and 7 points high at the printed size; the legend goes under the picture, sliders and
-    buttons are left out. The figure itself is not changed, and nothing is asked of any server.
+    Type is 8 and 7 points high at the printed size; the legend goes below the panels, sliders and
+    buttons are removed. The figure itself is not changed, and no server is contacted.
 
     Args:
-        figure: a plotly figure, or a result, whose `plot()` is taken.
-        path: where to; its suffix is the format.
+        figure: a plotly figure, or a result or certificate, whose figure is drawn.
+        path: the file; its suffix is the format.
         n_columns: 1 (3.3 inches wide) or 2 (6.9 inches).
         height: in inches; by default what panels, titles and legend need.
 
@@ -42,7 +48,8 @@ def save_figure(
         The path.
 
     Raises:
-        ValueError: another format or width.
+        ValueError: an unknown format, width or height.
+        TypeError: the first argument has no figure (a `Widget` is HTML).
         FigureExportError: kaleido or a Chromium is not installed.
         FileNotFoundError, PermissionError: the file cannot be written there.
 
@@ -50,39 +57,58 @@ def save_figure(
         >>> from tw_lens import token_norms
         >>> save_figure(token_norms(weights), "norms.jpeg")
         Traceback (most recent call last):
-        ValueError: 'norms.jpeg' is none of svg, png, pdf: change its suffix.
+        ValueError: unknown figure format 'norms.jpeg'; the suffix must be one of svg, png, pdf.
     """
     path = Path(path)
     kind = path.suffix.lstrip(".").lower()
     if kind not in FORMATS:
-        raise ValueError(f"{str(path)!r} is none of {', '.join(FORMATS)}: change its suffix.")
+        expected = ", ".join(FORMATS)
+        raise ValueError(
+            f"unknown figure format {str(path)!r}; the suffix must be one of {expected}."
+        )
     if n_columns not in INCHES:
-        raise ValueError(f"n_columns={n_columns}: 1 or 2 columns of a paper fit.")
-    if height is not None and height <= 0:
-        raise ValueError(f"height={height}: give the inches of the picture.")
+        raise ValueError(f"n_columns must be 1 or 2, got {n_columns}.")
+    if height is not None and not height > 0:
+        raise ValueError(f"height must be a positive number of inches, got {height}.")
     require_writable(path)
-    drawn = print_layout(figure.plot() if isinstance(figure, Result) else figure, n_columns, height)
-    image = _drawn(drawn, kind)
-    return write_atomically(path, lambda to: to.write_bytes(image))
+    image = _render(print_layout(_plotly_figure(figure), n_columns, height), kind)
+    return write_atomically(path, lambda file: file.write_bytes(image))
 
 
-def _drawn(figure: go.Figure, kind: str) -> bytes:
-    """The file's content, drawn by kaleido in the system's Chromium, offline."""
+def _plotly_figure(figure: Any) -> go.Figure:
+    """The plotly figure of a result or certificate; a plotly figure as it is."""
+    from plotly.basedatatypes import BaseFigure
+
+    if isinstance(figure, BaseFigure):
+        return cast("go.Figure", figure)  # a FigureWidget has the same interface
+    try:
+        return figure.plot() if isinstance(figure, Result) else figure_of(figure)
+    except NotImplementedError as missing:
+        raise TypeError(
+            "save_figure expects a plotly figure, a result or a certificate; got "
+            f"{type(figure).__name__}."
+        ) from missing
+
+
+def _render(fig: go.Figure, kind: str) -> bytes:
+    """Render the file's content with kaleido in the system's Chromium, offline."""
     try:
         import kaleido
     except ImportError as missing:
         raise FigureExportError(
-            "kaleido is not installed: pip install 'tw-lens[export]', or kaleido itself."
+            "kaleido is not installed; run pip install 'tw-lens[export]', or install kaleido "
+            "itself."
         ) from missing
     browser = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), "")
     if not browser:
         raise FigureExportError(
-            "no Chromium was found: install it (Debian: apt-get install chromium), or name one in "
-            "BROWSER_PATH."
+            "no Chromium was found; install it (Debian: apt-get install chromium), or set "
+            "BROWSER_PATH to one."
         )
-    options: dict[str, Any] = {"format": kind, "scale": SHARPNESS if kind == "png" else 1}
-    size = {"width": figure.layout.width, "height": figure.layout.height}
+    layout = layout_of(fig)
+    options: dict[str, Any] = {"format": kind, "scale": PNG_SCALE if kind == "png" else 1}
+    options |= {"width": layout.width, "height": layout.height}
     page = kaleido.PageGenerator(mathjax=False)
-    page.header += UNCUT
-    where = {"path": browser, "page_generator": page}
-    return kaleido.calc_fig_sync(figure, opts=options | size, kopts=where)
+    page.header += NO_MARGIN
+    browser_options = {"path": browser, "page_generator": page}
+    return kaleido.calc_fig_sync(fig, opts=options, kopts=browser_options)

@@ -1,6 +1,6 @@
-"""Figures: one plotly figure per result class; importing this registers all of them."""
+"""Figures: one plotly figure per result class; importing this package registers all of them."""
 
-from tw_lens.rendering.figures import (  # noqa: F401 - they register themselves
+from tw_lens.rendering.figures import (  # noqa: F401 - imported to register their figures
     atlas,
     coherence,
     direction_examples,

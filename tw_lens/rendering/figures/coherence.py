@@ -1,11 +1,11 @@
-"""Pictures of what stands above its controls: coherence, pairing, blocks."""
+"""Figures of null comparisons: coherence, association and near-degenerate directions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import DirectionAssociation, DirectionCoherence, DirectionDegeneracy
-from tw_lens.rendering.figures.style import COLORS, apply_layout
+from tw_lens.rendering.figures.style import COLORS, apply_layout, layer_ticks
 from tw_lens.results import figure
 from tw_lens.results.arguments import CIRCUITS
 
@@ -17,56 +17,55 @@ SYMBOLS = ("circle", "diamond", "square")
 
 @figure.register(DirectionCoherence)
 def draw_direction_coherence(result: DirectionCoherence) -> go.Figure:
-    """Per layer and circuit, the share of word lists above 95 % of each control's."""
+    """Draw, per layer and circuit, the share of token lists that exceed each null at 5 %."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    drawn = make_subplots(1, 2, subplot_titles=[f"W_{c}" for c in CIRCUITS], shared_yaxes=True)
+    fig = make_subplots(1, 2, subplot_titles=[f"W_{c}" for c in CIRCUITS], shared_yaxes=True)
     layers = sorted({layer for layer, *_ in result.entries})
-    above = 100 * (result.p[0] <= 0.05).float().mean(1)
+    exceeding = 100 * (result.p[0] <= 0.05).float().mean(1)
     for column, circuit in enumerate(CIRCUITS, start=1):
-        for c, control in enumerate(result.nulls):
+        for n, null in enumerate(result.nulls):
             shares = [
-                float(above[c, [i for i, (of, _, named, _) in enumerate(result.entries)
-                                if (of, named) == (layer, circuit)]].mean())
+                float(exceeding[n, [i for i, (at_layer, _, at_circuit, _)
+                                    in enumerate(result.entries)
+                                    if (at_layer, at_circuit) == (layer, circuit)]].mean())
                 for layer in layers
             ]  # fmt: skip
-            drawn.add_trace(
+            fig.add_trace(
                 go.Scatter(
                     x=layers,
                     y=shares,
                     mode="lines+markers",
-                    name=control,
-                    marker={"symbol": SYMBOLS[c], "size": 7},
-                    line={"color": COLORS[c]},
-                    legendgroup=control,
+                    name=null,
+                    marker={"symbol": SYMBOLS[n], "size": 7},
+                    line={"color": COLORS[n]},
+                    legendgroup=null,
                     showlegend=column == 1,
-                    hovertemplate=f"{control}, layer %{{x}}: %{{y:.1f}} %<extra></extra>",
+                    hovertemplate=f"{null}, layer %{{x}}: %{{y:.1f}} %<extra></extra>",
                 ),
                 row=1,
                 col=column,
             )
-    drawn.add_hline(y=5, line={"dash": "dot", "width": 1}, annotation_text="5 % by chance")
-    drawn.update_xaxes(title="layer", tickformat="d")
-    drawn.update_yaxes(title="% of word lists", col=1)
-    drawn.update_yaxes(rangemode="tozero")
-    return apply_layout(
-        drawn, f"Word lists more alike ({result.measures[0]}) than 95 % of random directions'",
-        height=360,
-    )  # fmt: skip
+    fig.add_hline(y=5, line={"dash": "dot", "width": 1}, annotation_text="5 % by chance")
+    fig.update_xaxes(title="layer", **layer_ticks(layers[-1]))
+    fig.update_yaxes(title="% of token lists", col=1)
+    fig.update_yaxes(rangemode="tozero")
+    title = f"Token lists that exceed each null at the 5 % level ({result.measures[0]})"
+    return apply_layout(fig, title, height=360)
 
 
 @figure.register(DirectionAssociation)
 def draw_direction_association(result: DirectionAssociation) -> go.Figure:
-    """Each direction's association beside the mean of its re-paired sides."""
+    """Draw each direction's association against the mean after re-pairing its sides."""
     import plotly.graph_objects as go
 
     table = result.to_dataframe()
-    drawn = go.Figure()
-    reach = [float(result.association.min()), float(result.association.max())]
+    fig = go.Figure()
+    diagonal = [float(result.association.min()), float(result.association.max())]
     for c, circuit in enumerate(CIRCUITS):
         rows = table[table.circuit == circuit]
-        drawn.add_trace(
+        fig.add_trace(
             go.Scatter(
                 x=rows.null_association,
                 y=rows.association,
@@ -74,7 +73,7 @@ def draw_direction_association(result: DirectionAssociation) -> go.Figure:
                 name=f"W_{circuit}",
                 marker={"symbol": SYMBOLS[c], "size": 6, "opacity": 0.7},
                 text=[
-                    f"{component} {direction}: p {p:.2g}"
+                    f"{component} {direction}: p = {p:.2g}"
                     for component, direction, p in zip(
                         rows.component, rows.direction, rows.p_other_heads, strict=True
                     )
@@ -82,47 +81,51 @@ def draw_direction_association(result: DirectionAssociation) -> go.Figure:
                 hovertemplate="%{text}<extra></extra>",
             )
         )
-    drawn.add_trace(
-        go.Scatter(x=reach, y=reach, mode="lines", name="no difference", line={"dash": "dot"})
+    fig.add_trace(
+        go.Scatter(
+            x=diagonal, y=diagonal, mode="lines", name="equal to the null", line={"dash": "dot"}
+        )
     )
-    drawn.update_xaxes(title="mean association with other sides of the head")
-    drawn.update_yaxes(title="association of the two sides")
-    return apply_layout(drawn, "Do the two sides of a direction belong together?", height=420)
+    fig.update_xaxes(title="null association: mean over re-paired sides of the head")
+    fig.update_yaxes(title="association of the two sides")
+    return apply_layout(fig, "Association of left and right side, against re-paired sides")
 
 
 @figure.register(DirectionDegeneracy)
 def draw_direction_degeneracy(result: DirectionDegeneracy) -> go.Figure:
-    """Each head's directions; those of one block share a box and a number."""
+    """Draw each head's directions; those of one near-degenerate subspace share a box."""
     import plotly.graph_objects as go
 
     n = result.singular_value.shape[1]
-    words = 100 * result.overlap_rounded.mean(0)
-    drawn = go.Figure(
+    unchanged = 100 * result.overlap_rounded.mean(0)
+    fig = go.Figure(
         go.Heatmap(
-            z=words.round().tolist(),
+            z=unchanged.round().tolist(),
             x=list(range(n)),
             y=[f"H{head}" for head in result.heads],
             text=[
-                [f"block {of}" if row.count(of) > 1 else "" for of in row] for row in result.block
+                [
+                    f"subspace from direction {first}" if row.count(first) > 1 else ""
+                    for first in row
+                ]
+                for row in result.subspace
             ],
-            hovertemplate="%{y} direction %{x}: %{z} % of the words survive rounding<br>%{text}"
-            "<extra></extra>",
+            hovertemplate="%{y} direction %{x}: %{z} % of the tokens unchanged by rounding<br>"
+            "%{text}<extra></extra>",
             colorscale="Viridis",
             zmin=0,
             zmax=100,
-            colorbar={"title": "% of words<br>that stay"},
+            colorbar={"title": {"text": "% of tokens unchanged", "side": "right"}},
         )
     )
     for h in range(len(result.heads)):
-        for block in result.blocks(h):
-            if len(block) > 1:
-                drawn.add_shape(
-                    type="rect", x0=block[0] - 0.5, x1=block[-1] + 0.5, y0=h - 0.42, y1=h + 0.42,
-                    line={"width": 3, "color": "#d62728"},
+        for subspace in result.subspaces(h):
+            if len(subspace) > 1:
+                fig.add_shape(
+                    type="rect", x0=subspace[0] - 0.5, x1=subspace[-1] + 0.5, y0=h - 0.42,
+                    y1=h + 0.42, line={"width": 3, "color": "#d62728"},
                 )  # fmt: skip
-    drawn.update_xaxes(title="direction (boxed: only known together)", tickformat="d")
-    drawn.update_yaxes(autorange="reversed")
-    return apply_layout(
-        drawn, f"Layer {result.layer} {result.circuit}: words that survive rounding to bfloat16",
-        height=190 + 26 * len(result.heads),
-    )  # fmt: skip
+    fig.update_xaxes(title="direction (boxed: near-degenerate subspace)", tickformat="d")
+    fig.update_yaxes(autorange="reversed")
+    title = f"Layer {result.layer} {result.circuit}: tokens unchanged by rounding to bfloat16"
+    return apply_layout(fig, title, height=190 + 26 * len(result.heads))

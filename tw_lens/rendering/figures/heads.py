@@ -1,4 +1,4 @@
-"""Pictures of the heads as maps of the sphere."""
+"""Figures of attention heads: probes, spectra, biases, patterns and the ellipsoid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tw_lens.analyses import (
     HeadSpectrum,
 )
 from tw_lens.analyses.bias_directions import CELLS
-from tw_lens.rendering.figures.null_markers import hover_text, mark
+from tw_lens.rendering.figures.null_markers import hover_text, null_marker
 from tw_lens.rendering.figures.style import (
     COLORS,
     EYE,
@@ -26,56 +26,56 @@ from tw_lens.rendering.figures.style import (
     MUTED,
     apply_layout,
     escape_token,
+    escape_token_3d,
     non_overlapping,
-    shown_in_3d,
     to_lists,
     to_screen,
+    token_table,
     truncate,
-    word_table,
 )
 from tw_lens.results import figure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-WORDS_DRAWN = 40
+MAX_ROWS = 40
 LETTERS_IN_TABLE = 24
-NAME_IN_HALF = {"wide": 0.3, "high": 0.07}  # of the cube's side, two scenes side by side
+NAME_IN_HALF = {"width": 0.3, "height": 0.07}  # of the cube's side, two scenes in a row
 
 
 @figure.register(HeadProbe)
 def draw_head_probe(result: HeadProbe) -> go.Figure:
-    """The first word of every list, colored by its score; hover for the others."""
+    """Draw the top token of every list, colored by its score; hover for the others."""
     import plotly.graph_objects as go
 
     n = len(result.words)
-    once = {index: w for w, index in reversed(list(enumerate(result.word_index)))}
-    rows = sorted(once.values())[:WORDS_DRAWN]  # a word given twice is drawn once
+    first_of = {index: w for w, index in reversed(list(enumerate(result.word_index)))}
+    rows = sorted(first_of.values())[:MAX_ROWS]  # a word given twice gets one row
     lists = [[c * n + w for c in range(len(result.components))] for w in rows]
-    words = result.lists.token_string
+    tokens = result.lists.token_string
     score = result.lists.score[:, 0].unflatten(0, (len(result.components), n))[:, rows].T
     heat = go.Heatmap(
         z=to_lists(score),
         x=list(result.components),
         y=[f"{escape_token(result.words[w])} ({result.word_index[w]})" for w in rows],
-        text=[[escape_token(truncate(words[at][0])) for at in row] for row in lists],
-        customdata=[[hover_text(result.lists, at) for at in row] for row in lists],
+        text=[[escape_token(truncate(tokens[i][0])) for i in row] for row in lists],
+        customdata=[[hover_text(result.lists, i) for i in row] for row in lists],
         texttemplate="%{text}",
         textfont={"size": 11, "color": INK},
-        hovertemplate="%{y} through %{x}<br>%{customdata}<br>first score %{z}<extra></extra>",
+        hovertemplate="%{y} through %{x}<br>%{customdata}<br>top score %{z}<extra></extra>",
         colorscale=LIGHT_RED_TO_BLUE,
         zmid=0,
         colorbar={"title": "score"},
     )
-    title = f"Layer {result.layer} {result.circuit}: the first word of each list"
-    title += f" (first {len(rows)} of {len(once)} words)" if len(rows) < len(once) else ""
-    drawn = apply_layout(go.Figure(heat), title, height=150 + 30 * len(rows))
-    return drawn.update_yaxes(autorange="reversed", automargin=True)
+    title = f"Layer {result.layer} {result.circuit}: top token of each list"
+    title += f" (first {len(rows)} of {len(first_of)} rows)" if len(rows) < len(first_of) else ""
+    fig = apply_layout(go.Figure(heat), title, height=150 + 30 * len(rows))
+    return fig.update_yaxes(autorange="reversed", automargin=True)
 
 
 @figure.register(HeadSpectrum)
 def draw_head_spectrum(result: HeadSpectrum) -> go.Figure:
-    """A grid over heads: singular values as bars, coverage as a line with its 99 % point."""
+    """Draw a panel per head: singular values as bars, coverage as a line with its 99 % point."""
     from plotly.subplots import make_subplots
 
     n = len(result.heads)
@@ -97,39 +97,42 @@ def draw_head_spectrum(result: HeadSpectrum) -> go.Figure:
         bars = {"x": share, "y": to_lists(result.singular_values[h]), "marker_color": COLORS[0]}
         grid.add_bar(**bars, name="singular value", showlegend=h == 0, **cell)
         line = {"x": share, "y": to_lists(coverage[h]), "line_color": COLORS[1], "mode": "lines"}
-        grid.add_scatter(**line, name="coverage %", showlegend=h == 0, secondary_y=True, **cell)
+        grid.add_scatter(
+            **line, name="cumulative share (%)", showlegend=h == 0, secondary_y=True, **cell
+        )
         point = {"x": [float(result.directions_for_99[h])], "y": [99], "mode": "markers"}
         grid.add_scatter(
-            **point, marker_color=COLORS[1], name="99 %", showlegend=h == 0, secondary_y=True,
-            **cell,
+            **point, marker_color=COLORS[1], name="99 % reached", showlegend=h == 0,
+            secondary_y=True, **cell,
         )  # fmt: skip
     grid.update_yaxes(
         range=[0, 105], tickvals=[50, 99], tickmode="array", showgrid=False, secondary_y=True
     )
     grid.update_xaxes(tickvals=[0, 50, 100])
     grid.update_yaxes(rangemode="tozero", secondary_y=False)
-    title = f"Layer {result.layer} {result.circuit}: singular values (bars) and their cumulative "
-    title += "share (line), against % of directions"
-    drawn = apply_layout(grid, title, height=130 + 210 * rows)
-    return drawn.update_layout(legend={"orientation": "h", "y": -0.08 / rows, "yanchor": "top"})
+    title = f"Layer {result.layer} {result.circuit}: singular values (bars) and cumulative "
+    title += "share (line) against % of directions"
+    fig = apply_layout(grid, title, height=130 + 210 * rows)
+    return fig.update_layout(legend={"orientation": "h", "y": -0.08 / rows, "yanchor": "top"})
 
 
 @figure.register(BiasDirections)
 def draw_bias_directions(result: BiasDirections) -> go.Figure:
-    """For each head, the words along the four bias directions."""
+    """Draw a table of each head's top tokens along the four bias directions."""
     cells = []
-    for which, words in enumerate(result.lists.token_string):
-        text = ", ".join(escape_token(truncate(token, LETTERS_IN_TABLE)) for token in words)
-        cells.append(f"{text} ({alike})" if (alike := mark(result.lists, which).text) else text)
+    for i, tokens in enumerate(result.lists.token_string):
+        text = ", ".join(escape_token(truncate(token, LETTERS_IN_TABLE)) for token in tokens)
+        marker = null_marker(result.lists, i).text
+        cells.append(f"{text} ({marker})" if marker else text)
     columns = {"head": list(result.components)}
-    for at, (side, sign) in enumerate(CELLS):
-        columns[f"{sign}{side}"] = cells[at :: len(CELLS)]
-    return word_table(f"Layer {result.layer}: words along the bias directions", columns)
+    for i, (side, sign) in enumerate(CELLS):
+        columns[f"{sign}{side}"] = cells[i :: len(CELLS)]
+    return token_table(f"Layer {result.layer}: top tokens along the bias directions", columns)
 
 
 @figure.register(AttentionPattern)
 def draw_attention_pattern(result: AttentionPattern) -> go.Figure:
-    """A grid of heat maps over heads: rows are queries, columns keys."""
+    """Draw a heat map per head: rows are query positions, columns key positions."""
     from plotly.subplots import make_subplots
 
     n = result.pattern.shape[0]
@@ -146,22 +149,22 @@ def draw_attention_pattern(result: AttentionPattern) -> go.Figure:
         )  # fmt: skip
     grid.update_yaxes(autorange="reversed", showticklabels=False)
     grid.update_xaxes(showticklabels=False)
-    return apply_layout(grid, f"Layer {result.layer}: attention", height=120 + 240 * rows)
+    return apply_layout(grid, f"Layer {result.layer}: attention pattern", height=120 + 240 * rows)
 
 
 @figure.register(HeadEllipsoid)
 def draw_head_ellipsoid(result: HeadEllipsoid) -> go.Figure:
-    """The unit sphere of the head's leading directions, and the ellipsoid it becomes."""
+    """Draw the unit sphere of the leading directions, and the ellipsoid that is its image."""
     from plotly.subplots import make_subplots
 
-    titles = ("before: the unit sphere", "after: the ellipsoid")
+    titles = ("before: unit sphere", "after: ellipsoid")
     scenes = make_subplots(1, 2, specs=[[{"type": "scene"}] * 2], subplot_titles=titles)
     unit = torch.ones(3)
     longest = unit * float(result.semi_axes.max())
     before = non_overlapping(to_screen(result.before, -unit, unit), **NAME_IN_HALF)
     after = non_overlapping(to_screen(result.after, -longest, longest), **NAME_IN_HALF)
-    free = [one and other for one, other in zip(before, after, strict=True)]
-    names = [shown_in_3d(w) if f else "" for w, f in zip(result.words, free, strict=True)]
+    named = [fits and fits_after for fits, fits_after in zip(before, after, strict=True)]
+    labels = [escape_token_3d(w) if n else "" for w, n in zip(result.words, named, strict=True)]
     for column, (axes, points) in enumerate(
         ((unit, result.before), (result.semi_axes, result.after)), start=1
     ):
@@ -169,7 +172,7 @@ def draw_head_ellipsoid(result: HeadEllipsoid) -> go.Figure:
         _add_axes(scenes, axes, column)
         scenes.add_scatter3d(
             x=to_lists(points[:, 0]), y=to_lists(points[:, 1]), z=to_lists(points[:, 2]),
-            mode="markers+text", text=names, hovertext=[escape_token(word) for word in result.words],
+            mode="markers+text", text=labels, hovertext=[escape_token(w) for w in result.words],
             marker={"size": 4, "color": COLORS[1]}, textfont={"size": 11}, showlegend=False,
             textposition="top center", hovertemplate="%{hovertext}<extra></extra>",
             row=1, col=column,
@@ -177,13 +180,13 @@ def draw_head_ellipsoid(result: HeadEllipsoid) -> go.Figure:
     scenes.update_layout(
         scene=_scene("left", unit.tolist()), scene2=_scene("right", result.semi_axes.tolist())
     )
-    title = f"L{result.layer}H{result.head} {result.circuit}: what the head makes of the sphere"
+    title = f"L{result.layer}H{result.head} {result.circuit}: image of the unit sphere"
     axes = " by ".join(f"{axis:.2f}" for axis in result.semi_axes.tolist())
     return apply_layout(scenes, f"{title} (semi-axes {axes})", height=560)
 
 
 def _scene(side: str, axes: list[float]) -> dict[str, Any]:
-    """Axes to the ends of the solid, in one scale, so that a long one stays inside its panel."""
+    """Scale the axes to the solid, in one unit, so that a long semi-axis stays inside its panel."""
     longest = max(axes)
     scene: dict[str, Any] = {
         "aspectmode": "manual",
@@ -193,7 +196,7 @@ def _scene(side: str, axes: list[float]) -> dict[str, Any]:
         "camera": {"eye": EYE},
     }
     for i, (a, length) in enumerate(zip("xyz", axes, strict=True)):
-        ticks = [0, length] if length > longest / 3 else []  # those at the far ends would meet
+        ticks = [0, length] if length > longest / 3 else []  # ticks of short axes would overlap
         scene[f"{a}axis"] = {
             "title": f"{side} {i}", "range": [-1.05 * length, 1.05 * length], "tickvals": ticks,
             "tickformat": ".2~f",

@@ -1,4 +1,4 @@
-"""A quiet mark and a number beside words: do they stand above random directions' words?"""
+"""Null markers: a list's coherence, and a symbol for the strictest null that it exceeds."""
 
 from __future__ import annotations
 
@@ -8,54 +8,56 @@ from tw_lens.rendering.figures.style import escape_token
 from tw_lens.results import TokenLists
 from tw_lens.results.token_lists import SIGNIFICANCE
 
-MARKS = {"": "", "isotropic": "\u25cb", "vocabulary": "\u25cf"}  # a ring, a disc
+SYMBOLS = {"": "", "isotropic": "\u25cb", "vocabulary": "\u25cf"}  # an open circle, a disc
 LEGEND = (
-    "Beside the words: how alike they are (mean cosine of their embeddings; 1: the same). "
-    f"{MARKS['isotropic']} more than for 95 % of isotropic random directions, "
-    f"{MARKS['vocabulary']} also than for 95 % of random directions with the vocabulary's own "
-    "covariance: by chance 1 list in 20 has a mark. Words without a mark may mean nothing; where a "
-    "norm weighs few coordinates (often in the first layer) random weights have marks too."
+    "Coherence: mean pairwise cosine of a list's token embeddings (1: identical tokens). "
+    f"{SYMBOLS['isotropic']}: above 95 % of isotropic random directions; "
+    f"{SYMBOLS['vocabulary']}: also above 95 % of random directions with the vocabulary's "
+    "covariance. By chance 1 list in 20 gets a symbol. Lists without a symbol may carry no "
+    "meaning; where a norm weights few coordinates (often in the first layer), lists of random "
+    "weights get symbols too."
 )
 
 
 class NullMarker(NamedTuple):
-    """How alike the words of a list are: the number, a quiet mark, and what the mark says."""
+    """The coherence of one token list with its symbol, and the p-values as a sentence."""
 
     text: str
     description: str
 
 
-def mark(lists: TokenLists, which: int) -> NullMarker:
-    """The number and the mark beside one list; nothing where the list has no control."""
+def null_marker(lists: TokenLists, index: int) -> NullMarker:
+    """Return the marker of one list; empty where the list has no null comparison."""
     if lists.null is None:
         return NullMarker("", "")
-    isotropic, vocabulary = lists.null.p[which].tolist()
-    number = f"{float(lists.null.coherence[which]):.2f}"
-    text = f"{number}\u202f{MARKS[lists.null.exceeds_null(which)]}".rstrip()
-    said = (
-        f"p = {isotropic:.2g} beside isotropic directions, {vocabulary:.2g} beside the vocabulary's"
+    isotropic, vocabulary = lists.null.p[index].tolist()
+    number = f"{float(lists.null.coherence[index]):.2f}"
+    text = f"{number}\u202f{SYMBOLS[lists.null.exceeds_null(index)]}".rstrip()
+    description = (
+        f"p = {isotropic:.2g} against isotropic random directions, {vocabulary:.2g} against "
+        "covariance-matched ones"
     )
-    return NullMarker(text, said)
+    return NullMarker(text, description)
 
 
-def hover_text(lists: TokenLists, which: int, between: str = "<br>") -> str:
-    """One list as plotly text, its mark last."""
-    text = mark(lists, which).text
-    words = between.join(map(escape_token, lists.token_string[which]))
-    return f"{words}<br>coherence {text}" if text else words
+def hover_text(lists: TokenLists, index: int, separator: str = "<br>") -> str:
+    """Return one list as plotly text, followed by its coherence where it has one."""
+    marker = null_marker(lists, index).text
+    tokens = separator.join(map(escape_token, lists.token_string[index]))
+    return f"{tokens}<br>coherence {marker}" if marker else tokens
 
 
 def significance_sentence(where: str, *lists: TokenLists) -> str:
-    """One sentence: how many of some lists stand above each control."""
-    held = [found.null.p for found in lists if found.null is not None]
-    if not held:
+    """Return one sentence: the share of token lists that exceed each null."""
+    p_values = [group.null.p for group in lists if group.null is not None]
+    if not p_values:
         return ""
-    n = sum(map(len, held))
+    n = sum(map(len, p_values))
     isotropic, vocabulary = (
-        100 * sum(float((p[:, c] <= SIGNIFICANCE).sum()) for p in held) / n for c in (0, 1)
+        100 * sum(float((p[:, null] <= SIGNIFICANCE).sum()) for p in p_values) / n
+        for null in (0, 1)
     )
     return (
-        f"Of the {n:,} word lists {where}, those more alike than 95 % of random directions' are "
-        f"{isotropic:.0f} % beside isotropic directions and {vocabulary:.0f} % beside the "
-        "vocabulary's (5 % by chance)."
+        f"Of the {n:,} token lists {where}, {isotropic:.0f} % exceed the isotropic null and "
+        f"{vocabulary:.0f} % the covariance-matched null at the 5 % level (5 % by chance)."
     )

@@ -1,4 +1,4 @@
-"""Pictures of many walks: curves with their intervals, the model beside its controls."""
+"""Figures of studies over many prompts: means with intervals, the model and its controls."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tw_lens.rendering.figures.style import (
     MEASURE_LABELS,
     apply_layout,
     escape_token,
+    layer_ticks,
     to_lists,
 )
 from tw_lens.results import figure
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 
 ACROSS = 3
 EFFECTS = {
-    "attention_tv": "attention moved (total variation)",
-    "output_change": "what the head writes (relative change)",
+    "attention_tv": "attention (total variation)",
+    "output_change": "head output (relative change)",
     "kl": "next token (KL, nats)",
 }
-NAMES = {"direction": "the direction", "random": "random pieces as strong"}
+NAMES = {"direction": "direction", "random": "matched random pieces"}
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 Curve = Callable[[Tensor, int], Float[Tensor, " layers_and_end"]]
@@ -45,7 +46,7 @@ Curve = Callable[[Tensor, int], Float[Tensor, " layers_and_end"]]
 
 @figure.register(TrajectoryStatistics)
 def draw_trajectory_statistics(result: TrajectoryStatistics) -> go.Figure:
-    """A panel for each measure, a line with its interval for each source."""
+    """Draw a panel per measure, with a line and its interval for each source."""
     from plotly.subplots import make_subplots
 
     down = -(-len(MEASURE_LABELS) // ACROSS)
@@ -53,23 +54,24 @@ def draw_trajectory_statistics(result: TrajectoryStatistics) -> go.Figure:
         down, ACROSS, subplot_titles=list(MEASURE_LABELS.values()), vertical_spacing=0.07
     )
     for panel, measure in enumerate(MEASURE_LABELS):
-        place = (panel // ACROSS + 1, panel % ACROSS + 1)
-        which = result.measures.index(measure)
-        _curves(grid, result.sources, result.mean, lambda part, i, m=which: part[i, m], place)
+        cell = (panel // ACROSS + 1, panel % ACROSS + 1)
+        index = result.measures.index(measure)
+        _add_curves(grid, result.sources, result.mean, lambda part, i, m=index: part[i, m], cell)
         if measure in LOGARITHMIC:
-            grid.update_yaxes(type="log", row=place[0], col=place[1])
+            grid.update_yaxes(type="log", row=cell[0], col=cell[1])
     title = (
-        f"{result.n_prompts} prompts, {result.n_states} positions; bands hold 95 % of 1000 "
+        f"{result.n_prompts} prompts, {result.n_states} positions; bands: 95 % of 1000 bootstrap "
         "resamples of the prompts"
     )
-    return _with_layers(
-        apply_layout(grid, title, height=230 * down + 160), len(MEASURE_LABELS), ACROSS
-    )
+    height = 230 * down + 160
+    apply_layout(grid, title, height=height)
+    last = result.mean.value.shape[-1] - 1
+    return _label_layers(grid, last, len(MEASURE_LABELS), ACROSS, height)
 
 
 @figure.register(TrajectoryAlignment)
 def draw_trajectory_alignment(result: TrajectoryAlignment) -> go.Figure:
-    """Angles over the layers: a column for each target, a row for each place."""
+    """Draw angles over the layers: a column per target, a row per place in the prompt."""
     from plotly.subplots import make_subplots
 
     titles = [f"{target}, {place}" for place in PLACES for target in TARGETS]
@@ -79,36 +81,38 @@ def draw_trajectory_alignment(result: TrajectoryAlignment) -> go.Figure:
     for p, _ in enumerate(PLACES):
         for t, _ in enumerate(TARGETS):
 
-            def curve(part: Tensor, i: int, at: tuple[int, int] = (t, p)) -> Tensor:
-                return part[i, at[0], at[1]]
+            def curve(part: Tensor, i: int, target: int = t, place: int = p) -> Tensor:
+                return part[i, target, place]
 
-            _curves(grid, result.sources, result.angle, curve, (p + 1, t + 1))
+            _add_curves(grid, result.sources, result.angle, curve, (p + 1, t + 1))
     grid.update_yaxes(title="angle (rad)", col=1)
-    title = f"Angle to what follows, {result.n_prompts} prompts, with 95 % intervals"
-    return _with_layers(apply_layout(grid, title, height=690), len(titles), len(TARGETS))
+    title = f"Angle to each target, {result.n_prompts} prompts, with 95 % intervals"
+    apply_layout(grid, title, height=690)
+    last = result.angle.value.shape[-1] - 1
+    return _label_layers(grid, last, len(titles), len(TARGETS), 690)
 
 
 @figure.register(DirectionAblation)
 def draw_direction_ablation(result: DirectionAblation) -> go.Figure:
-    """A panel for each measure: every set of directions beside random pieces, with intervals."""
+    """Draw a panel per measure: every set of directions and its random control, with intervals."""
     from plotly.subplots import make_subplots
 
-    shown_measures = [m for m in EFFECTS if result.circuit == "QK" or m != "attention_tv"]
+    measures = [m for m in EFFECTS if result.circuit == "QK" or m != "attention_tv"]
     grid = make_subplots(
-        1, len(shown_measures), subplot_titles=[EFFECTS[m] for m in shown_measures],
+        1, len(measures), subplot_titles=[EFFECTS[m] for m in measures],
         horizontal_spacing=0.1,
     )  # fmt: skip
-    words = [
+    tokens = [
         f"{escape_token(left)}<br>{escape_token(right)}" if left else ""
         for left, right in zip(result.left_tokens, result.right_tokens, strict=True)
     ]
-    for column, measure in enumerate(shown_measures, start=1):
-        which = ABLATION_MEASURES.index(measure)
+    for column, measure in enumerate(measures, start=1):
+        index = ABLATION_MEASURES.index(measure)
         for s, source in enumerate(SOURCES):
-            value, low, high = (part[s, :, which] for part in result.effect)
+            value, low, high = (part[s, :, index] for part in result.effect)
             grid.add_scatter(
                 x=list(result.names), y=to_lists(value), mode="markers", name=NAMES[source],
-                legendgroup=source, showlegend=column == 1, row=1, col=column, text=words,
+                legendgroup=source, showlegend=column == 1, row=1, col=column, text=tokens,
                 marker={"color": COLORS[s], "symbol": ("circle", "diamond-open")[s], "size": 8},
                 error_y={"array": to_lists(high - value), "arrayminus": to_lists(value - low),
                          "thickness": 1.2, "width": 3},
@@ -116,22 +120,22 @@ def draw_direction_ablation(result: DirectionAblation) -> go.Figure:
             )  # fmt: skip
         grid.update_xaxes(title="direction", type="category", row=1, col=column)
         grid.update_yaxes(rangemode="tozero", row=1, col=column)
-    done = "taken out" if result.action == "ablate" else "kept alone"
+    action = "ablated" if result.action == "ablate" else "isolated"
     title = (
-        f"{result.component} {result.circuit}: directions {done}, {result.n_prompts} prompts, with "
-        "95 % intervals"
+        f"{result.component} {result.circuit}: directions {action}, {result.n_prompts} prompts, "
+        "with 95 % intervals"
     )
     legend = {"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right", "yanchor": "bottom"}
     return apply_layout(grid, title, height=430).update_layout(legend=legend)
 
 
-def _curves(
-    grid: go.Figure, sources: Sequence[str], found: Estimate, curve: Curve, place: tuple[int, int]
+def _add_curves(
+    grid: go.Figure, sources: Sequence[str], estimate: Estimate, curve: Curve, cell: tuple[int, int]
 ) -> None:
-    """One panel: a line for every source, and a band for its interval."""
-    row, col = place
+    """Add to one panel a line for every source, and a band for its interval."""
+    row, col = cell
     for i, source in enumerate(sources):
-        value, low, high = (curve(part, i) for part in found)
+        value, low, high = (curve(part, i) for part in estimate)
         known = (~value.isnan()).nonzero()[:, 0]
         value, low, high, layers = value[known], low[known], high[known], known.tolist()
         color = COLORS[i % len(COLORS)]
@@ -142,17 +146,17 @@ def _curves(
         )  # fmt: skip
         grid.add_scatter(
             x=layers, y=to_lists(value), mode="lines", name=source, legendgroup=source,
-            showlegend=place == (1, 1), row=row, col=col,
+            showlegend=cell == (1, 1), row=row, col=col,
             line={"color": color, "width": 3 if i == 0 else 1.6, "dash": DASHES[i % len(DASHES)]},
         )  # fmt: skip
 
 
-def _with_layers(grid: go.Figure, panels: int, across: int) -> go.Figure:
-    """Layers under the lowest panel of every column, and the legend under the title."""
-    grid.update_xaxes(tickformat="d")
+def _label_layers(grid: go.Figure, last: int, panels: int, across: int, height: int) -> go.Figure:
+    """Label the layer axis of the lowest panel of each column; put the legend under the title."""
+    grid.update_xaxes(**layer_ticks(last))
     for panel in range(max(0, panels - across), panels):
         grid.update_xaxes(title="layer", row=panel // across + 1, col=panel % across + 1)
     top = {"yref": "container", "yanchor": "top"}
-    legend = {"orientation": "h", "x": 0, "y": 1 - 44 / grid.layout.height, **top}
+    legend = {"orientation": "h", "x": 0, "y": 1 - 44 / height, **top}
     grid.update_layout(legend=legend, margin={"t": 112})
     return grid.update_layout(title={"y": 1, "pad": {"t": 16}, **top})

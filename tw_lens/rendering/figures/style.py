@@ -1,10 +1,10 @@
-"""How pictures look: colors for color-blind readers, one layout, tokens that cannot be markup."""
+"""Style of all figures: a color-blind palette, one layout, and escaped tokens."""
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,15 +16,15 @@ from tw_lens.tokens import visible
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-# Okabe and Ito's palette: told apart by readers with any common color blindness.
+# Okabe and Ito's palette: distinguishable under the common kinds of color blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A7D00")
 MUTED = "#8A8F98"
 INK = "#16202C"
-# The inner part of RdBu: red and blue on which dark letters can be read.
+# The inner part of RdBu: dark text is legible on all of it.
 LIGHT_RED_TO_BLUE = ("#D6604D", "#F4A582", "#FDDBC7", "#F7F7F7", "#D1E5F0", "#92C5DE", "#4393C3")
 EYE = {"x": 1.5, "y": 1.5, "z": 0.9}  # the camera of every scene
-NAME_IN_SCENE = {"wide": 0.2, "high": 0.06}  # of the cube's side
-NAME_ON_PLANE = {"wide": 0.1, "high": 0.035}  # of the picture's
+NAME_IN_SCENE = {"width": 0.2, "height": 0.06}  # of the cube's side
+NAME_ON_PLANE = {"width": 0.1, "height": 0.035}  # of the figure's width and height
 MEASURE_LABELS = {
     "norm": "norm |x| (log)",
     "step_angle": "step angle (rad)",
@@ -32,62 +32,66 @@ MEASURE_LABELS = {
     "turning_angle": "turning angle (rad)",
     "chord": "chord (rad)",
     "tortuosity": "tortuosity (log)",
+    "radial_share": "radial share",
     "tangential_share": "tangential share",
     "angle_to_embedding": "angle to own embedding (rad)",
     "angle_to_next_readout": "angle to next readout (rad)",
     "angle_to_last": "angle to last state (rad)",
     "angle_to_next": "angle to next state (rad)",
 }
+"""A label for each of `TRAJECTORY_MEASURES`."""
 LOGARITHMIC = ("norm", "tortuosity")
 UNSAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
-TABLE_LETTERS = 135  # across a page of 1100 pixels, with words that wrap early
+TABLE_LETTERS = 135  # across 1100 pixels, less than fits because words wrap early
 
 
 def json_in_script(value: Any) -> str:
-    """JSON that cannot end the script element it stands in, nor break its lines."""
+    """Return JSON that cannot close its script element or break its lines."""
     return in_script(json.dumps(value, ensure_ascii=True, separators=(",", ":")))
 
 
 def in_script(text: str) -> str:
-    """JSON text (in which `<`, `>` and `&` stand in strings only) that cannot end its script."""
+    """Escape JSON text (`<`, `>` and `&` occur in strings only) for use in a script element."""
     return text.translate(UNSAFE)
 
 
 def escape_token(token: str) -> str:
-    """A token as plotly text: spaces visible, HTML escaped."""
+    """Return a token as plotly text: outer spaces visible, HTML escaped."""
     return html.escape(visible(token), quote=False)
 
 
-def shown_in_3d(token: str) -> str:
-    """A token as text in a 3-D scene, which reads tags but no HTML entities: `<` opens nothing."""
+def escape_token_3d(token: str) -> str:
+    """Return a token as text of a 3-D scene, which parses tags but no HTML entities."""
     return visible(token).replace("<", "<\u200b")
 
 
-def truncate(token: str, most: int = 13) -> str:
-    """A token that fits a small place; its whole belongs into the hover text."""
-    return token if len(token) <= most else token[: most - 1] + "\u2026"
+def truncate(token: str, length: int = 13) -> str:
+    """Shorten a token to a length, with an ellipsis; show the full token on hover."""
+    return token if len(token) <= length else token[: length - 1] + "\u2026"
 
 
-def non_overlapping(seen: Float[Tensor, "points 2"], *, wide: float, high: float) -> list[bool]:
-    """Which points can be named without a name lying over one before.
+def non_overlapping(
+    points: Float[Tensor, "points 2"], *, width: float, height: float
+) -> list[bool]:
+    """Return for each point whether its label fits without overlapping an earlier label.
 
     Args:
-        seen: where the points are in the picture (`to_screen`).
-        wide: the width of a name, in the same unit.
-        high: its height.
+        points: positions on the screen (`to_screen`).
+        width: the width of a label, in the same unit.
+        height: its height.
     """
-    named: list[int] = []
-    for i, point in enumerate(seen):
-        gaps = (seen[named] - point).abs()
-        if not bool(((gaps[:, 0] < wide) & (gaps[:, 1] < high)).any()):
-            named.append(i)
-    return [i in set(named) for i in range(len(seen))]
+    labelled: list[int] = []
+    for i, point in enumerate(points):
+        gaps = (points[labelled] - point).abs()
+        if not bool(((gaps[:, 0] < width) & (gaps[:, 1] < height)).any()):
+            labelled.append(i)
+    return [i in set(labelled) for i in range(len(points))]
 
 
 def to_screen(
     points: Float[Tensor, "points 3"], low: Float[Tensor, " 3"], high: Float[Tensor, " 3"]
 ) -> Float[Tensor, "points 2"]:
-    """Where points of a cube from `low` to `high` are on the screen, seen with the camera `EYE`."""
+    """Project points of the cube from `low` to `high` onto the screen of the camera `EYE`."""
     eye = torch.tensor([EYE["x"], EYE["y"], EYE["z"]])
     right = torch.tensor([-EYE["y"], EYE["x"], 0.0])
     axes = torch.stack([right, torch.linalg.cross(eye, right)])
@@ -96,7 +100,7 @@ def to_screen(
 
 
 def to_lists(values: Tensor, digits: int = 4) -> Any:
-    """Nested lists with few digits: pages stay small."""
+    """Return nested lists of rounded numbers (None for NaN), to keep pages small."""
     return [_round(value, digits) for value in values.tolist()]
 
 
@@ -106,9 +110,9 @@ def _round(value: Any, digits: int) -> Any:
     return None if value != value else float(f"{value:.{digits}g}")
 
 
-def apply_layout(figure: go.Figure, title: str, *, height: int = 420) -> go.Figure:
-    """The house layout: white, quiet grid, a title that wraps at the left."""
-    figure.update_layout(
+def apply_layout(fig: go.Figure, title: str, *, height: int = 420) -> go.Figure:
+    """Apply the common layout to a figure: white background, light grid, title at the left."""
+    fig.update_layout(
         template="plotly_white",
         title={"text": title, "x": 0, "xanchor": "left", "font": {"size": 15}},
         font={"family": "Inter, Helvetica, Arial, sans-serif", "size": 12},
@@ -116,11 +120,21 @@ def apply_layout(figure: go.Figure, title: str, *, height: int = 420) -> go.Figu
         height=height,
         margin={"l": 60, "r": 24, "t": 64, "b": 52},
     )
-    return figure
+    return fig
 
 
-def word_table(title: str, columns: dict[str, Iterable[Any]]) -> go.Figure:
-    """A table drawn as a figure, high enough for cells that wrap; the first column is narrow."""
+def layer_ticks(last: int) -> dict[str, Any]:
+    """Return axis options that label whole layers only, about six of them."""
+    return {"tickformat": "d", "dtick": max(1, last // 6)}
+
+
+def traces_of(fig: go.Figure) -> list[Any]:
+    """Return a figure's traces; their attributes are made at run time and have no static type."""
+    return list(fig.select_traces())
+
+
+def token_table(title: str, columns: Mapping[str, Iterable[Any]]) -> go.Figure:
+    """Return a table as a figure, high enough for wrapped cells; the first column is narrow."""
     import plotly.graph_objects as go
 
     cells = [list(column) for column in columns.values()]
@@ -131,7 +145,6 @@ def word_table(title: str, columns: dict[str, Iterable[Any]]) -> go.Figure:
     )
     letters = TABLE_LETTERS * 3 // max(1, 3 * len(cells) - 2)
     lines = [max(-(-len(str(cell)) // letters) for cell in row) for row in zip(*cells, strict=True)]
-    drawn = apply_layout(
-        go.Figure(table), title, height=min(2000, 110 + sum(12 + 17 * n for n in lines))
-    )
-    return drawn.update_layout(margin={"l": 0, "r": 0, "b": 16})
+    height = min(2000, 110 + sum(12 + 17 * n for n in lines))
+    fig = apply_layout(go.Figure(table), title, height=height)
+    return fig.update_layout(margin={"l": 0, "r": 0, "b": 16})

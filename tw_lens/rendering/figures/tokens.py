@@ -1,4 +1,4 @@
-"""Pictures of the words on the sphere, and of the certificate."""
+"""Figures of the vocabulary on the sphere, and of the certificate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from tw_lens.analyses import CommonNouns, EmbeddingDistances, TokenFilter, TokenNorms
 from tw_lens.reading import Certificate
-from tw_lens.rendering.figures.style import COLORS, apply_layout, escape_token, word_table
+from tw_lens.rendering.figures.style import (
+    COLORS,
+    apply_layout,
+    escape_token,
+    layer_ticks,
+    token_table,
+)
 from tw_lens.results import figure
 
 if TYPE_CHECKING:
@@ -16,12 +22,12 @@ if TYPE_CHECKING:
 
 @figure.register(EmbeddingDistances)
 def draw_embedding_distances(result: EmbeddingDistances) -> go.Figure:
-    """Bars of the mean distance in each setting, with the standard deviation."""
+    """Draw the mean distance in each setting as bars, with the standard deviation."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     settings = [s.setting for s in result.settings]
-    drawn = make_subplots(1, 2, subplot_titles=("L2 distance", "cosine distance (1 - cos)"))
+    fig = make_subplots(1, 2, subplot_titles=("L2 distance", "cosine distance (1 - cos)"))
     for column, measure in enumerate(("l2", "cosine"), start=1):
         mean = [getattr(s, f"{measure}_mean") for s in result.settings]
         std = [getattr(s, f"{measure}_std") for s in result.settings]
@@ -32,19 +38,18 @@ def draw_embedding_distances(result: EmbeddingDistances) -> go.Figure:
             marker_color=COLORS[column - 1],
             showlegend=False,
         )
-        drawn.add_trace(bars, 1, column)
-    return apply_layout(
-        drawn, "How far N(E) is from the embeddings (mean ± sd over the vocabulary)"
-    )
+        fig.add_trace(bars, 1, column)
+    title = "Distance between N(E) and the embeddings (mean ± sd over the vocabulary)"
+    return apply_layout(fig, title)
 
 
 @figure.register(TokenNorms)
 def draw_token_norms(result: TokenNorms) -> go.Figure:
-    """The 20 highest and the 20 lowest tokens."""
+    """Draw the 20 highest and the 20 lowest tokens."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    drawn = make_subplots(1, 2, subplot_titles=("highest", "lowest"), horizontal_spacing=0.18)
+    fig = make_subplots(1, 2, subplot_titles=("highest", "lowest"), horizontal_spacing=0.18)
     for column, table in enumerate((result.top(20), result.bottom(20)), start=1):
         bars = go.Bar(
             x=table.score,
@@ -56,50 +61,48 @@ def draw_token_norms(result: TokenNorms) -> go.Figure:
             marker_color=COLORS[column - 1],
             showlegend=False,
         )
-        drawn.add_trace(bars, 1, column)
-    drawn.update_yaxes(autorange="reversed", automargin=True)
-    return apply_layout(drawn, f"{result.scheme}, {result.convention}", height=560)
+        fig.add_trace(bars, 1, column)
+    fig.update_yaxes(autorange="reversed", automargin=True)
+    return apply_layout(fig, f"Token norms: {result.scheme}, {result.convention}", height=560)
 
 
 @figure.register(CommonNouns)
 def draw_common_nouns(result: CommonNouns) -> go.Figure:
-    """The nouns with their ids."""
-    words = [escape_token(token) for token in result.token_strings]
-    return word_table(result.headline(), {"token": words, "id": result.token_index})
+    """Draw a table of the nouns with their token ids."""
+    tokens = [escape_token(token) for token in result.token_strings]
+    return token_table(result.headline(), {"token": tokens, "token id": result.token_index})
 
 
 @figure.register(TokenFilter)
 def draw_token_filter(result: TokenFilter) -> go.Figure:
-    """How many tokens are kept and how many fail each condition, with examples."""
+    """Draw a table of how many tokens pass and how many fail each condition, with examples."""
     table = result.to_dataframe()
     columns = {
-        "tokens": [escape_token(said) for said in table.condition],
-        "how many": [f"{n:,}" for n in table.tokens],
-        "such as": [escape_token(examples) for examples in table.examples],
+        "condition": [escape_token(condition) for condition in table.condition],
+        "tokens": [f"{n:,}" for n in table.tokens],
+        "examples": [escape_token(examples) for examples in table.examples],
     }
-    return word_table(result.headline(), columns)
+    return token_table(result.headline(), columns)
 
 
 @figure.register(Certificate)
 def draw_certificate(result: Certificate) -> go.Figure:
-    """The relative error of every quantity at every layer, under the tolerance."""
+    """Draw the relative error of every quantity at every layer, with the tolerance."""
     import plotly.graph_objects as go
 
-    drawn = go.Figure()
+    fig = go.Figure()
     table = result.to_dataframe()
     for quantity, rows in table.groupby("quantity", sort=False):
         mode = "lines+markers" if len(rows) > 1 else "markers"
         errors = rows.rel_error.clip(lower=1e-12)
-        drawn.add_scatter(x=rows.layer, y=errors, mode=mode, name=str(quantity))
-    if result.tolerance > 0:  # a logarithmic axis has no place for 0
-        drawn.add_hline(y=result.tolerance, line_dash="dash")
-        drawn.add_annotation(
+        fig.add_scatter(x=rows.layer, y=errors, mode=mode, name=str(quantity))
+    if result.tolerance > 0:  # a logarithmic axis cannot show 0
+        fig.add_hline(y=result.tolerance, line_dash="dash")
+        fig.add_annotation(
             text="tolerance", x=1, xref="paper", xanchor="right", yanchor="bottom",
             y=math.log10(result.tolerance), showarrow=False,
         )  # fmt: skip
     last = max(c.layer for c in result.comparisons)
-    drawn.update_yaxes(type="log", title="relative error", exponentformat="power")
-    drawn.update_xaxes(
-        title="layer (logits after the last)", tickformat="d", dtick=max(1, last // 6)
-    )
-    return apply_layout(drawn, result.verdict, height=380)
+    fig.update_yaxes(type="log", title="relative error", exponentformat="power")
+    fig.update_xaxes(title="layer (logits: after the last)", **layer_ticks(last))
+    return apply_layout(fig, result.headline(), height=380)

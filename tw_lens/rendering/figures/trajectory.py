@@ -1,10 +1,10 @@
-"""Pictures of words travelling: paths among the words of a chart, layer by layer."""
+"""Figures of trajectories: projected residual states among token embeddings, layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -35,8 +35,13 @@ if TYPE_CHECKING:
     from tw_lens.analyses.projection import Color
 
 NAMED_LANDMARKS = 25
-KINDS = ("a head", "attention", "bias", "MLP", "rest")
-CENTRE = {"x": 0, "y": 0, "z": -0.14}  # what the camera looks at: the cube fills the picture
+COLORS_BY = ("token", "layer")
+KINDS = ("head", "attention", "bias", "MLP", "rest")
+KIND_COLORS: dict[str, str] = dict(zip(KINDS, COLORS, strict=False))
+CENTRE = {"x": 0, "y": 0, "z": -0.14}  # the camera's target, so that the cube fills the figure
+
+Kinds = list[list[str]]
+"""For each position and layer, the component with the largest share of the next step."""
 
 
 @figure.register(Trajectory)
@@ -44,9 +49,9 @@ def draw_trajectory(
     result: Trajectory,
     projection: Projection | None = None,
     color: Color | TrajectoryAttribution = "token",
-    measures: tuple[str, ...] = SHOWN,
+    measures: Sequence[str] = SHOWN,
 ) -> go.Figure:
-    """The paths among the words of a chart, or the measures over the layers without one."""
+    """Draw the projected trajectories, or without a projection the measures over the layers."""
     return (
         plot_trajectory_measures(result, measures)
         if projection is None
@@ -55,13 +60,18 @@ def draw_trajectory(
 
 
 @figure.register(Projection)
-def draw_projection(result: Projection, color: Literal["token", "layer"] = "token") -> go.Figure:
-    """States and words of a chart, without what the states read as."""
+def draw_projection(result: Projection, color: Color = "token") -> go.Figure:
+    """Draw the states and tokens of a projection, without the states' readouts."""
+    if color not in COLORS_BY:
+        raise ValueError(f"unknown color {color!r}; expected one of 'token', 'layer'.")
     hover = [
-        [f"{escape_token(token)} at {at}" for at in result.labels] for token in result.token_strings
+        [f"{escape_token(token)} at {label}" for label in result.labels]
+        for token in result.token_strings
     ]
-    firsts = _firsts(result.prompt_lengths)
-    return _drawn(result, result.state_points, result.token_strings, firsts, hover, color, None)
+    hidden = _first_positions(result.prompt_lengths)
+    return _draw_paths(
+        result, result.state_points, result.token_strings, hidden, hover, color, None
+    )
 
 
 def plot_trajectories(
@@ -69,16 +79,16 @@ def plot_trajectories(
     projection: Projection,
     color: Color | TrajectoryAttribution = "token",
 ) -> go.Figure:
-    """Walks of one or several prompts on one chart, with a slider over the layers and a player.
+    """Plot trajectories of one or several prompts in one projection, with a layer slider.
 
     Args:
-        paths: from `trajectory`; the chart was fitted on the states of all of them.
+        paths: from `trajectory`; the projection was fitted on the states of all of them.
         projection: from `fit_projection`.
-        color: by "token", by "layer", or by the component that moved each state most (given what
-            `trajectory_attribution` returns for a single path).
+        color: by "token", by "layer", or by the component with the largest share of each step
+            (given the `trajectory_attribution` of a single path).
 
     Raises:
-        ValueError: no path, or one that the chart does not hold; movers of other states.
+        ValueError: no trajectory, an unknown color, a projection or an attribution of other states.
 
     Example:
         >>> from tw_lens import fit_projection, trajectory
@@ -86,141 +96,149 @@ def plot_trajectories(
         >>> len(plot_trajectories(path, fit_projection(weights, states)).frames)
         4
     """
-    held = [paths] if isinstance(paths, Trajectory) else list(paths)
-    if not held:
-        raise ValueError("paths is empty: give what trajectory returns, once or several times.")
-    kinds = None
+    trajectories = [paths] if isinstance(paths, Trajectory) else list(paths)
+    if not trajectories:
+        raise ValueError("paths must hold at least one result of trajectory, got none.")
     if isinstance(color, TrajectoryAttribution):
-        if len(held) > 1 or held[0].token_strings != color.token_strings:
-            raise ValueError("the movers are of other states than the path: ask for the same ones.")
-        kinds = _moved_by(color)
-    elif color not in ("token", "layer"):
-        raise ValueError(f"color={color!r}: 'token', 'layer' or what movers returns fits.")
-    points = torch.cat([projection.points_of(path) for path in held], dim=1)
-    names = tuple(token for path in held for token in path.token_strings)
-    firsts = _firsts([len(path.token_strings) for path in held])
-    hover = [text for path in held for text in _hover(path, kinds)]
-    return _drawn(projection, points, names, firsts, hover, "component" if kinds else color, kinds)
+        if len(trajectories) > 1 or trajectories[0].token_strings != color.token_strings:
+            raise ValueError(
+                "color is an attribution of other states than the path; compute both from the "
+                "same states, for a single path."
+            )
+        kinds, color_by = _largest_components(color), "component"
+    elif color in COLORS_BY:
+        kinds, color_by = None, color
+    else:
+        raise ValueError(
+            f"unknown color {color!r}; expected 'token', 'layer' or the result of "
+            "trajectory_attribution."
+        )
+    points = torch.cat([projection.points_of(path) for path in trajectories], dim=1)
+    names = tuple(token for path in trajectories for token in path.token_strings)
+    hidden = _first_positions([len(path.token_strings) for path in trajectories])
+    hover = [texts for path in trajectories for texts in _hover(path, kinds)]
+    return _draw_paths(projection, points, names, hidden, hover, color_by, kinds)
 
 
-def _drawn(
+def _draw_paths(
     projection: Projection,
     points: Float[Tensor, "layers_and_end position axes"],
     names: Sequence[str],
-    firsts: set[int],
+    hidden: set[int],
     hover: list[list[str]],
     color: str,
-    kinds: list[list[str]] | None,
+    kinds: Kinds | None,
 ) -> go.Figure:
-    """The words, a path for every position, and the states of the layer the slider is at."""
+    """Draw the tokens, a path for every position, and the states of the slider's layer."""
     import plotly.graph_objects as go
 
-    drawn = go.Figure()
-    _add_words(drawn, projection)
+    fig = go.Figure()
+    _add_tokens(fig, projection)
     for position, name in enumerate(names):
-        _add_path(drawn, points[:, position], f"{position} {escape_token(name)}", hover[position],
-                  _markers(position, len(points), color, kinds),
-                  "legendonly" if position in firsts else True)  # fmt: skip
-    _add_key(drawn, points, color, kinds)
-    moving = [p for p in range(len(names)) if p not in firsts]
+        _add_path(fig, points[:, position], f"{position} {escape_token(name)}", hover[position],
+                  _path_style(position, len(points), color, kinds),
+                  "legendonly" if position in hidden else True)  # fmt: skip
+    _add_color_legend(fig, points, color, kinds)
+    moving = [p for p in range(len(names)) if p not in hidden]
     colors = [COLORS[p % len(COLORS)] for p in moving]
-    drawn = add_layer_slider(
-        drawn, points[:, moving], [escape_token(names[p]) for p in moving], colors
-    )
-    return _placed(drawn, projection, hidden=bool(firsts))
+    fig = add_layer_slider(fig, points[:, moving], [escape_token(names[p]) for p in moving], colors)
+    return _lay_out(fig, projection, hidden=bool(hidden))
 
 
-def _hover(path: Trajectory, kinds: list[list[str]] | None) -> list[list[str]]:
-    """What every state says of itself, positions outermost."""
+def _hover(path: Trajectory, kinds: Kinds | None) -> list[list[str]]:
+    """Hover text of every state, positions outermost: its readout and its next step's component."""
     texts = []
     for position, token in enumerate(path.token_strings):
         texts.append([])
         for layer, label in enumerate(path.labels):
-            reads = "<br>".join(escape_token(word) for word in path.readout(layer, position))
-            moved = f"<br>moved on by {kinds[position][layer]}" if kinds else ""
-            texts[-1].append(f"<b>{escape_token(token)}</b> at {label}{moved}<br>reads<br>{reads}")
+            reads = "<br>".join(escape_token(top) for top in path.readout(layer, position))
+            part = f"<br>largest share of the next step: {kinds[position][layer]}" if kinds else ""
+            texts[-1].append(
+                f"<b>{escape_token(token)}</b> at {label}{part}<br>readout:<br>{reads}"
+            )
     return texts
 
 
-def _moved_by(movers: TrajectoryAttribution) -> list[list[str]]:
-    """The name of the component with the largest share of each step; positions outermost."""
-    most = movers.share.nan_to_num(-torch.inf).argmax(1)
+def _largest_components(attribution: TrajectoryAttribution) -> Kinds:
+    """The component with the largest share of each step; positions outermost."""
+    largest = attribution.share.nan_to_num(-torch.inf).argmax(1)
     return [
-        [movers.named(layer, int(which)) for layer, which in enumerate(of_position)] + ["nothing"]
-        for of_position in most.T
+        [attribution.label(layer, int(index)) for layer, index in enumerate(of_position)]
+        + ["none (last layer)"]
+        for of_position in largest.T
     ]
 
 
 def _kind(name: str) -> str:
-    """`L5H1` is a head; `L5 MLP` is named after its layer."""
-    return name.split(" ")[-1] if " " in name else "a head" if "H" in name else name
+    """The kind of a component: "L5H1" is a head, "L5 MLP" an MLP."""
+    return name.split(" ")[-1] if " " in name else "head" if "H" in name else name
 
 
-def _markers(
-    position: int, layers: int, color: str, kinds: list[list[str]] | None
-) -> dict[str, Any]:
-    """A path's colors: its own, its layers', or those of what moved it on."""
+def _path_style(position: int, layers: int, color: str, kinds: Kinds | None) -> dict[str, Any]:
+    """A path's colors: one of its own, or per layer, or per component."""
     own = COLORS[position % len(COLORS)]
     if kinds:
-        table = dict(zip(KINDS, COLORS, strict=False))
-        shades = [table.get(_kind(name), MUTED) for name in kinds[position]]
+        shades = [KIND_COLORS.get(_kind(name), MUTED) for name in kinds[position]]
         return {"line": MUTED, "marker": {"size": 4, "color": shades}}
     if color == "layer":
         shades = list(range(layers))
-        return {"line": MUTED, "marker": {"size": 4, "color": shades, **_scale(layers)}}
+        return {"line": MUTED, "marker": {"size": 4, "color": shades, **_layer_scale(layers)}}
     return {"line": own, "marker": {"size": 3, "color": own}}
 
 
-def _scale(layers: int) -> dict[str, Any]:
+def _layer_scale(layers: int) -> dict[str, Any]:
     return {"colorscale": "Viridis", "cmin": 0, "cmax": layers - 1}
 
 
-def _add_key(drawn: go.Figure, points: Tensor, color: str, kinds: list[list[str]] | None) -> None:
-    """What the colors mean, where it is not said by the paths' own names."""
-    nothing = {axis: [None] for axis in "xyz"[: points.shape[-1]]} | {"mode": "markers"}
-    add = drawn.add_scatter3d if points.shape[-1] == 3 else drawn.add_scatter
-    found = {_kind(name) for of_position in kinds or () for name in of_position}
-    for at, kind in enumerate(KINDS):
-        if kind in found:
-            add(**nothing, marker={"color": COLORS[at]}, name=f"moved by {kind}")
+def _add_color_legend(fig: go.Figure, points: Tensor, color: str, kinds: Kinds | None) -> None:
+    """Add legend entries for components, or a color bar for layers."""
+    empty = {axis: [None] for axis in "xyz"[: points.shape[-1]]} | {"mode": "markers"}
+    add = fig.add_scatter3d if points.shape[-1] == 3 else fig.add_scatter
+    present = {_kind(name) for of_position in kinds or () for name in of_position}
+    for kind, shade in KIND_COLORS.items():
+        if kind in present:
+            add(**empty, marker={"color": shade}, name=f"largest share: {kind}")
     if color == "layer":
         bar = {"title": "layer", "thickness": 12, "len": 0.6, "x": 0, "xanchor": "right"}
-        marks = {"color": [0], "showscale": True, "colorbar": bar | {"xpad": 40}}
-        add(**nothing, marker=marks | _scale(len(points)), name="layer", showlegend=False)
+        marker = {"color": [0], "showscale": True, "colorbar": bar | {"xpad": 40}}
+        add(**empty, marker=marker | _layer_scale(len(points)), name="layer", showlegend=False)
 
 
-def _add_words(drawn: go.Figure, projection: Projection) -> None:
-    first = projection.landmarks
-    named = min(first, NAMED_LANDMARKS)
-    quiet = {"mode": "markers", "marker": {"size": 2, "color": MUTED, "opacity": 0.35}}
+def _add_tokens(fig: go.Figure, projection: Projection) -> None:
+    named = min(projection.landmarks, NAMED_LANDMARKS)
+    muted = {"mode": "markers", "marker": {"size": 2, "color": MUTED, "opacity": 0.35}}
     _add_points(
-        drawn, projection.word_points[named:], projection.words[named:], "other words", quiet
+        fig, projection.word_points[named:], projection.words[named:], "other tokens", muted
     )
     scene = projection.word_points.shape[1] == 3
-    near = projection.word_points[:named]
+    landmarks = projection.word_points[:named]
     everything = torch.cat([projection.word_points, projection.state_points.flatten(0, 1)])
     low, high = everything.amin(0), everything.amax(0)
-    seen = to_screen(near, low, high) if scene else (near - low) / (high - low).clamp_min(1e-12)
-    free = non_overlapping(seen, **(NAME_IN_SCENE if scene else NAME_ON_PLANE))
-    names = [
-        escape_token(truncate(word)) if f else ""
-        for word, f in zip(projection.words, free, strict=False)
+    on_screen = (
+        to_screen(landmarks, low, high)
+        if scene
+        else (landmarks - low) / (high - low).clamp_min(1e-12)
+    )
+    fits = non_overlapping(on_screen, **(NAME_IN_SCENE if scene else NAME_ON_PLANE))
+    labels = [
+        escape_token(truncate(word)) if fit else ""
+        for word, fit in zip(projection.words, fits, strict=False)
     ]
-    loud: dict[str, Any] = {"mode": "markers", "marker": {"size": 4, "color": "#333333"}}
-    if scene:  # as notes: they lie over the paths, which cut pieces out of text in the scene
-        drawn.update_layout(scene={"annotations": [
-            dict(zip("xyz", point, strict=True), text=name, showarrow=False, yshift=10,
+    strong: dict[str, Any] = {"mode": "markers", "marker": {"size": 4, "color": "#333333"}}
+    if scene:  # annotations lie over the paths, which would cut through text inside the scene
+        fig.update_layout(scene={"annotations": [
+            dict(zip("xyz", point, strict=True), text=label, showarrow=False, yshift=10,
                  font={"size": 11})
-            for name, point in zip(names, to_lists(near), strict=True) if name
+            for label, point in zip(labels, to_lists(landmarks), strict=True) if label
         ]})  # fmt: skip
     else:
-        loud |= {"mode": "markers+text", "text": names, "textfont": {"size": 11},
-                 "textposition": "top center"}  # fmt: skip
-    _add_points(drawn, near, projection.words[:named], "words on the way", loud)
+        strong |= {"mode": "markers+text", "text": labels, "textfont": {"size": 11},
+                   "textposition": "top center"}  # fmt: skip
+    _add_points(fig, landmarks, projection.words[:named], "landmark tokens", strong)
 
 
 def _add_points(
-    drawn: go.Figure,
+    fig: go.Figure,
     points: Float[Tensor, "words axes"],
     words: tuple[str, ...],
     name: str,
@@ -228,44 +246,44 @@ def _add_points(
 ) -> None:
     axes = {axis: to_lists(points[:, i]) for i, axis in enumerate("xyz"[: points.shape[1]])}
     hover = {
-        "hovertext": [escape_token(w) for w in words],
+        "hovertext": [escape_token(word) for word in words],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
-    add = drawn.add_scatter3d if points.shape[1] == 3 else drawn.add_scatter
+    add = fig.add_scatter3d if points.shape[1] == 3 else fig.add_scatter
     add(**axes, **hover, name=name, **style)
 
 
 def _add_path(
-    drawn: go.Figure,
+    fig: go.Figure,
     points: Float[Tensor, "layers_and_end axes"],
     name: str,
     hover: list[str],
-    look: dict[str, Any],
+    style: dict[str, Any],
     visible: bool | str,
 ) -> None:
     axes = {axis: to_lists(points[:, i]) for i, axis in enumerate("xyz"[: points.shape[1]])}
-    add = drawn.add_scatter3d if points.shape[1] == 3 else drawn.add_scatter
+    add = fig.add_scatter3d if points.shape[1] == 3 else fig.add_scatter
     add(
         **axes,
         mode="lines+markers",
         name=name,
-        line={"color": look["line"], "width": 4 if points.shape[1] == 3 else 2},
-        marker=look["marker"],
+        line={"color": style["line"], "width": 4 if points.shape[1] == 3 else 2},
+        marker=style["marker"],
         text=hover,
         hovertemplate="%{text}<extra></extra>",
         visible=visible,
     )
 
 
-def _firsts(lengths: Sequence[int]) -> set[int]:
-    """The first position of every prompt that has others: hidden, for it would rule the picture."""
+def _first_positions(lengths: Sequence[int]) -> set[int]:
+    """The first position of every prompt with others; hidden, for it would set the axes' range."""
     starts = accumulate(lengths, initial=0)
     return {start for start, length in zip(starts, lengths, strict=False) if length > 1}
 
 
-def _placed(drawn: go.Figure, projection: Projection, *, hidden: bool) -> go.Figure:
+def _lay_out(fig: go.Figure, projection: Projection, *, hidden: bool) -> go.Figure:
     note = " (position 0 is hidden: click it in the legend)" if hidden else ""
-    drawn = apply_layout(drawn, f"{projection.quality}{note}", height=720)
+    fig = apply_layout(fig, f"{projection.quality}{note}", height=720)
     axes = {f"{axis}axis": {"title": f"{projection.method} {i}"} for i, axis in enumerate("xyz")}
     axes |= {"aspectmode": "cube", "camera": {"eye": EYE, "center": CENTRE}}
-    return drawn.update_layout(scene=axes) if projection.state_points.shape[-1] == 3 else drawn
+    return fig.update_layout(scene=axes) if projection.state_points.shape[-1] == 3 else fig

@@ -1,4 +1,4 @@
-"""The picture of who moved a word."""
+"""Figure of a trajectory attribution: the signed share of each step by layer and component."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 def draw_trajectory_attribution(
     result: TrajectoryAttribution, position: int | None = None
 ) -> go.Figure:
-    """Layer by component, the signed share of the step: of one position, or the mean over all."""
+    """Draw the signed share of the step by layer and component: of one position, or the mean."""
     import plotly.graph_objects as go
 
     share = result.mean_share() if position is None else result.share[..., position]
-    layers = len(share)
-    names = [
-        [result.named(layer, which) for which in range(share.shape[1])] for layer in range(layers)
-    ]
-    most = min(1.0, float(share[~share.isnan()].abs().max()))
+    layers, components = share.shape
+    names = [[result.label(layer, c) for c in range(components)] for layer in range(layers)]
+    known = share[~share.isnan()].abs()
+    limit = min(1.0, float(known.max())) if len(known) else 1.0
     heat = go.Heatmap(
         z=to_lists(share),
         x=list(result.components),
@@ -33,18 +32,19 @@ def draw_trajectory_attribution(
         hovertemplate="%{customdata}: %{z} of the step<extra></extra>",
         colorscale="RdBu",
         zmid=0,
-        zmin=-most,
-        zmax=most,
+        zmin=-limit,
+        zmax=limit,
         colorbar={"title": "share of<br>the step"},
     )
-    drawn = apply_layout(go.Figure(heat), _title(result, position), height=190 + 18 * layers)
-    drawn.update_xaxes(type="category")
-    return drawn.update_yaxes(autorange="reversed")
+    fig = apply_layout(go.Figure(heat), _title(result, position), height=190 + 18 * layers)
+    fig.update_xaxes(type="category")
+    return fig.update_yaxes(autorange="reversed")
 
 
 def _title(result: TrajectoryAttribution, position: int | None) -> str:
     if position is not None:
-        return f"Who moved {escape_token(result.token_strings[position])} (position {position})"
-    alone = len(result.token_strings) == 1
-    mean = "its only position" if alone else "mean over positions, position 0 left out"
-    return f"Who moved the words: {mean}"
+        token = escape_token(result.token_strings[position])
+        return f"Attribution of each step of {token} (position {position})"
+    single = len(result.token_strings) == 1
+    mean = "its only position" if single else "mean over positions, position 0 excluded"
+    return f"Attribution of each step: {mean}"

@@ -1,4 +1,4 @@
-"""Pictures of walks in numbers: measures over the layers, of one prompt or of several together."""
+"""Figure of trajectory measures over the layers, of one trajectory or of several together."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import torch
 
 from tw_lens.analyses import Trajectory
 from tw_lens.analyses.trajectory import SHOWN
+from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES
 from tw_lens.rendering.figures.style import (
     COLORS,
     LOGARITHMIC,
     MEASURE_LABELS,
     apply_layout,
     escape_token,
+    layer_ticks,
     to_lists,
 )
 
@@ -27,83 +29,97 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 def plot_trajectory_measures(
     paths: Trajectory | Sequence[Trajectory], measures: Sequence[str] = SHOWN
 ) -> go.Figure:
-    """Measures of one or several walks over the layers: a panel each, a line for every position.
+    """Plot measures of one or several trajectories over the layers.
 
-    Walks of several prompts or models lie over each other, one kind of line each; where models
-    have different numbers of layers, the axis is the share of the layers passed.
+    Each measure has a panel, each position a line. Trajectories of several prompts or models are
+    overlaid, one line dash each; where models have different numbers of layers, the axis is the
+    relative depth, from 0 to 1.
 
     Args:
         paths: from `trajectory`.
         measures: names of measures, as in the columns of `trajectory`.
 
     Raises:
-        ValueError: no path, or a measure that is unknown.
+        ValueError: no trajectory, no measure, or an unknown measure.
 
     Example:
         >>> from tw_lens import trajectory
         >>> path = trajectory(weights, states)
         >>> plot_trajectory_measures([path, path], ["step_angle"]).layout.title.text
-        'The walks in numbers (position 0 is hidden: click it in the legend)'
+        'Measures of 2 trajectories (position 0 is hidden: click it in the legend)'
     """
     from plotly.subplots import make_subplots
 
-    held = [paths] if isinstance(paths, Trajectory) else list(paths)
-    _require(held, measures)
+    trajectories = [paths] if isinstance(paths, Trajectory) else list(paths)
+    _require_measures(trajectories, measures)
     across = 1 if len(measures) == 1 else 2
-    titles = [MEASURE_LABELS[measure] for measure in measures]
-    grid = make_subplots(-(-len(measures) // across), across, subplot_titles=titles)
-    depths = {len(path.labels) for path in held}
-    for which, path in enumerate(held):
-        last = len(path.labels) - 1
-        layers = to_lists(torch.linspace(0, 1 if len(depths) > 1 else last, last + 1))
+    down = -(-len(measures) // across)
+    grid = make_subplots(down, across, subplot_titles=[MEASURE_LABELS[m] for m in measures])
+    depths = {len(path.labels) for path in trajectories}
+    for index in range(len(trajectories)):
         for panel, measure in enumerate(measures):
-            for position, token in enumerate(path.token_strings):
-                named = f"{position} {escape_token(token)}"
-                grid.add_scatter(
-                    x=layers,
-                    y=to_lists(path.values[measure][:, position]),
-                    mode="lines",
-                    name=named if len(held) == 1 else f"{_named(held, which)}: {named}",
-                    legendgroup=f"{which} {position}",
-                    showlegend=panel == 0,
-                    line={"color": COLORS[position % len(COLORS)], "dash": _dash(which)},
-                    visible=_visible(path, position),
-                    row=panel // across + 1,
-                    col=panel % across + 1,
-                )
+            _add_lines(grid, trajectories, index, measure, divmod(panel, across), len(depths) > 1)
     for panel, measure in enumerate(measures):
         row, col = panel // across + 1, panel % across + 1
         if measure in LOGARITHMIC:
             grid.update_yaxes(type="log", row=row, col=col)
         if panel >= len(measures) - across:
-            title = "layer" if len(depths) == 1 else "share of the layers passed"
+            title = "layer" if len(depths) == 1 else "relative depth"
             grid.update_xaxes(title=title, row=row, col=col)
     if len(depths) == 1:
-        grid.update_xaxes(tickformat="d", dtick=max(1, max(depths) // 6))
-    what = "The walk in numbers" if len(held) == 1 else "The walks in numbers"
-    hidden = any(len(path.token_strings) > 1 for path in held)
-    title = what + (" (position 0 is hidden: click it in the legend)" if hidden else "")
-    return apply_layout(grid, title, height=110 + 255 * -(-len(measures) // across))
+        grid.update_xaxes(**layer_ticks(max(depths)))
+    n = len(trajectories)
+    title = "Trajectory measures" if n == 1 else f"Measures of {n} trajectories"
+    hidden = any(len(path.token_strings) > 1 for path in trajectories)
+    title += " (position 0 is hidden: click it in the legend)" if hidden else ""
+    return apply_layout(grid, title, height=110 + 255 * down)
 
 
-def _require(paths: Sequence[Trajectory], measures: Sequence[str]) -> None:
-    if not paths:
-        raise ValueError("paths is empty: give what trajectory returns, once or several times.")
-    unknown = [name for name in measures if name not in MEASURE_LABELS]
-    if unknown or not measures:
-        raise ValueError(
-            f"measures={tuple(measures)!r}: one or more of {', '.join(MEASURE_LABELS)} fit."
+def _add_lines(
+    grid: go.Figure,
+    paths: Sequence[Trajectory],
+    index: int,
+    measure: str,
+    cell: tuple[int, int],
+    relative: bool,
+) -> None:
+    """Add to one panel a line for every position of one trajectory."""
+    path = paths[index]
+    last = len(path.labels) - 1
+    layers = to_lists(torch.linspace(0, 1 if relative else last, last + 1))
+    for position, token in enumerate(path.token_strings):
+        name = f"{position} {escape_token(token)}"
+        grid.add_scatter(
+            x=layers,
+            y=to_lists(path.values[measure][:, position]),
+            mode="lines",
+            name=name if len(paths) == 1 else f"{_path_name(paths, index)}: {name}",
+            legendgroup=f"{index} {position}",
+            showlegend=cell == (0, 0),
+            line={"color": COLORS[position % len(COLORS)], "dash": DASHES[index % len(DASHES)]},
+            visible=_visible(path, position),
+            row=cell[0] + 1,
+            col=cell[1] + 1,
         )
 
 
-def _dash(which: int) -> str:
-    return DASHES[which % len(DASHES)]
+def _require_measures(paths: Sequence[Trajectory], measures: Sequence[str]) -> None:
+    if not paths:
+        raise ValueError("paths must hold at least one result of trajectory, got none.")
+    if isinstance(measures, str):
+        raise ValueError(f"measures must be a list of names, e.g. ['norm']; got {measures!r}.")
+    expected = ", ".join(map(repr, TRAJECTORY_MEASURES))
+    if not measures:
+        raise ValueError(f"measures must hold at least one of {expected}; got none.")
+    for name in measures:
+        if name not in TRAJECTORY_MEASURES:
+            raise ValueError(f"unknown measure {name!r}; expected one of {expected}.")
 
 
-def _named(paths: Sequence[Trajectory], which: int) -> str:
-    """What tells a walk from the others: its model, or else its prompt's number."""
-    several = len({path.model_name for path in paths}) > 1
-    return escape_token(paths[which].model_name) if several else f"prompt {which}"
+def _path_name(paths: Sequence[Trajectory], index: int) -> str:
+    """A trajectory's name in the legend: its model where there are several, else its prompt."""
+    several_models = len({path.model_name for path in paths}) > 1
+    return escape_token(paths[index].model_name) if several_models else f"prompt {index}"
 
 
 def _visible(path: Trajectory, position: int) -> bool | str:

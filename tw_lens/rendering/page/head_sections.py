@@ -1,4 +1,4 @@
-"""The page's sections on words and heads: figures, widgets, word tables, and two sentences each."""
+"""Sections of the page on the vocabulary and on attention heads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tw_lens.analyses import (
 )
 from tw_lens.analyses.degenerate_subspaces import DegenerateSubspaces, find_degenerate_subspaces
 from tw_lens.canonical import States, Weights
-from tw_lens.rendering.figures.null_markers import LEGEND, mark, significance_sentence
+from tw_lens.rendering.figures.null_markers import LEGEND, null_marker, significance_sentence
 from tw_lens.rendering.page.lazy_figures import lazy_figure, lazy_widget
 from tw_lens.rendering.page.panels import HeadTokens, Panel, Section, Table, refusal_panel
 from tw_lens.rendering.widgets.circuitsvis import attention_widget
@@ -25,89 +25,94 @@ from tw_lens.rendering.widgets.circuitsvis import attention_widget
 if TYPE_CHECKING:
     import pandas as pd
 
-DIRECTIONS_LISTED = 10
+N_DIRECTIONS = 10
+ATLAS_COLUMNS = ("head", "circuit", "share (%)", "singular value", "query / read tokens",
+                 "coherence", "key / written tokens", "coherence")  # fmt: skip
 
 
 def tokens_section(weights: Weights) -> Section:
-    """The words on the sphere."""
+    """Return the section on embeddings on the sphere and token norms."""
     distances = embedding_distances(weights)
+    norms = token_norms(weights)
     panels = [
         Panel(
-            "How far does the norm move a word?",
-            "Normalising projects every embedding onto one sphere of radius √d. The bars compare "
-            "the projected embeddings with the embeddings as they are, centred, scaled, and both: "
-            "a short bar says that this simple change already does what the norm does.",
+            "Distance between embeddings and their normalised form",
+            "Normalisation projects every embedding onto one sphere of radius √d. The bars compare "
+            "the normalised embeddings with the embeddings themselves, centred, scaled, and both: "
+            "a short bar means that this simpler change comes close to the normalisation.",
             lazy_figure(distances),
             caveats=distances.caveats,
-        )
-    ]
-    exact = token_norms(weights)
-    panels.append(
+        ),
         Panel(
-            "Which words are loudest?",
+            "Token norms under the final norm",
             "The largest logit that any state on the sphere can give each token, under the final "
-            "norm's gain and bias. Tokens at the top can be shouted; those at the bottom can "
-            "hardly be said.",
-            lazy_figure(exact),
-            caveats=exact.caveats,
-        )
-    )
+            "norm's gain and bias. Top tokens can receive the largest logits, bottom tokens the "
+            "smallest.",
+            lazy_figure(norms),
+            caveats=norms.caveats,
+        ),
+    ]
     if not weights.processed:
-        for scale, bias in ((False, False), (True, False), (False, True), (True, True)):
-            if bias and not weights.readout.norm.bias.any():
-                continue  # a norm without a bias: the same numbers again
-            result = token_norms(weights, scale=scale, bias=bias, convention="published")
-            panels.append(
-                Panel(
-                    f"Token norms as published: {result.scheme.replace('_', ' ')}",
-                    "The length of each embedding, with the final norm's gain or bias as named. "
-                    "Numbers in brackets are token ids.",
-                    lazy_figure(result),
-                )
+        panels += _published_norm_panels(weights)
+    return Section("tokens", "Tokens on the sphere", tuple(panels))
+
+
+def _published_norm_panels(weights: Weights) -> list[Panel]:
+    panels = []
+    for scale, bias in ((False, False), (True, False), (False, True), (True, True)):
+        if bias and not weights.readout.norm.bias.any():
+            continue  # a norm without a bias gives the same numbers again
+        norms = token_norms(weights, scale=scale, bias=bias, convention="published")
+        panels.append(
+            Panel(
+                f"Token norms, published convention: {norms.scheme.replace('_', ' ')}",
+                "The length of each embedding, with the final norm's gain or bias as named. "
+                "Numbers in brackets are token ids.",
+                lazy_figure(norms),
             )
-    return Section("words", "The words on the sphere", tuple(panels))
+        )
+    return panels
 
 
 def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
-    """Every head of the model in one table, which leads to the heads of the layers read here."""
+    """Return the section on all heads, with links to the heads of the layers on this page."""
     atlas = head_atlas(weights, n=1)
     rows, anchors = [], []
     table = atlas.to_dataframe()
-    for at, row in enumerate(table.itertuples()):
-        shares = (round(100 * row.share, 1), float(f"{row.singular_value:.3g}"))
-        left, right = mark(atlas.left, at).text, mark(atlas.right, at).text
-        rows.append(
-            (row.component, row.circuit, *shares, row.left_tokens, left, row.right_tokens, right)
-        )
-        anchors.append(_anchor(row.component, row.circuit) if row.layer in layers else None)
-    columns = ("head", "map", "share (%)", "strength", "query, or read", "coherence", "key, or written",
-               "coherence")  # fmt: skip
+    for i, row in enumerate(table.to_dict("records")):
+        component, circuit = str(row["component"]), str(row["circuit"])
+        share, value = round(100 * row["share"], 1), float(f"{row['singular_value']:.3g}")
+        left, right = null_marker(atlas.left, i).text, null_marker(atlas.right, i).text
+        tokens = (row["left_tokens"], left, row["right_tokens"], right)
+        rows.append((component, circuit, share, value, *tokens))
+        anchors.append(_anchor(component, circuit) if row["layer"] in layers else None)
     panels = (
         Panel(
-            "Which heads have one strong direction?",
-            "The share of its spectrum that each head's leading direction holds. A bright cell is "
-            "a head that mostly does one thing; hover for its words.",
+            "Share of the spectrum in each head's leading direction",
+            "The leading singular value over the sum of all singular values, for every head. A "
+            "bright cell is a head dominated by one direction; hover for its top tokens.",
             lazy_figure(atlas),
         ),
         Panel(
-            "What does each head connect?",
-            "The words at both ends of every head's leading direction: W_QK brings queries to "
-            "keys, W_OV turns what is read into what is written. Search for a word or a head, "
-            "choose a layer or a map, sort by a column; heads that are links lead to their words.",
+            "Top tokens of each head's leading direction",
+            "W_QK maps queries to keys; W_OV maps what is read to what is written. Search for a "
+            "token or a head, filter by layer or circuit, or sort by a column; a linked head leads "
+            "to its token lists.",
             note=f"{LEGEND} {significance_sentence('here', atlas.left, atlas.right)}",
             table=Table(
-                "every head of the model", columns, tuple(rows), tuple(anchors), _kinds(table)
+                "all heads of the model", ATLAS_COLUMNS, tuple(rows), tuple(anchors),
+                _atlas_filters(table),
             ),
             caveats=atlas.caveats,
         ),
-    )
-    return Section("atlas", "The atlas of heads", panels)
+    )  # fmt: skip
+    return Section("atlas", "Head atlas", panels)
 
 
-def _kinds(atlas: pd.DataFrame) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """By what the heads can be chosen."""
+def _atlas_filters(atlas: pd.DataFrame) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple(
-        (said, tuple(map(str, atlas[of]))) for said, of in (("Layer", "layer"), ("Map", "circuit"))
+        (name, tuple(map(str, atlas[column])))
+        for name, column in (("Layer", "layer"), ("Circuit", "circuit"))
     )
 
 
@@ -119,7 +124,7 @@ def layer_section(
     *,
     folded: bool = False,
 ) -> Section:
-    """A layer's heads as maps of the sphere."""
+    """Return the section on one layer's heads: probes, spectra, biases and attention."""
     spectra = {c: head_spectrum(weights, layer=layer, circuit=c, n=20) for c in ("QK", "OV")}
     pattern = attention_pattern(weights, states, layer=layer)
     panels = (
@@ -128,35 +133,34 @@ def layer_section(
         *_ellipsoid_panels(weights, spectra["QK"], words),
         _bias_panel(weights, layer),
         Panel(
-            "Where does each position look?",
-            "Attention on the prompt, recomputed from the canonical form: rows are the positions "
-            "that look, columns those looked at. Choose a head, and hover over its tokens.",
-            lazy_widget(attention_widget(pattern), f"attention of layer {layer}, head by head"),
+            "Attention pattern on the prompt",
+            "The attention pattern, recomputed from the canonical form: rows are query positions, "
+            "columns key positions. Choose a head, and hover over its tokens.",
+            lazy_widget(attention_widget(pattern), f"attention pattern of layer {layer}, by head"),
         ),
     )
-    title = f"Layer {layer}: heads as maps of the sphere"
-    return Section(f"layer-{layer}", title, panels, folded)
+    return Section(f"layer-{layer}", f"Layer {layer}: attention heads", panels, folded)
 
 
 def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel, Panel]:
-    looks = head_probe(weights, layer=layer, words=words, circuit="QK")
-    writes = head_probe(weights, layer=layer, words=words, circuit="OV")
+    keys = head_probe(weights, layer=layer, words=words, circuit="QK")
+    updates = head_probe(weights, layer=layer, words=words, circuit="OV")
     return (
         Panel(
-            "What does a head look for when it stands on a word?",
-            "Each word's query is brought to the keys by W_QK; the cell shows the word whose key "
-            "scores highest, hover for the next ones and how alike they are. Color is the score "
-            f"before the softmax. {significance_sentence('here', looks.lists)}",
-            lazy_figure(looks),
-            caveats=looks.caveats,
+            "QK probe: highest-scoring key of each token",
+            "Each token's query is mapped to the keys by W_QK. A cell shows the token whose key "
+            "scores highest, and on hover the next ones with their coherence; color is the score "
+            f"before the softmax. {significance_sentence('here', keys.lists)}",
+            lazy_figure(keys),
+            caveats=keys.caveats,
         ),
         Panel(
-            "What does a head write when it reads a word?",
-            "The update each head writes for a word, and the sum over the heads (last column), "
-            "read by the model's own final norm and unembedding. Color is the logit. "
-            f"{significance_sentence('here', writes.lists)}",
-            lazy_figure(writes),
-            caveats=writes.caveats,
+            "OV probe: tokens written for each token read",
+            "The update that each head writes for a token, and the sum over the heads (last "
+            "column), under the model's final norm and unembedding. Color is the logit. "
+            f"{significance_sentence('here', updates.lists)}",
+            lazy_figure(updates),
+            caveats=updates.caveats,
         ),
     )
 
@@ -164,35 +168,35 @@ def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel
 def _spectrum_panel(weights: Weights, spectrum: HeadSpectrum) -> Panel:
     circuit, heads = spectrum.circuit, list(spectrum.heads)
     block = weights.block(spectrum.layer)
-    together = find_degenerate_subspaces(block, heads, circuit, n=DIRECTIONS_LISTED)
-    what = {
-        "QK": "Left words are queries, right words the keys they find.",
-        "OV": "Left words are read, right words are written.",
+    subspaces = find_degenerate_subspaces(block, heads, circuit, n=N_DIRECTIONS)
+    sides = {
+        "QK": "Left tokens are queries, right tokens are keys.",
+        "OV": "Left tokens are read, right tokens are written.",
     }[circuit]
     return Panel(
-        f"Which words does W_{circuit} connect?",
-        "Each head's matrix, taken apart into singular directions: bars are their strengths, the "
-        f"line their share of the whole. {what} Open a head for its words.",
+        f"Singular directions of W_{circuit}",
+        "The singular value decomposition of each head's matrix: bars are singular values, the "
+        f"line is their cumulative share. {sides} Open a head for its top tokens.",
         lazy_figure(spectrum),
-        note="A direction \u201cin 3-5\u201d is only known together with its neighbours: rounding "
-        "the weights to bfloat16 may turn them into each other, and their words with them. "
-        f"{LEGEND if circuit == 'QK' else 'Marks beside the words as above.'} "
+        note="A direction \u201cin 3-5\u201d lies in a near-degenerate subspace: rounding the "
+        "weights to bfloat16 may rotate its directions into each other, and change their tokens. "
+        f"{LEGEND if circuit == 'QK' else 'Coherence and symbols as above.'} "
         f"{significance_sentence('here', spectrum.left, spectrum.right)}",
-        heads=tuple(_head_tokens(spectrum, h, together) for h in range(len(heads))),
+        heads=tuple(_head_tokens(spectrum, h, subspaces) for h in range(len(heads))),
         caveats=spectrum.caveats,
     )
 
 
-def _head_tokens(spectrum: HeadSpectrum, h: int, together: DegenerateSubspaces) -> HeadTokens:
+def _head_tokens(spectrum: HeadSpectrum, h: int, subspaces: DegenerateSubspaces) -> HeadTokens:
     rows, markers = [], []
-    for direction in range(min(spectrum.n, DIRECTIONS_LISTED)):
-        which = h * spectrum.n + direction
+    for direction in range(min(spectrum.n, N_DIRECTIONS)):
+        index = h * spectrum.n + direction
         value = float(spectrum.singular_values[h, direction])
-        left, right = spectrum.left.token_string[which], spectrum.right.token_string[which]
-        named = together.named(h, direction)
-        label = named if named == str(direction) else f"{direction} in {named}"
+        left, right = spectrum.left.token_string[index], spectrum.right.token_string[index]
+        subspace = subspaces.label(h, direction)
+        label = subspace if subspace == str(direction) else f"{direction} in {subspace}"
         rows.append((label, value, left, right))
-        markers.append((mark(spectrum.left, which), mark(spectrum.right, which)))
+        markers.append((null_marker(spectrum.left, index), null_marker(spectrum.right, index)))
     sides = ("query", "key") if spectrum.circuit == "QK" else ("read", "written")
     component, circuit = spectrum.components[h], spectrum.circuit
     name = f"{component} {circuit}"
@@ -209,31 +213,31 @@ def _ellipsoid_panels(
     if weights.d_head < 3:
         return ()
     head = int(spectrum.singular_values[:, 0].argmax())
-    result = head_ellipsoid(weights, layer=spectrum.layer, head=head, words=words)
+    ellipsoid = head_ellipsoid(weights, layer=spectrum.layer, head=head, words=words)
+    share = 100 * float(ellipsoid.share.mean())
     return (
         Panel(
-            "From the sphere to an ellipsoid",
-            f"The head with the strongest direction (L{result.layer}H{result.head}): the sphere of "
-            "its three leading query directions becomes an ellipsoid on the key side. Words are "
-            "drawn by their direction within these three (hover for the names of crowded ones); "
-            "they hold "
-            f"{100 * float(result.share.mean()):.1f} % of a word's squared length on average.",
-            lazy_figure(result),
-            caveats=result.caveats,
+            "Image of the unit sphere under W_QK: an ellipsoid",
+            f"L{ellipsoid.layer}H{ellipsoid.head} has the largest singular value of the layer; the "
+            "unit sphere of its three leading query directions becomes an ellipsoid on the key "
+            f"side. Tokens are placed by their direction in this subspace, which holds {share:.1f} "
+            "% of a token's squared length on average (hover for tokens without a label).",
+            lazy_figure(ellipsoid),
+            caveats=ellipsoid.caveats,
         ),
     )
 
 
 def _bias_panel(weights: Weights, layer: int) -> Panel:
-    title = "What does a head look for when no word asks?"
+    title = "Tokens favoured by the query and key biases"
     try:
-        result = bias_directions(weights, layer=layer)
-    except ValueError as absent:
-        return refusal_panel(title, absent)
+        biases = bias_directions(weights, layer=layer)
+    except ValueError as refusal:
+        return refusal_panel(title, refusal)
     return Panel(
         title,
-        "Biases give every query and every key a constant part. The words along these constant "
-        "directions are attended to (key) or attend (query) whatever the text says.",
-        lazy_figure(result),
-        caveats=result.caveats,
+        "Biases add a constant part to every query and every key. Tokens along these directions "
+        "are attended to (key) or attend (query) regardless of the text.",
+        lazy_figure(biases),
+        caveats=biases.caveats,
     )

@@ -1,4 +1,4 @@
-"""Pictures of a page that are drawn when they come into view: a page of hundreds opens at once."""
+"""Lazy figures: placeholders that the page's script renders when they come into view."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ DEFAULT_HEIGHT = 420
 
 
 def lazy_figure(result: Any, *options: Any) -> Markup:
-    """A result's figure for the page: its data, and the place where the page's script draws it.
+    """Return a result's figure for the page: its data in a placeholder.
 
-    The template all figures share is left out; the page holds it once (`shared_template`).
+    The template that all figures share is left out; the page holds it once (`shared_template`).
     """
-    drawn = figure(result, *options)
-    title = (drawn.layout.title.text or type(result).__name__).replace("<br>", ", ")
-    height = int(drawn.layout.height or DEFAULT_HEIGHT)
-    drawn.layout.template = None
-    return _place("plotly", in_script(drawn.to_json()), html.unescape(title), height)
+    fig = figure(result, *options)
+    title = (fig.layout.title.text or type(result).__name__).replace("<br>", ", ")
+    height = int(fig.layout.height or DEFAULT_HEIGHT)
+    fig.layout.template = None
+    return _placeholder("plotly", in_script(fig.to_json()), html.unescape(title), height)
 
 
 def lazy_widget(widget: Widget, label: str) -> Markup:
-    """A CircuitsVis widget for the page, drawn by the page's script."""
+    """Return a CircuitsVis widget for the page: its properties in a placeholder."""
     data = {"component": widget.component, "properties": widget.properties}
-    return _place("circuitsvis", json_in_script(data), label, None)
+    return _placeholder("circuitsvis", json_in_script(data), label, None)
 
 
 def shared_template() -> str:
-    """The template of all figures as JSON, safe inside a script element."""
+    """Return the template of all figures as JSON, safe inside a script element."""
     import plotly.io as pio
 
     return json_in_script(pio.templates["plotly_white"].to_plotly_json())
 
 
-def _place(kind: str, data: str, label: str, height: int | None) -> Markup:
+def _placeholder(kind: str, data: str, label: str, height: int | None) -> Markup:
     from markupsafe import Markup
 
     style = "" if height is None else f' style="height:{height}px"'

@@ -1,4 +1,4 @@
-"""What the page is made of: sections, panels, tables, the words of heads."""
+"""Parts of the page: sections, panels, tables, and the token lists of heads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """One thing to look at: what it shows, how to read it, and the thing itself.
+    """One panel: a title, two sentences, and a figure, widget or table.
 
-    `note` is what else there is to know; `body` is HTML made by this package; `table` can be
-    searched and sorted; `heads` are word tables, folded until wanted.
+    `note` is small print below the text; `body` is HTML made by this package; `table` can be
+    searched and sorted; `heads` are token lists, one folded table per head.
     """
 
     title: str
@@ -31,25 +31,24 @@ class Panel:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows to search and sort; the first cell of a row leads to `anchors`, where there is one.
+    """A table to search and sort; a row's first cell links to its anchor, where it has one.
 
-    `kinds` are what rows can be chosen by, each a name with one value for every row.
+    `filters` are the columns of choices above the table: each a name with one value per row.
     """
 
     label: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str | int | float, ...], ...]
     anchors: tuple[str | None, ...]
-    kinds: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    filters: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
 class HeadTokens:
-    """The words of one head: a row per direction (its name, value, left words, right words).
+    """The token lists of one head: per direction its name, value, left tokens and right tokens.
 
-    A direction that is only known together with others names them: "3 in 3-5".
-
-    `markers` say for every row how alike the words of the two sides are, as `NullMarker`.
+    A direction in a near-degenerate subspace names it: "3 in 3-5". `markers` hold the coherence of
+    the left and the right list of every row.
     """
 
     anchor: str
@@ -61,7 +60,7 @@ class HeadTokens:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with its panels, folded until wanted where there are many of its kind."""
+    """A heading with its panels; folded where the page has many sections of its kind."""
 
     anchor: str
     title: str
@@ -70,6 +69,6 @@ class Section:
 
 
 def refusal_panel(title: str, refusal: ValueError) -> Panel:
-    """What stands in a panel's place when its question has no answer here: the reason."""
+    """Return a panel with the reason why an analysis does not apply to the model."""
     reason = str(refusal)
     return Panel(title, reason[:1].upper() + reason[1:])

@@ -1,10 +1,10 @@
-"""One page: the paper's analyses of a model and a prompt, self-contained, the certificate first.
+"""Report: the paper's analyses of a model and a prompt on one self-contained page.
 
-1. Refuse what cannot work (the place, the layers) before anything is computed.
+1. Reject an unwritable path or unknown layers before anything is computed.
 2. Read and certify the model.
-3. Ask the questions in the paper's order, a section each.
+3. Run the analyses in the paper's order, a section each.
 4. Render the sections into the template, with the scripts of plotly and CircuitsVis once.
-5. Write the page whole, or not at all.
+5. Write the page atomically.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ LAYERS_OPEN = 4
 
 @dataclass(frozen=True)
 class Page:
-    """What the template shows."""
+    """The data of the template."""
 
     weights: Weights
     certificate: Certificate
-    tokenize_prompt: tuple[str, ...]
+    prompt_tokens: tuple[str, ...]
     sections: tuple[Section, ...]
     layers: tuple[int, ...]
 
@@ -52,22 +52,23 @@ def report(
     prompts: Iterable[Prompt] | None = None,
     progress: Progress = False,
 ) -> Path:
-    """Write one self-contained page about a model and a prompt.
+    """Write one self-contained HTML page about a model and a prompt.
 
-    The certificate, embedding distances, token norms, and for each chosen layer the probes, spectra
-    (QK and OV, both sides as words), bias directions and attention; every head of the model in one
-    table; then the walk of the prompt, and, where sentences are given, of those beside controls.
-    The exact convention throughout; token norms in the published one too where weights are raw.
+    The page holds the certificate, embedding distances and token norms; all heads of the model in
+    one table; for each chosen layer the probes, spectra (QK and OV, both sides as tokens), bias
+    directions and attention; the trajectories of the prompt; and, where `prompts` are given, those
+    of many prompts with controls. Everything is in the exact convention; token norms are also in
+    the published one where weights are raw.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
         path: the page; its folder must exist.
         prompt: a text or token ids.
-        layers: which blocks; first, middle and last with attention by default.
-        method: the map of the walk, "pca" or "umap".
+        layers: layers to read; by default the first, middle and last attention layer.
+        method: the projection of the trajectories, "pca" or "umap".
         words: words to probe (single tokens or ids); common nouns by default.
-        prompts: prompts for the section on many sentences (see `trajectory_statistics`); it
-            takes a minute for some hundreds, and a copy of the model in memory.
+        prompts: prompts for the section on many prompts (see `trajectory_statistics`); some
+            hundreds take a minute, and a copy of the model in memory.
         progress: True shows a bar; a function is called with a sentence at each step.
 
     Returns:
@@ -89,32 +90,32 @@ def report(
     with steps(progress) as step:
         step("Reading the weights")
         weights = read_weights(model)
-        chosen = weights.chosen_layers(_some_layers(weights) if layers is None else layers)
-        step("Certifying")
+        chosen = weights.require_layers(_default_layers(weights) if layers is None else layers)
+        step("Certifying the model")
         certificate = certify(model, weights, prompt)
         states = read_states(model, prompt)
         probed = _probed_words(weights, words, states.tokens.tolist())
-        step("Placing the words on the sphere")
+        step("Reading the token embeddings")
         sections = [tokens_section(weights)]
-        step("Reading every head of the model")
+        step("Reading all heads of the model")
         sections.append(atlas_section(weights, chosen))
         folded = len(chosen) > LAYERS_OPEN
         for layer in chosen:
             step(f"Reading the heads of layer {layer}")
             sections.append(layer_section(weights, states, layer, probed, folded=folded))
-        step("Following the prompt")
+        step("Measuring the trajectories of the prompt")
         sections.append(trajectory_section(weights, states, method))
         if prompts is not None:
-            step("Following the sentences and their controls")
+            step("Running the prompts and their controls")
             sections.append(prompts_section(model, list(prompts)))
         page = Page(weights, certificate, states.token_strings, tuple(sections), chosen)
         step("Writing the page")
-        html = rendered(page)
-        return write_atomically(path, lambda to: to.write_text(html, encoding="utf-8"))
+        html = render_page(page)
+        return write_atomically(path, lambda file: file.write_text(html, encoding="utf-8"))
 
 
-def rendered(page: Page) -> str:
-    """The page as HTML."""
+def render_page(page: Page) -> str:
+    """Return the page as HTML."""
     from datetime import datetime, timezone
 
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -136,7 +137,7 @@ def rendered(page: Page) -> str:
         page=page,
         certificate_figure=lazy_figure(page.certificate),
         comparisons=_comparisons(page.certificate),
-        layers=_runs(page.layers),
+        layers=_ranges(page.layers),
         versions=_versions(),
         version=__version__,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -154,19 +155,19 @@ def _comparisons(certificate: Certificate) -> Table:
         )
     )
     columns = ("layer", "quantity", "largest absolute error", "relative error")
-    return Table("every comparison of the certificate", columns, rows, (None,) * len(rows))
+    return Table("all comparisons of the certificate", columns, rows, (None,) * len(rows))
 
 
-def _runs(layers: Sequence[int]) -> str:
-    """Numbers in order, with neighbours drawn together: `0, 15 to 18, 29`."""
+def _ranges(layers: Sequence[int]) -> str:
+    """Layers as text, with consecutive ones as ranges: `0, 15 to 18, 29`."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
             runs[-1].append(layer)
         else:
             runs.append([layer])
-    said = (", ".join(map(str, run)) if len(run) < 3 else f"{run[0]} to {run[-1]}" for run in runs)
-    return ", ".join(said)
+    texts = (", ".join(map(str, run)) if len(run) < 3 else f"{run[0]} to {run[-1]}" for run in runs)
+    return ", ".join(texts)
 
 
 def _versions() -> str:
@@ -174,20 +175,21 @@ def _versions() -> str:
 
     from tw_lens._version import __version__
 
-    beside = (("TransformerLens", "transformer-lens"), ("torch", "torch"))
-    return ", ".join([f"tw_lens {__version__}", *(f"{name} {version(of)}" for name, of in beside)])
+    packages = (("TransformerLens", "transformer-lens"), ("torch", "torch"))
+    others = (f"{name} {version(package)}" for name, package in packages)
+    return ", ".join([f"tw_lens {__version__}", *others])
 
 
-def _some_layers(weights: Weights) -> tuple[int, ...]:
-    """The first, the middle and the last layer that attends."""
-    attending = weights.attention_layers
-    return attending[0], attending[len(attending) // 2], attending[-1]
+def _default_layers(weights: Weights) -> tuple[int, ...]:
+    """The first, the middle and the last attention layer."""
+    layers = weights.attention_layers
+    return layers[0], layers[len(layers) // 2], layers[-1]
 
 
 def _probed_words(
     weights: Weights, words: Sequence[str | int] | None, prompt: list[int]
 ) -> list[int]:
-    """Ids to probe: the words given, else common nouns in either spelling, else the prompt."""
+    """Token ids to probe: the words, else common nouns in either spelling, else the prompt."""
     from tw_lens.analyses import common_nouns
 
     if words is not None:

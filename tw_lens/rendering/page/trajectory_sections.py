@@ -1,4 +1,4 @@
-"""The page's sections on the walk: of one prompt, and of many beside their controls."""
+"""Sections of the page on trajectories: of one prompt, and of many prompts with controls."""
 
 from __future__ import annotations
 
@@ -14,91 +14,97 @@ from tw_lens.studies import PLACES, TARGETS, trajectory_alignment, trajectory_st
 
 if TYPE_CHECKING:
     from tw_lens.analyses.projection import Method
+    from tw_lens.studies import TrajectoryAlignment
 
 
 def trajectory_section(weights: Weights, states: States, method: Method) -> Section:
-    """The prompt's words travelling."""
+    """Return the section on the trajectories of the prompt's tokens."""
     path = trajectory(weights, states)
     projection = fit_projection(weights, states, method=method)
     panels = (
         Panel(
-            "How far does each word travel?",
-            "Norm of the state, angle of each step on the sphere, arc length so far, and the angle "
-            "between arriving and leaving, layer by layer, all measured in the original space. A "
-            "straight walk turns by 0; a turn near π/2 is what random steps in many dimensions do.",
+            "Trajectory measures by layer",
+            "Norm of the residual state, step angle on the sphere, arc length so far, and turning "
+            "angle between the arriving and the leaving step, all in the original space. A "
+            "straight trajectory turns by 0; random steps in many dimensions turn by about π/2.",
             lazy_figure(path),
             caveats=path.caveats,
         ),
-        _movers_panel(weights, states),
+        _attribution_panel(weights, states),
         Panel(
-            "Which words move, layer by layer?",
-            "The darker a token, the further it moves from the layer chosen. Choose a layer by its "
-            "name; hover for the angle in radians.",
-            lazy_widget(token_widget(path), "tokens by their step angle, layer by layer"),
+            "Step angle of each token, layer by layer",
+            "The darker a token, the larger the angle of its step from the chosen layer to the "
+            "next. Choose a layer by its name; hover for the angle in radians.",
+            lazy_widget(token_widget(path), "tokens colored by their step angle, by layer"),
         ),
         Panel(
-            "The paths among the words",
-            "Every state under the final norm, drawn flat among the words it passes; hover to see "
-            "what the model would read at each layer. Trust the drawing as far as the figure above "
-            "it says, and the numbers before the drawing. Drag the slider or press Play to follow "
-            "the words (diamonds) through the layers.",
+            "Projection of the trajectories",
+            "Every residual state under the final norm, projected among the tokens it passes; "
+            "hover for the model's readout at each layer. Check the trustworthiness score; prefer "
+            "the numbers where they differ. Drag the slider or press Play to move the states "
+            "(diamonds) through the layers.",
             lazy_figure(path, projection),
             caveats=projection.caveats,
         ),
     )
-    return Section("walk", "The words travelling", panels)
+    return Section("trajectory", "Trajectories of the prompt", panels)
 
 
 def prompts_section(model: Any, prompts: list[Prompt]) -> Section:
-    """Many sentences travelling, beside their controls."""
-    found, counted = trajectory_alignment(model, prompts), trajectory_statistics(model, prompts)
+    """Return the section on many prompts and their controls."""
+    alignment = trajectory_alignment(model, prompts)
+    statistics = trajectory_statistics(model, prompts)
+    panels = (
+        Panel(
+            "Alignment with the successor",
+            "The angle from a position's state to the last state, to the next state and to the "
+            "next token's readout direction, over the layers. A falling angle counts as alignment "
+            "with the successor only where it falls more than towards other tokens of the same "
+            "prompt, near ones included, and more than in every control.",
+            lazy_figure(alignment),
+            caveats=alignment.caveats,
+        ),
+        Panel(
+            "Fall of the angle, compared with controls",
+            "The fall of each angle from the first layer to the last. \u201cAbove control\u201d "
+            "means: larger than towards other tokens, than for random steps and than with permuted "
+            "weights, and steadier than with shuffled layers, each at 95 % over prompts.",
+            table=_alignment_table(alignment),
+        ),
+        Panel(
+            "Trajectory measures over many prompts",
+            f"Every measure over {statistics.n_prompts} prompts: the mean with its interval. The "
+            "controls are the same steps in shuffled order, random steps of the same lengths, and "
+            "the same architecture with permuted weights.",
+            lazy_figure(statistics),
+            caveats=statistics.caveats,
+        ),
+    )
+    return Section("prompts", "Trajectories of many prompts", panels)
+
+
+def _alignment_table(alignment: TrajectoryAlignment) -> Table:
     rows = []
     for place in PLACES:
         for target in TARGETS:
-            fall, low, high = found.fall_of(target, place)
-            ends = f"{low:.3f} to {high:.3f}"
-            rows.append((place, target, round(fall, 3), ends, found.verdict(target, place)))
-    columns = ("place", "towards", "falls by (rad)", "95 % interval", "beside controls")
-    panels = (
-        Panel(
-            "Does a word approach what follows it?",
-            "The angle from a word's state to the last state, to the next state and to the next "
-            "token's readout direction, over the layers. A line that falls is an approach; it "
-            "counts for the successor only where it falls more than towards other words of the "
-            "same sentence, near ones too, and than in every control.",
-            lazy_figure(found),
-            caveats=found.caveats,
-        ),
-        Panel(
-            "What can be claimed?",
-            "The fall from the first layer to the last. Above control: more than towards other "
-            "words, than for random steps, than in the same architecture with random weights, and "
-            "steadier than with the layers shuffled, each for certain (95 % over sentences).",
-            table=Table("the approach in numbers", columns, tuple(rows), (None,) * len(rows)),
-        ),
-        Panel(
-            "How do words travel?",
-            f"Every measure of the walk over {counted.n_prompts} sentences, the mean with its "
-            "interval, beside three controls: the same steps in another order, random steps of the "
-            "same lengths, and the same architecture with random weights.",
-            lazy_figure(counted),
-            caveats=counted.caveats,
-        ),
-    )
-    return Section("sentences", "Many sentences travelling", panels)
+            fall, low, high = alignment.fall_of(target, place)
+            interval = f"{low:.3f} to {high:.3f}"
+            rows.append((place, target, round(fall, 3), interval, alignment.verdict(target, place)))
+    columns = ("position", "target", "fall (rad)", "95 % interval", "compared with controls")
+    return Table("fall of the angle to each target", columns, tuple(rows), (None,) * len(rows))
 
 
-def _movers_panel(weights: Weights, states: States) -> Panel:
-    title = "Who moved the words?"
+def _attribution_panel(weights: Weights, states: States) -> Panel:
+    title = "Attribution of each step to heads and MLP"
     try:
-        moved = trajectory_attribution(weights, states)
-    except ValueError as refusal:  # half precision: the parts miss the step by its rounding
+        attribution = trajectory_attribution(weights, states)
+    except ValueError as refusal:  # half precision: the sum misses the step by its rounding
         return refusal_panel(title, refusal)
     return Panel(
         title,
-        "Every step taken apart into what each head and the MLP added, as signed shares of the "
-        "step: blue pushed the way the words went, red held them back. The parts add up to the "
-        f"step to {moved.residual_error:.0e}.",
-        lazy_figure(moved),
-        caveats=moved.caveats,
+        "Every step is decomposed into what each head and the MLP added, as signed shares of the "
+        "step: blue parts point along the step, red parts against it. The parts sum to the step up "
+        f"to a relative error of {attribution.residual_error:.0e}.",
+        lazy_figure(attribution),
+        caveats=attribution.caveats,
     )

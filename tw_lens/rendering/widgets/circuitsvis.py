@@ -1,4 +1,4 @@
-"""CircuitsVis, offline: its script once per page, its properties as JSON that cannot break out."""
+"""CircuitsVis widgets, offline: the script once per page, properties as escaped JSON."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from tw_lens.analyses import AttentionPattern, Trajectory, TrajectoryAttribution
 from tw_lens.rendering.figures.style import json_in_script, to_lists
 from tw_lens.tokens import visible
 
-READS_HTML = str.maketrans({"<": "<\u200b", "&": "&\u200b"})
+OPENING_CHARACTERS = str.maketrans({"<": "<\u200b", "&": "&\u200b"})
 
 
 def neutralise_html(token: str) -> str:
-    """A token for components that read HTML: with nothing in it that opens a tag or an entity."""
-    return visible(token).translate(READS_HTML)
+    """Return a token for components that parse HTML: nothing in it opens a tag or an entity."""
+    return visible(token).translate(OPENING_CHARACTERS)
 
 
-# CircuitsVis leaves 600 pixels below a widget for its hints.
+# CircuitsVis reserves 600 pixels below a widget for its tooltips.
 FRAME_STYLE = (
     "body { margin: 0; background: white; font-family: sans-serif }"
     ".widget > div { padding-bottom: 90px !important }"
 )
-FITTING = (
+RESIZE_FRAME = (
     "new ResizeObserver(() => { try {"
     ' frameElement.style.height = document.querySelector(".widget").scrollHeight + "px";'
-    " } catch { /* a frame that may not see its notebook */ } }).observe(document.body);"
+    " } catch { /* a frame without access to its notebook */ } }).observe(document.body);"
 )
 
 
 @dataclass(frozen=True, repr=False)
 class Widget:
-    """A CircuitsVis component with its properties."""
+    """A CircuitsVis component with its properties; notebooks show it in a frame."""
 
     component: str
     properties: dict[str, Any]
@@ -47,21 +47,21 @@ class Widget:
         return f"Widget({self.component}, for notebooks and pages)"
 
     def fragment(self) -> str:
-        """HTML for a page that holds `circuitsvis_script()` once, before it."""
+        """Return HTML for a page that holds `circuitsvis_script()` once, before it."""
         name = f"circuitsvis-{uuid4().hex[:12]}"
         properties = json_in_script(self.properties)
         call = f'CircuitsVis.render("{name}", CircuitsVis.{self.component}, {properties});'
         return f'<div id="{name}" class="widget"></div>\n<script>{call}</script>'
 
     def _repr_html_(self) -> str:
-        """A frame of its own: nothing shared with other cells, a height from the start.
+        """Return an iframe that shares nothing with other cells and has an initial height.
 
-        Where the notebook lets it, the frame then takes the height of what it holds.
+        Where the notebook permits it, the frame then takes the height of its content.
         """
         page = (
             f'<!doctype html><meta charset="utf-8"><style>{FRAME_STYLE}</style><body>'
             f"<script>{circuitsvis_script()}</script>\n{self.fragment()}"
-            f"<script>{FITTING}</script></body>"
+            f"<script>{RESIZE_FRAME}</script></body>"
         )
         return (
             f'<iframe srcdoc="{html.escape(page)}" width="100%" height="{self.height}" '
@@ -71,19 +71,22 @@ class Widget:
 
 @lru_cache(maxsize=1)
 def circuitsvis_script() -> str:
-    """The script of the installed CircuitsVis, safe inside a script element."""
+    """Return the script of the installed CircuitsVis, safe inside a script element."""
     from importlib.util import find_spec
     from pathlib import Path
 
     spec = find_spec("circuitsvis")
     if spec is None or spec.origin is None:
-        raise ImportError("circuitsvis is not installed: pip install circuitsvis.")
+        raise ImportError("circuitsvis is not installed; run pip install circuitsvis.")
     script = Path(spec.origin).parent / "dist" / "cdn" / "iife.js"
     return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
 
 
 def attention_widget(result: AttentionPattern) -> Widget:
-    """Attention patterns of a layer's heads: small ones to choose from, one in full.
+    """Return a widget of a layer's attention patterns: thumbnails to choose from, one in full.
+
+    Args:
+        result: from `attention_pattern`.
 
     Example:
         >>> from tw_lens import attention_pattern
@@ -105,15 +108,16 @@ def attention_widget(result: AttentionPattern) -> Widget:
 
 
 def token_widget(result: Trajectory | TrajectoryAttribution, component: str = "MLP") -> Widget:
-    """A prompt's tokens colored layer by layer, the layer chosen by the reader.
+    """Return a widget of a prompt's tokens, colored by their value at a layer to choose.
 
-    Of a `Trajectory`: by the angle of the step from that layer on, in radians. Of `TrajectoryAttribution`: by the
-    signed share of the step that a component moved (`MLP`, `H3`, or `heads` for their sum), blue,
-    or red where it held the word back. Pointing at a token lists its values of all layers.
+    Of a `Trajectory`, the value is the angle of the step from that layer on, in radians. Of a
+    `TrajectoryAttribution`, it is the signed share of the step of one component, blue along the
+    step and red against it. Hovering over a token lists its values of all layers.
 
     Args:
         result: from `trajectory` or `trajectory_attribution`.
-        component: whose share, of movers.
+        component: of an attribution, in every layer: "MLP", "H3", another of its `components`, or
+            "heads" for the sum over the heads; or in one layer, as in its table: "L5H3", "L5 MLP".
 
     Raises:
         ValueError: the attribution has no such component.
@@ -123,28 +127,42 @@ def token_widget(result: Trajectory | TrajectoryAttribution, component: str = "M
         >>> token_widget(trajectory(weights, states))
         Widget(ColoredTokensMulti, for notebooks and pages)
     """
-    values = _steps(result) if isinstance(result, Trajectory) else _shares(result, component)
+    if isinstance(result, Trajectory):
+        values = _step_angles(result)
+        layers = list(range(len(values)))
+    else:
+        layers, values = _shares(result, component)
     return Widget(
         "ColoredTokensMulti",
         {
             "tokens": [neutralise_html(token) for token in result.token_strings],
             "values": to_lists(values.nan_to_num(0.0).T, 4),
-            "labels": [f"layer {layer}" for layer in range(len(values))],
+            "labels": [f"layer {layer}" for layer in layers],
         },
-        height=160 + 24 * len(values),  # pointing at a token lists its values of all layers
+        height=160 + 24 * len(values),  # hovering over a token lists its values of all layers
     )
 
 
-def _steps(path: Trajectory) -> Float[Tensor, "n_layers position"]:
+def _step_angles(path: Trajectory) -> Float[Tensor, "n_layers position"]:
     return path.values["step_angle"][:-1]
 
 
-def _shares(movers: TrajectoryAttribution, component: str) -> Float[Tensor, "n_layers position"]:
-    heads = [name.startswith("H") for name in movers.components]
+def _shares(
+    attribution: TrajectoryAttribution, component: str
+) -> tuple[list[int], Float[Tensor, "layers position"]]:
+    """The layers and shares of one component: of every layer, or of the layer in its name."""
+    share, names = attribution.share, attribution.components
+    layers = list(range(len(share)))
+    heads = [name.startswith("H") for name in names]
     if component == "heads" and any(heads):
-        return movers.share[:, heads].nansum(1)
-    if component not in movers.components:
-        raise ValueError(
-            f"component={component!r} is none of {', '.join(movers.components)}, nor 'heads'."
-        )
-    return movers.share[:, movers.components.index(component)]
+        return layers, share[:, heads].nansum(1)
+    if component in names:
+        return layers, share[:, names.index(component)]
+    for layer, c in (~share.isnan().all(-1)).nonzero().tolist():
+        if attribution.label(layer, c) == component:
+            return [layer], share[layer, c][None]
+    expected = ", ".join(map(repr, [*names, *["heads"] * any(heads)]))
+    raise ValueError(
+        f"unknown component {component!r}; expected one of {expected}, or one of a layer, as in "
+        "the table: 'L0 MLP'."
+    )

@@ -1,18 +1,18 @@
 "use strict";
-// Tables that can be searched, narrowed, sorted and copied.
-function copied(lines, table, button) {
-  const said = button.textContent;
-  const say = (now) => {
-    button.textContent = now;
-    setTimeout(() => { button.textContent = said; }, 2500);
+// Tables that can be searched, filtered, sorted and copied.
+function copyRows(rows, table, button) {
+  const label = button.textContent;
+  const showStatus = (status) => {
+    button.textContent = status;
+    setTimeout(() => { button.textContent = label; }, 2500);
   };
-  const text = lines.map((row) => [...row.cells].map((cell) => cell.textContent.trim()).join("\t")).join("\n");
-  const refused = () => {
+  const text = rows.map((row) => [...row.cells].map((cell) => cell.textContent.trim()).join("\t")).join("\n");
+  const selectInstead = () => {
     getSelection().selectAllChildren(table);
-    say("Selected: copy with Ctrl+C");
+    showStatus("Selected: copy with Ctrl+C");
   };
-  if (!navigator.clipboard) return refused();
-  return navigator.clipboard.writeText(text).then(() => say("Copied"), refused);
+  if (!navigator.clipboard) return selectInstead();
+  return navigator.clipboard.writeText(text).then(() => showStatus("Copied"), selectInstead);
 }
 
 document.querySelectorAll(".searchable").forEach((whole) => {
@@ -21,40 +21,40 @@ document.querySelectorAll(".searchable").forEach((whole) => {
   const rows = [...body.rows];
   const count = whole.querySelector(".count");
   const search = whole.querySelector("input");
-  const choices = [...whole.querySelectorAll("select")];
-  const narrow = () => {
-    const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let left = 0;
+  const filters = [...whole.querySelectorAll("select")];
+  const update = () => {
+    const terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
     rows.forEach((row) => {
       const text = row.textContent.toLowerCase();
-      const kinds = (row.dataset.kinds || "").split(" ");
-      row.hidden = !wanted.every((part) => text.includes(part))
-        || !choices.every((choice, at) => !choice.value || choice.value === kinds[at]);
-      left += row.hidden ? 0 : 1;
+      const values = (row.dataset.filters || "").split(" ");
+      row.hidden = !terms.every((term) => text.includes(term))
+        || !filters.every((filter, i) => !filter.value || filter.value === values[i]);
+      shown += row.hidden ? 0 : 1;
     });
-    count.textContent = `${left} of ${rows.length} rows`;
+    count.textContent = `${shown} of ${rows.length} rows`;
   };
-  [search, ...choices].forEach((tool) => tool.addEventListener("input", narrow));
+  [search, ...filters].forEach((input) => input.addEventListener("input", update));
   whole.querySelectorAll("th button").forEach((button, column) => {
     button.addEventListener("click", () => {
       const head = button.parentElement;
-      const down = head.getAttribute("aria-sort") !== "descending";
+      const descending = head.getAttribute("aria-sort") !== "descending";
       whole.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      head.setAttribute("aria-sort", descending ? "descending" : "ascending");
       const value = (row) => row.cells[column].textContent;
       const order = new Intl.Collator(undefined, { numeric: true });
       const numbers = rows.every((row) => !Number.isNaN(Number(value(row))));
-      rows.sort((a, b) => (numbers ? value(a) - value(b) : order.compare(value(a), value(b))) * (down ? -1 : 1));
+      rows.sort((a, b) => (numbers ? value(a) - value(b) : order.compare(value(a), value(b))) * (descending ? -1 : 1));
       body.append(...rows);
     });
   });
   whole.querySelector(".copy").addEventListener("click", (event) => {
-    copied([table.tHead.rows[0], ...rows.filter((row) => !row.hidden)], table, event.target);
+    copyRows([table.tHead.rows[0], ...rows.filter((row) => !row.hidden)], table, event.target);
   });
 });
 
-// The words of a head, opened, are copied in the same way.
+// The token lists of a head are copied in the same way.
 document.querySelectorAll(".heads .copy").forEach((button) => {
   const table = button.parentElement.querySelector("table");
-  button.addEventListener("click", () => copied([...table.rows], table, button));
+  button.addEventListener("click", () => copyRows([...table.rows], table, button));
 });

@@ -257,11 +257,8 @@ CASES = {
         "unknown color 'red'; expected 'token' or 'layer'.",
     "tw.trajectory(w, s).plot(measures='norm')":
         "measures must be a list of names, e.g. ['norm']; got 'norm'.",
-    "tw.trajectory(w, s).plot(measures=['speed'])":
-        "unknown measure 'speed'; expected one of 'norm', 'step_angle', ",
     "tw.trajectory(w, s).plot(5)":
         "projection must be a Projection; call fit_projection(weights, states) first (got int).",
-    "tw.trajectory(w, s).plot(color=5)": "unknown color 5; expected 'token' or 'layer'.",
     "tw.trajectory(w, s).readout(4, 0)": "layer must be between 0 and 3, got 4.",
     "tw.trajectory(w, s).readout(0, 4)": "position must be between 0 and 3, got 4.",
     "tw.trajectory(w, s).readout('a', 0)": "layer must be an int, got 'a'.",

@@ -8,7 +8,7 @@ import torch
 
 import tw_lens as tw
 from tests.models import shared_bridge
-from tests.test_tokens import RankOnePieces
+from tests.test_tokens import TableTokenizer
 from tw_lens.analyses.token_filter import _is_word
 from tw_lens.tokens import TokenStrings
 
@@ -24,7 +24,7 @@ def weights_of(architecture="gpt2", texts=TEXTS, **changes):
     """Return weights whose token i is `texts[i % len(texts)]`."""
     weights = tw.read_weights(shared_bridge(architecture))
     pairs = [(f"piece{i}", texts[i % len(texts)]) for i in range(weights.d_vocab)]
-    return replace(weights, tokens=TokenStrings(RankOnePieces(*pairs), weights.d_vocab), **changes)
+    return replace(weights, tokens=TokenStrings(TableTokenizer(*pairs), weights.d_vocab), **changes)
 
 
 def passing(weights, **conditions):
@@ -79,7 +79,7 @@ def test_tokens_without_text():
         "<s>", "\u0120dog", "\u00c0", "\u00f4", "\u00f5", "\u00ff", "[unused7]", "<|reserved_3|>",
         "<extra_id_0>", "[dog]", "reserved",
     ]  # fmt: skip
-    tokens = TokenStrings(RankOnePieces(*[(piece, piece) for piece in pieces]), 12)
+    tokens = TokenStrings(TableTokenizer(*[(piece, piece) for piece in pieces]), 12)
     tokens.tokenizer.all_special_ids = [0]
     tokens.tokenizer.added_tokens_decoder = {1: "added"}
     assert tokens.without_text() == [

@@ -106,7 +106,7 @@ class Projection(Result):
             if (self.token_strings[positions], self.labels) == (path.token_strings, path.labels):
                 return self.state_points[:, positions]
         raise ValueError(
-            "the projection was not fitted on the states of this path; call fit_projection on them."
+            "the projection was fitted on other states; call fit_projection on those of this path."
         )
 
     def to_dataframe(self) -> pd.DataFrame:

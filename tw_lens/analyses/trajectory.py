@@ -10,22 +10,20 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tw_lens.analyses.projection import COLORS, Color, Projection
+from tw_lens.analyses.projection import Projection
 from tw_lens.analyses.token_filter import (
     TokenFilter,
     allowed_mask,
     filter_caveat,
     filter_summary,
 )
-from tw_lens.analyses.trajectory_attribution import TrajectoryAttribution
 from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES, trajectory_measures
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import PathMeasures, rank_of, top_tokens
 from tw_lens.results.arguments import (
-    require_choice,
-    require_choices,
     require_int,
+    require_names,
     require_positive,
     require_states,
     require_weights,
@@ -35,6 +33,9 @@ from tw_lens.results.token_lists import TokenLists, make_token_lists
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from tw_lens.analyses.projection import Color
+    from tw_lens.analyses.trajectory_attribution import TrajectoryAttribution
 
 SHOWN = ("norm", "step_angle", "arc_length", "turning_angle")  # by `plot` without `measures=`
 
@@ -156,10 +157,7 @@ class Trajectory(Result):
                 "projection must be a Projection; call fit_projection(weights, states) first (got "
                 f"{type(projection).__name__})."
             )
-        if not isinstance(color, TrajectoryAttribution):
-            require_choice("color", color, COLORS)
-        chosen = require_choices("measures", measures, TRAJECTORY_MEASURES)
-        return figure(self, projection, color, chosen)
+        return figure(self, projection, color, require_names("measures", measures, "norm"))
 
 
 @require_weights

@@ -79,6 +79,17 @@ def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}; expected {_listed(choices)}.")
 
 
+def require_names(name: str, values: Any, example: str) -> tuple[str, ...]:
+    """Return a list of names as a tuple.
+
+    Raises:
+        TypeError: the values are a single string, or no list.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list of names, e.g. [{example!r}]; got {values!r}.")
+    return tuple(values)
+
+
 def require_choices(name: str, values: Iterable[str], choices: Sequence[Name]) -> tuple[Name, ...]:
     """Return the chosen names, each once, in the order given.
 
@@ -86,9 +97,7 @@ def require_choices(name: str, values: Iterable[str], choices: Sequence[Name]) -
         TypeError: the values are a single string, or no list.
         ValueError: there is none, or one of them is not one of the choices.
     """
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a list of names, e.g. [{choices[0]!r}]; got {values!r}.")
-    names = tuple(dict.fromkeys(values))
+    names = tuple(dict.fromkeys(require_names(name, values, choices[0])))
     for value in names:
         require_choice(name.removesuffix("s"), value, choices)
     if not names:

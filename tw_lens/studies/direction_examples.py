@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tw_lens.analyses.conventions import EXACT
 from tw_lens.analyses.head_directions import tokens_of_direction_pair
 from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
 from tw_lens.errors import Caveat
@@ -159,7 +160,13 @@ def direction_examples(
     stream.require_prompts()
     saved.finish(search.partial_results)
     left, right = tokens_of_direction_pair(
-        weights, EXACT.points(weights, block), circuit, pairs.left[:1], pairs.right[:1], N_TOKENS, keep=keep
+        weights,
+        EXACT.points(weights, block),
+        circuit,
+        pairs.left[:1],
+        pairs.right[:1],
+        N_TOKENS,
+        keep=keep,
     )
     examples, random_ranks = search.examples()
     return DirectionExamples(

@@ -106,7 +106,7 @@ def faithfulness(
     prompts: Iterable[Prompt | Mapping[str, Any]],
     *,
     vocabulary: LayerVocabulary | Sequence[LayerVocabulary],
-    layers: Iterable[int] | None = None,
+    layers: Sequence[int] | None = None,
     first_position: int = 1,
     batch_size: int = 16,
     seed: int = 0,
@@ -156,7 +156,7 @@ def faithfulness(
     for one in several:
         one.require_model(weights)
     shared = [la for la in several[0].layers if all(la in one.layers for one in several)]
-    chosen = weights.chosen_layers(shared if layers is None else layers)
+    chosen = weights.require_layers(shared if layers is None else layers)
     n_heads = [weights.block(layer).n_heads for layer in chosen]
     heads = tuple((la, h) for la, n in zip(chosen, n_heads, strict=True) for h in range(n))
     shape = (2 * len(several), len(CIRCUITS), len(heads))
@@ -191,7 +191,7 @@ def faithfulness(
                 number = batch.numbers[fresh[i]]
                 sums.add(values[:, first_position:], seed=seed, number=number)
                 n_measured += 1
-    stream.require_some()
+    stream.require_prompts()
     if not n_measured:
         raise ValueError(
             f"all {n_seen} prompts were used to compute the vocabulary: give held-out prompts."
@@ -205,10 +205,10 @@ def faithfulness(
         correlation=estimate(own),
         floor=estimate(floor),
         difference=estimate(own - floor),
-        n=sums.count[0].unflatten(0, shape)[0].long(),
+        n=sums.counts[0].unflatten(0, shape)[0].long(),
         n_prompts=n_measured,
         n_seen=n_seen,
-        caveats=stream.caveats_of_intervals,
+        caveats=stream.interval_caveats,
     )
 
 

@@ -36,7 +36,7 @@ TOKENS_AT_ONCE = 256
 def layer_vocabulary(
     model: Any,
     *,
-    layers: Iterable[int] | None = None,
+    layers: Sequence[int] | None = None,
     source: Source = "text",
     prompts: Iterable[Prompt | Mapping[str, Any]] | None = None,
     min_count: int = 5,
@@ -88,7 +88,7 @@ def layer_vocabulary(
         given = "none" if prompts is None else "some"
         raise ValueError(f"source {source!r} and prompts: 'text' needs prompts; got {given}.")
     weights = read_weights(model)
-    chosen = weights.chosen_layers(weights.attention_layers if layers is None else layers)
+    chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
     norms = [weights.block(layer).norm for layer in chosen]
     everyone = torch.arange(weights.d_vocab)
     hashes: list[int] = []
@@ -105,7 +105,7 @@ def layer_vocabulary(
                 sums.add(batch.tokens[:, first_position:].flatten(), y.flatten(1, 2))
                 hashes += [prompt_hash(tokens) for tokens in batch.tokens]
                 count(len(batch.numbers))
-        stream.require_some()
+        stream.require_prompts()
         token_index, counts, points = sums.points(min_count, prior_count)
         if not len(token_index):
             raise ValueError(

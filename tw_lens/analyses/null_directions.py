@@ -36,7 +36,7 @@ CIRCUIT_SIDES: tuple[CircuitSide, ...] = (
 )
 OV_OUTPUT: CircuitSide = ("OV", "right")
 ReadoutKind = Literal["points", "points, signed", "readout, signed", "logits"]
-"""How directions are read as tokens: against the points `N(W_E)`, as they are or with the sign
+"""Ways to read directions as tokens: against the points `N(W_E)`, as they are or with the sign
 chosen by the rule of right-hand sides; against the readout `A_U`, with that rule, or as a state of
 the sphere is read out, `y A_U + a_U`."""
 READOUT_KINDS: tuple[ReadoutKind, ...] = get_args(ReadoutKind)

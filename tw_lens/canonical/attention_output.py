@@ -48,7 +48,7 @@ class AttentionOutput:
 
     @property
     def linear(self) -> bool:
-        """Whether a head's output depends on its own values only."""
+        """Return whether a head's output depends on its own values only."""
         return self.gate is None and self.z_norm is None and self.norm is None
 
     def written(self, out: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:

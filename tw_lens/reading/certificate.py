@@ -75,7 +75,7 @@ class Certificate(Result):
 
     @property
     def passed(self) -> bool:
-        """Whether every quantity is within the tolerance."""
+        """Return whether every quantity is within the tolerance."""
         return self.max_rel_error < self.tolerance
 
     @property

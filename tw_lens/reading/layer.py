@@ -54,7 +54,7 @@ class HostLayer:
 
     @property
     def has_unhooked_attention(self) -> bool:
-        """Whether the attention is a bare module, without TransformerLens' hooks."""
+        """Return whether the attention is a bare module, without TransformerLens' hooks."""
         return self.attention is not None and self.attention is not optional(self.block, "attn")
 
     @property

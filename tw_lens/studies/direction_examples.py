@@ -138,9 +138,9 @@ def direction_examples(
     block = weights.block(layer)
     pairs = head_directions(weights, layer, head, circuit, direction, n=N_RANDOM, seed=seed)
     settings = {
-        "layer": layer, "head": head, "circuit": circuit, "direction": direction, "n_examples": n_examples,
-        "context": context, "first_position": first_position, "seed": seed,
-        "n_random": N_RANDOM, "batch_size": BATCH_SIZE,
+        "layer": layer, "head": head, "circuit": circuit, "direction": direction,
+        "n_examples": n_examples, "context": context, "first_position": first_position,
+        "seed": seed, "n_random": N_RANDOM, "batch_size": BATCH_SIZE,
     }  # fmt: skip
     saved = Checkpoint(checkpoint, model, {"study": "direction_examples", **settings})
     search = ExampleSearch(

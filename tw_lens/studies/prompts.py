@@ -73,7 +73,7 @@ class PromptStream:
 
     @property
     def too_few(self) -> bool:
-        """Whether there are too few prompts (less than 30) to say much about others."""
+        """Return whether there are too few prompts (less than 30) to say much about others."""
         return self.n_prompts < MIN_PROMPTS
 
     @property

@@ -195,7 +195,7 @@ def _shrink_type(fig: go.Figure, columns: int) -> None:
 
 
 def _has_labels(fig: go.Figure) -> bool:
-    """Whether an axis holds labels, all of which must be legible."""
+    """Return whether an axis holds labels, all of which must be legible."""
     return any(
         trace.type in ("heatmap", "bar")
         and any(_are_labels(values) for values in (trace.x, trace.y) if values is not None)

@@ -9,14 +9,19 @@ Source: arXiv 2309.07315, section 4; `Block` for the canonical form.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Literal, NamedTuple
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.analyses.convention_rules import (
+    BiasPair,
+    ConventionRules,
+    Directions,
+    Factors,
+    HeadUpdate,
+    Ids,
+    TokenTable,
+)
 from tw_lens.canonical import (
     Block,
     LayerVocabulary,
@@ -26,121 +31,8 @@ from tw_lens.canonical import (
     combined_mask,
     token_points,
 )
-from tw_lens.geometry import TopTokens, top_tokens
+from tw_lens.geometry import top_tokens
 from tw_lens.results.arguments import CONVENTIONS, Circuit, Convention, require_choice
-
-ReadoutTarget = Literal["update", "residual"]
-READOUT_TARGETS: tuple[ReadoutTarget, ...] = ("update", "residual")
-Ids = Int[Tensor, " words"]
-TokenMask = Bool[Tensor, " d_vocab"]
-Directions = Float[Tensor, "directions d_model"]
-Factors = tuple[Float[Tensor, "heads m r"], Float[Tensor, "groups n r"]]
-BiasPair = tuple[Float[Tensor, "n_heads d_model"], Float[Tensor, "n_heads d_model"]]
-
-
-class HeadUpdate(NamedTuple):
-    """The vector that each component adds for each word, and the layer's bias, added once."""
-
-    u: Float[Tensor, "components words d_model"]
-    b_O: Float[Tensor, " d_model"]
-
-
-class TokenTable(NamedTuple):
-    """Token vectors in chunks, and the map that takes directions to the space of these vectors.
-
-    `relative`: scores are taken relative to the mean token's.
-    """
-
-    rows: TokenVectorChunks
-    pull_back: Callable[[Tensor], Tensor]
-    relative: bool
-
-
-class ConventionRules(ABC):
-    """Every formula of the analyses that depends on the convention.
-
-    The docstrings here hold for both classes below, and so do the types of unannotated parameters.
-    """
-
-    name: Convention
-    has_null: bool
-    needs_raw_weights: bool
-
-    @abstractmethod
-    def points(
-        self, weights: Weights, block: Block, vocabulary: LayerVocabulary | None = None
-    ) -> TokenPoints:
-        """Return the tokens' points: of a vocabulary, `N(W_E)`, or `n(W_E)` with gain and bias.
-
-        Raises:
-            ValueError: the vocabulary does not fit the weights, the layer or the convention.
-        """
-
-    @abstractmethod
-    def output_tokens(self, weights: Weights) -> TokenTable:
-        """Return the token vectors for output directions (the right side of W_OV)."""
-
-    @abstractmethod
-    def qk_factors(self, block: Block, distance: int) -> Factors:
-        """Return `L, R` with `W_QK = L R^T`, the attention scale included."""
-
-    @abstractmethod
-    def ov_factors(self, block: Block) -> Factors:
-        """Return `V, O` with `W_OV = V O^T`: one V per key/value head, one O per head."""
-
-    @abstractmethod
-    def left_vectors(self, left: Directions, S: Tensor, circuit: Circuit) -> Directions:
-        """Return left singular vectors, scaled as they are compared with tokens."""
-
-    @abstractmethod
-    def bias_directions(self, block: Block) -> BiasPair:
-        """Return the direction that the key bias favours in queries, and the query bias in keys."""
-
-    @abstractmethod
-    def top_keys(
-        self,
-        weights: Weights,
-        block: Block,
-        points: TokenPoints,
-        ids: Ids,
-        heads: list[int],
-        k: int,
-        *,
-        distance: int = 0,
-        keep: TokenMask | None = None,
-    ) -> TopTokens:
-        """Return the highest-scoring keys of each head and word, heads outermost."""
-
-    @abstractmethod
-    def update(
-        self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, heads: list[int]
-    ) -> HeadUpdate:
-        """Return the vector that each head adds for a word that attends to itself only."""
-
-    @abstractmethod
-    def layer_update(
-        self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, update: HeadUpdate
-    ) -> Float[Tensor, "words d_model"]:
-        """Return the vector that the layer adds for such a word, given those of its heads."""
-
-    @abstractmethod
-    def top_outputs(
-        self,
-        weights: Weights,
-        update: HeadUpdate,
-        ids: Ids,
-        k: int,
-        *,
-        readout: ReadoutTarget = "update",
-        keep: TokenMask | None = None,
-    ) -> TopTokens:
-        """Return the highest-scoring tokens of each update's readout, components outermost."""
-
-    @abstractmethod
-    def token_norms(
-        self, weights: Weights, *, scale: bool, bias: bool
-    ) -> Float[Tensor, " d_vocab"]:
-        """Return a score per token under the final norm (see `token_norms`)."""
 
 
 class ExactConvention(ConventionRules):
@@ -206,7 +98,7 @@ class ExactConvention(ConventionRules):
     def layer_update(  # noqa: D102
         self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, update: HeadUpdate
     ) -> Float[Tensor, "words d_model"]:
-        added = block.attn_out_of_points(points.at(ids))
+        added = _self_attention_output(block, points.at(ids))
         return added - added.mean(-1, keepdim=True) if block.centred_stream else added
 
     def top_outputs(self, weights, update, ids, k, *, readout="update", keep=None):  # noqa: D102
@@ -323,3 +215,14 @@ def _whole_keys(points: TokenPoints, block: Block) -> TokenVectorChunks:
     """Return all tokens' normalised keys, key heads in one row: `[tokens, n_kv_heads * d_head]`."""
     normalised = block.attention_scores.normalised_key
     return lambda: (normalised(block.keys_of_points(chunk)).flatten(1) for chunk in points.rows())
+
+
+def _self_attention_output(
+    block: Block, y: Float[Tensor, "words d_model"]
+) -> Float[Tensor, "words d_model"]:
+    """Return what attention adds for points of the sphere that attend to themselves only."""
+    values, output = block.values_of_points(y), block.attention_output
+    z = (values if block.v_norm is None else block.v_norm(values))[:, block.kv_head]
+    z = z if output.gate is None else z * output.gate(block.norm.affine(y))
+    z = z if output.z_norm is None else output.z_norm(z)
+    return output.written(torch.einsum("phe,hed->pd", z, block.W_O) + block.b_O)

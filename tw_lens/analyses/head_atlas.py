@@ -220,7 +220,8 @@ def head_atlas(
     left, left_null = _concat([left for left, _ in sides])
     right, right_null = _concat([right for _, right in sides])
     entries = [entry for part in parts for entry in part.entries]
-    order = sorted(range(len(entries)), key=lambda i: _sort_key(entries[i], chosen))
+    places = [(chosen.index(layer), head) for layer, head, *_ in entries]  # circuits are in order
+    order = sorted(range(len(entries)), key=places.__getitem__)
     return HeadAtlas(
         model_name=weights.model_name,
         entries=tuple(entries[i] for i in order),
@@ -300,8 +301,3 @@ def _concat(sides: list[_Side]) -> _Side:
     return lists, NullComparison(
         torch.cat([null.coherence for null in nulls]), torch.cat([null.p for null in nulls])
     )
-
-
-def _sort_key(entry: Entry, layers: tuple[int, ...]) -> tuple[int, int, int, int]:
-    layer, head, circuit, direction = entry
-    return layers.index(layer), head, CIRCUITS.index(circuit), direction

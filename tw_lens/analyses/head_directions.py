@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.analyses.conventions import EXACT, ConventionRules
+from tw_lens.analyses.convention_rules import ConventionRules
+from tw_lens.analyses.conventions import EXACT
 from tw_lens.analyses.null_directions import compare_with_null, readout_kind_of
 from tw_lens.canonical import Block, TokenPoints, Weights, combined_mask
 from tw_lens.geometry import (

@@ -274,5 +274,7 @@ def _distances(block: Block, distances: Iterable[int], *, rotates: bool = True) 
     if not distances:
         raise ValueError("distances is empty; give at least one, e.g. [0, 1, 2, 4].")
     for distance in distances:
-        block.require_distance(distance if rotates or distance < 0 else 0)
+        block.attention_scores.require_distance(
+            distance if rotates or distance < 0 else 0, block.layer
+        )
     return distances

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.analyses.conventions import READOUT_TARGETS, ReadoutTarget, convention_rules
+from tw_lens.analyses.convention_rules import READOUT_TARGETS, ReadoutTarget
+from tw_lens.analyses.conventions import convention_rules
 from tw_lens.analyses.null_directions import compare_with_null
 from tw_lens.analyses.token_filter import (
     TokenFilter,

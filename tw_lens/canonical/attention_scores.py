@@ -88,7 +88,12 @@ class AttentionScores:
         return part
 
     def require_distance(self, distance: int, layer: int) -> None:
-        """Reject a distance at which a layer cannot be read (see `Block.require_distance`)."""
+        """Reject a distance at which a layer cannot be read.
+
+        Raises:
+            ValueError: the layer has no rotary positions, a causal query would look ahead, or the
+                distance exceeds the model's context.
+        """
         n_ctx = None if self.rotary is None else self.rotary.n_ctx
         if n_ctx is not None and abs(distance) >= n_ctx:
             raise ValueError(

@@ -143,15 +143,6 @@ class Block:
             and self.bottleneck_KV is None
         )
 
-    def require_distance(self, distance: int) -> None:
-        """Reject a distance at which this layer cannot be read.
-
-        Raises:
-            ValueError: the layer has no rotary positions, a causal query would look ahead, or the
-                distance exceeds the model's context.
-        """
-        self.attention_scores.require_distance(distance, self.layer)
-
     def qk_factors(
         self, distance: int = 0
     ) -> tuple[Float[Tensor, "n_heads d_model d_head"], Float[Tensor, "n_kv_heads d_model d_head"]]:
@@ -160,9 +151,9 @@ class Block:
         `g` and `P` are the query-key norms' gains and centring (ones and identity without them).
 
         Raises:
-            ValueError: the layer cannot be read at this distance (see `require_distance`).
+            ValueError: the layer cannot be read at this distance (see `AttentionScores`).
         """
-        self.require_distance(distance)
+        self.attention_scores.require_distance(distance, self.layer)
         return self.attention_scores.fold(self.A_Q, self.A_K, distance)
 
     def qk_constants(
@@ -178,9 +169,9 @@ class Block:
         """Return normalised queries, rotated by the distance back to the key, times `s`.
 
         Raises:
-            ValueError: the layer cannot be read at this distance (see `require_distance`).
+            ValueError: the layer cannot be read at this distance (see `AttentionScores`).
         """
-        self.require_distance(distance)
+        self.attention_scores.require_distance(distance, self.layer)
         return self.attention_scores.query_at_distance(q, distance)
 
     def _remove_unseen_mean(self, written: Tensor) -> Tensor:
@@ -214,14 +205,20 @@ class Block:
     ) -> Float[Tensor, "points n_heads d_head"]:
         """Return the queries of points of the sphere, `y A_Q + a_Q`."""
         q = torch.einsum("pd,hde->phe", y, self.A_Q) + self.a_Q
-        return q if self.bottleneck_Q is None else self.bottleneck_Q.normalise(q, self._affine(y))
+        return (
+            q if self.bottleneck_Q is None else self.bottleneck_Q.normalise(q, self.norm.affine(y))
+        )
 
     def keys_of_points(
         self, y: Float[Tensor, "points d_model"]
     ) -> Float[Tensor, "points n_kv_heads d_head"]:
         """Return the keys of points of the sphere, `y A_K + a_K`."""
         k = torch.einsum("pd,hde->phe", y, self.A_K) + self.a_K
-        return k if self.bottleneck_KV is None else self.bottleneck_KV.normalise(k, self._affine(y))
+        return (
+            k
+            if self.bottleneck_KV is None
+            else self.bottleneck_KV.normalise(k, self.norm.affine(y))
+        )
 
     def values_of_points(
         self, y: Float[Tensor, "points d_model"]
@@ -230,10 +227,7 @@ class Block:
         v = torch.einsum("pd,hde->phe", y, self.A_V) + self.a_V
         if self.bottleneck_KV is None:
             return v
-        return replace(self.bottleneck_KV, width=None).normalise(v, self._affine(y))
-
-    def _affine(self, y: Float[Tensor, "points d_model"]) -> Float[Tensor, "points d_model"]:
-        return y * self.norm.gain + self.norm.bias
+        return replace(self.bottleneck_KV, width=None).normalise(v, self.norm.affine(y))
 
     def scores(
         self,
@@ -286,18 +280,6 @@ class Block:
     ) -> Float[Tensor, "position d_model"]:
         """Return what attention adds to the residual stream `x`, after post-norm and multiplier."""
         return self.attention_output.written(self.head_outputs(pattern, v, x).sum(0) + self.b_O)
-
-    def attn_out_of_points(
-        self, y: Float[Tensor, "points d_model"]
-    ) -> Float[Tensor, "points d_model"]:
-        """Return what attention adds for points of the sphere that attend to themselves only."""
-        v = self.values_of_points(y)
-        v = v if self.v_norm is None else self.v_norm(v)
-        out = self.attention_output
-        z = v[:, self.kv_head]
-        z = z if out.gate is None else z * out.gate(self._affine(y))
-        z = z if out.z_norm is None else out.z_norm(z)
-        return out.written(torch.einsum("phe,hed->pd", z, self.W_O) + self.b_O)
 
     def resid_post(
         self,

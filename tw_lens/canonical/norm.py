@@ -60,7 +60,11 @@ class Norm:
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Return `n(x) = gain * N(x) + bias`: `x` on the ellipsoid that weight matrices read."""
-        return self.sphere(x) * self.gain + self.bias
+        return self.affine(self.sphere(x))
+
+    def affine(self, y: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Return `gain * y + bias` for points of the sphere."""
+        return y * self.gain + self.bias
 
     def linear_at(
         self, x: Float[Tensor, "*batch d_model"]

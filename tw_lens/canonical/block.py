@@ -135,7 +135,7 @@ class Block:
 
     @property
     def bilinear(self) -> bool:
-        """Return whether a score is `q A k` up to the soft-cap: no query-key norm, no key bottleneck."""
+        """Return whether scores are `q A k` up to the cap (no query-key norm, no bottleneck)."""
         attention_scores = self.attention_scores
         return (
             attention_scores.q_norm is None

@@ -42,7 +42,7 @@ class Norm:
 
     @property
     def folded(self) -> bool:
-        """Return whether the gain is exactly one and the bias exactly zero (folded away, or untrained)."""
+        """Return whether the gain is one and the bias zero, exactly (folded away, or untrained)."""
         return bool((self.gain == 1).all()) and bool((self.bias == 0).all())
 
     def project(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:

@@ -111,8 +111,8 @@ def direction_examples(
         progress: True shows a bar; a function is called with a sentence at each step.
 
     Returns:
-        At most n_examples `Example` per side, highest first; scores in the model's own units (before the
-        softmax and any cap), lengths in those of the residual stream.
+        At most n_examples `Example` per side, highest first; scores in the model's own units
+        (before the softmax and any cap), lengths in those of the residual stream.
 
     Raises:
         IndexError: the layer, the head or the direction does not exist.

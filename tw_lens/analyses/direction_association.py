@@ -121,6 +121,8 @@ def direction_association(
         k: tokens per side.
         n_permutations: random re-pairings per head.
         token_filter: the tokens that may be listed, from `token_filter`; all by default.
+        vocabulary: points of the tokens at each layer, from `layer_vocabulary`; embeddings by
+            default.
         seed: of the re-pairings.
         progress: True shows a bar; a function is called with a sentence at each step.
 

@@ -191,6 +191,8 @@ def direction_coherence(
         n_null: directions of each of the first two nulls, per kind of readout.
         n_null_within: directions within each head's subspace.
         token_filter: the tokens that may be listed, from `token_filter`; all by default.
+        vocabulary: points of the tokens at each layer, from `layer_vocabulary`; embeddings by
+            default.
         seed: of the null directions.
         progress: True shows a bar; a function is called with a sentence at each step.
 

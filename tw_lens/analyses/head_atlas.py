@@ -126,8 +126,7 @@ class HeadAtlas(Result):
             ValueError: an unknown circuit, or no entry is left.
 
         Example:
-            >>> atlas = head_atlas(weights, n=1)
-            >>> len(atlas.only(layers=[2], circuit="OV").entries)
+            >>> len(head_atlas(weights, n=1).only(layers=[2], circuit="OV").entries)
             4
         """
         if circuit is not None:
@@ -182,8 +181,7 @@ def head_atlas(
         n: number of leading directions per head and circuit, at most d_head.
         k: tokens per side.
         token_filter: the tokens that may be listed, from `token_filter`; all by default.
-        vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
-            by default.
+        vocabulary: points of the tokens, from `layer_vocabulary`; their embeddings by default.
         progress: True shows a bar; a function is called with a sentence at each step.
 
     Returns:

@@ -68,11 +68,11 @@ class LayerVocabulary:
 
     @property
     def mask(self) -> Bool[Tensor, " d_vocab"]:
-        """Whether each token of the model has a point."""
+        """Return whether each token of the model has a point."""
         return torch.zeros(self.d_vocab, dtype=torch.bool).index_fill_(0, self.token_index, True)
 
     def of_layer(self, layer: int) -> Float[Tensor, "tokens d_model"]:
-        """The points of one layer, float32, in the order of `token_index`.
+        """Return the points of one layer, float32, in the order of `token_index`.
 
         Raises:
             ValueError: the layer has no points.
@@ -85,7 +85,7 @@ class LayerVocabulary:
         return self.points[self.layers.index(layer)].float()
 
     def rows(self, layer: int) -> TokenVectorChunks:
-        """The points of one layer in chunks, in the order of the token ids; zeros without a point."""
+        """Return the points of one layer in chunks by token id; zeros where there is none."""
         points = self.of_layer(layer)
         place = torch.full((self.d_vocab,), len(points))
         place[self.token_index] = torch.arange(len(points))
@@ -95,14 +95,14 @@ class LayerVocabulary:
     def gather(
         self, layer: int, token_index: Int[Tensor, " positions"]
     ) -> Float[Tensor, "positions d_model"]:
-        """The points of a prompt's tokens at one layer, zeros where a token has none."""
+        """Return the points of a prompt's tokens at one layer, zeros where a token has none."""
         points, place = self.of_layer(layer), torch.searchsorted(self.token_index, token_index)
         place = place.clamp_max(len(points) - 1)
         known = self.token_index[place] == token_index
         return points[place] * known[:, None]
 
     def at(self, layer: int, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
-        """The points of some tokens at one layer.
+        """Return the points of some tokens at one layer.
 
         Raises:
             ValueError: a token has no point.
@@ -171,7 +171,7 @@ def load_vocabulary(path: str | Path) -> LayerVocabulary:
                 raise VocabularyFileError(
                     f"{path} holds no layer vocabulary: LayerVocabulary.save writes one."
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     except SafetensorError as error:
         raise VocabularyFileError(
             f"{path} is cut short or no safetensors file ({error}): copy or save it again."

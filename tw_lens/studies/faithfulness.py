@@ -40,8 +40,8 @@ class Faithfulness(Result):
     """Correlation of predicted with real scores and writes, per head, circuit and vocabulary.
 
     `correlation`, `floor` (the points of permuted tokens) and `difference` (correlation less floor,
-    resample by resample) have the axes sources, circuits (QK, OV), heads; `n` counts the queries and
-    positions measured. `heads` are (layer, head).
+    resample by resample) have the axes sources, circuits (QK, OV), heads; `n` counts the queries
+    (QK) and positions (OV) measured. `heads` are (layer, head).
     """
 
     model_name: str

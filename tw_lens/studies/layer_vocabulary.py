@@ -47,10 +47,11 @@ def layer_vocabulary(
 ) -> LayerVocabulary:
     """Compute the point at which each layer's attention meets each token.
 
-    With `N_l` the normalisation that layer l reads the stream `x_l` through (without gain and
-    bias): "embedding" `N_l(embed(w))`; "alone" `N_l(x_l)` at w in the prompt (prefix, w, suffix) of
-    the model's own special tokens; "text" `(sum N_l(x_l) + c m_l) / (n + c)` over the n positions of
-    the prompts at which w stands, with `m_l` the mean over all positions and `c` the prior count.
+    With `N_l` the normalisation of layer l's attention (without gain and bias) and `x_l` the
+    residual stream that enters it: "embedding" `N_l(embed(w))`; "alone" `N_l(x_l)` at w in the
+    prompt (prefix, w, suffix) of the model's own special tokens; "text"
+    `(sum N_l(x_l) + c m_l) / (n + c)` over the n positions of the prompts at which w stands, with
+    `m_l` the mean over all positions and `c` the prior count.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
@@ -171,7 +172,7 @@ class TokenSums:
         points = []
         for total in self.total:
             mean = total.sum(0) / max(1, int(self.count.sum()))
-            points.append(((total[rows] + prior_count * mean) / weight))
+            points.append((total[rows] + prior_count * mean) / weight)
         return token_index, counts, points
 
 

@@ -147,11 +147,9 @@ def test_alibi_falls_with_its_slope():
     assert torch.allclose(curve.std[:, 0], curve.std[:, 1])
 
 
-    "nor does the paper": (
-        "llama",
-        {"convention": "published", "distance": 1},
-        "depend on a distance",
-    ),
+REJECTED = {
+    "OV has no distance": ("llama", {"circuit": "OV", "distance": 1}, "W_OV and the published"),
+    "nor has the paper": ("llama", {"convention": "published", "distance": 1}, "on a distance"),
     "positions do not rotate": ("gpt2", {"distance": 1}, "does not rotate"),
     "a causal query cannot look ahead": ("llama", {"distance": -1}, "look ahead"),
     "beyond the context": ("llama", {"distance": 100_000}, "beyond the"),
@@ -172,5 +170,5 @@ def test_a_curve_needs_scores_that_depend_on_distance():
     weights = tw.read_weights(shared_bridge("gpt2"))
     with pytest.raises(ValueError, match="do not depend on the distance"):
         tw.head_score_by_distance(weights, layer=0, words=[5])
-    with pytest.raises(ValueError, match="distances is empty"):
+    with pytest.raises(ValueError, match="no distance was given"):
         tw.head_probe_by_distance(weights, layer=0, words=[5], distances=[])

@@ -114,7 +114,7 @@ def test_report_says_where_the_page_is(tmp_path):
     [
         (["probe", FOLDER, "--layer", "9", "-w", "w5"], "layer 9 does not exist"),
         (["probe", FOLDER, "--head", "4", "-w", "w5"], "head 4 does not exist"),
-        (["norms", FOLDER, "--readable"], "is left by the filter (whole words"),
+        (["norms", FOLDER, "--readable"], "passes the filter (whole words"),
         (["probe", FOLDER, "-w", "no such word"], "none of the words is a single token"),
         (["spectrum", FOLDER, "--circuit", "QQ"], "'QQ' is not one of"),
         (["norms", FOLDER, "--convention", "guess"], "'guess' is not one of"),

@@ -149,7 +149,7 @@ def test_alibi_falls_with_its_slope():
 
 REJECTED = {
     "OV has no distance": ("llama", {"circuit": "OV", "distance": 1}, "W_OV and the published"),
-    "nor has the paper": ("llama", {"convention": "published", "distance": 1}, "no distance"),
+    "nor has the paper": ("llama", {"convention": "published", "distance": 1}, "on a distance"),
     "positions do not rotate": ("gpt2", {"distance": 1}, "does not rotate"),
     "a causal query cannot look ahead": ("llama", {"distance": -1}, "look ahead"),
     "beyond the context": ("llama", {"distance": 100_000}, "beyond the"),

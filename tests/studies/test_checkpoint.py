@@ -23,7 +23,7 @@ def run(study: str, prompts=PROMPTS, *, model=None, **options):
     if study == "ablation":
         options = {"directions": [0, 3, (1, 2)], "n_random": 2} | options
         return tw.direction_ablation(model, prompts, **options)
-    return tw.direction_examples(model, prompts, **{"k": 3, "context": 1} | options)
+    return tw.direction_examples(model, prompts, **{"n_examples": 3, "context": 1} | options)
 
 
 def patch_work(patch, study: str, work) -> None:
@@ -94,7 +94,7 @@ def test_a_resumed_study_is_bitwise_an_uninterrupted_one(tmp_path, study, killed
         ("examples", {"layer": 0}, "layer"),
         ("examples", {"head": 1, "circuit": "OV"}, "head, circuit"),
         ("examples", {"direction": 1}, "direction"),
-        ("examples", {"k": 2}, "k"),
+        ("examples", {"n_examples": 2}, "n_examples"),
         ("examples", {"context": 2}, "context"),
         ("examples", {"seed": 1}, "seed"),
         ("examples", {"first_position": 0}, "first_position"),

@@ -211,7 +211,7 @@ def test_a_filter_restricts_the_tokens_and_nothing_else():
     assert len(listed) == 20 and set(listed) <= allowed
     assert not set(" ".join(whole.left_tokens).split()) <= allowed
     assert torch.equal(result.effect.value, whole.effect.value)
-    assert "chosen words" in {caveat.name for caveat in result.caveats}
+    assert "token filter" in {caveat.name for caveat in result.caveats}
 
 
 def test_a_caveat_tells_where_kl_is_not_of_the_next_token():

@@ -114,7 +114,7 @@ class Slow:
 
 
 def examples(model, circuit: str, **options):
-    options = {"layer": LAYER, "head": HEAD, "direction": DIRECTION, "k": K, **options}
+    options = {"layer": LAYER, "head": HEAD, "direction": DIRECTION, "n_examples": K, **options}
     return tw.direction_examples(model, PROMPTS, circuit=circuit, context=CONTEXT, **options)
 
 
@@ -353,6 +353,6 @@ def test_a_filter_restricts_the_token_lists_and_nothing_else(circuit: str):
         assert result.share_among_highest(side) == whole.share_among_highest(side)
         assert "among the 50 highest" in result.description(side)
     names = {caveat.name for caveat in result.caveats} - {caveat.name for caveat in whole.caveats}
-    assert names == {"chosen words", "ranks"}
+    assert names == {"token filter", "ranks"}
     with pytest.raises(ValueError, match="token"):
         examples(model, circuit, token_filter=replace(subset, keep=subset.keep[:-1]))

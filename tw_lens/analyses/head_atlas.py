@@ -197,7 +197,7 @@ def head_atlas(
         >>> head_atlas(weights, n=1).to_dataframe().shape
         (24, 13)
 
-    Source: arXiv 2309.07315, section 4.5, for all heads at once.
+    Source: arXiv 2309.07315, section 4.5.
     """
     require_positive("n", n)
     require_positive("k", k)
@@ -293,8 +293,7 @@ def _list_tokens(
 def _concat(sides: list[_Side]) -> _Side:
     """Return the lists of one side of all groups, one after another."""
     lists = concat([lists for lists, _ in sides])
-    nulls = [null for _, null in sides if null is not None]
-    if len(nulls) < len(sides):
+    if len(nulls := [null for _, null in sides if null is not None]) < len(sides):
         return lists, None
     return lists, NullComparison(
         torch.cat([null.coherence for null in nulls]), torch.cat([null.p for null in nulls])

@@ -33,7 +33,7 @@ PROMPT = "To kill two birds with one stone"
 
 app = typer.Typer(
     name="tw-lens", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="Read the heads of a transformer, and the trajectories of tokens through its layers.",
+    help="Read a transformer's heads and trajectories. No MODEL: the bundled SmolLM2.",
 )  # fmt: skip
 
 ResultAndTable = tuple[Any, Any]

@@ -170,5 +170,5 @@ def test_a_curve_needs_scores_that_depend_on_distance():
     weights = tw.read_weights(shared_bridge("gpt2"))
     with pytest.raises(ValueError, match="do not depend on the distance"):
         tw.head_score_by_distance(weights, layer=0, words=[5])
-    with pytest.raises(ValueError, match="no distance was given"):
+    with pytest.raises(ValueError, match="distances is empty"):
         tw.head_probe_by_distance(weights, layer=0, words=[5], distances=[])

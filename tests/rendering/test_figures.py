@@ -32,6 +32,7 @@ def every_result():
     words = ["w5", "w6", 7]
     nouns = CommonNouns("tiny", True, (5, 6), ("w5", "w6"), ())
     results = [
+        tw.check(model, "w5 w6 w7"),
         tw.embedding_distances(weights),
         tw.token_norms(weights),
         nouns,
@@ -276,7 +277,7 @@ def test_unknown_measures_get_one_sentence(measures, message):
 
 @pytest.mark.parametrize("measures", ["norm", [], ["nonsense"]])
 def test_a_trajectory_rejects_unknown_measures_too(measures):
-    with pytest.raises(ValueError, match=r"^(unknown measure|measures must)"):
+    with pytest.raises((ValueError, TypeError), match=r"^(unknown measure|measures must)"):
         tw.trajectory(WEIGHTS, STATES).plot(measures=measures)
 
 

@@ -1,7 +1,8 @@
 """tw_lens: geometric interpretation of transformer heads, on top of TransformerLens.
 
 1. `read_weights(model)`: the weights in canonical form; `check(model, prompt)` certifies them.
-2. `embedding_distances`, `token_norms`: tokens on the sphere; `token_filter`: tokens to list.
+2. `embedding_distances`, `token_norms`: tokens on the sphere; `token_filter`: tokens to list;
+   `layer_vocabulary`: tokens where a layer meets them; `faithfulness`: how well this predicts.
 3. `head_probe`, `head_spectrum`, `head_atlas`, `bias_directions`, `head_ellipsoid`: what heads do.
 4. `head_probe_by_distance`, `head_score_by_distance`: heads as functions of the distance.
 5. `direction_coherence`, `direction_association`, `direction_degeneracy`: tests against nulls.
@@ -32,7 +33,7 @@ from tw_lens.analyses import (
     trajectory,
     trajectory_attribution,
 )
-from tw_lens.canonical import States, Weights
+from tw_lens.canonical import LayerVocabulary, States, Weights, load_vocabulary
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.reading import (
     check,
@@ -57,6 +58,8 @@ from tw_lens.rendering import (
 from tw_lens.studies import (
     direction_ablation,
     direction_examples,
+    faithfulness,
+    layer_vocabulary,
     trajectory_alignment,
     trajectory_statistics,
 )
@@ -70,6 +73,9 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "token_norms",
     "token_filter",
     "common_nouns",
+    "layer_vocabulary",
+    "load_vocabulary",
+    "faithfulness",
     "head_probe",
     "head_spectrum",
     "head_atlas",
@@ -102,6 +108,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "cite",
     "Weights",
     "States",
+    "LayerVocabulary",
     "Caveat",
     "UnsupportedModelError",
 ]

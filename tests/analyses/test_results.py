@@ -35,7 +35,7 @@ class HostileTokenizer:
 
 HEAD = ["layer", "head", "component"]
 WORDS = ["rank", "token_index", "token_string", "score"]
-NULL = ["coherence", "exceeds_null"]
+NULL = ["coherence", "exceeds_null", "faithfulness"]
 COLUMNS = {
     "Certificate": ["layer", "quantity", "max_abs_error", "rel_error"],
     "EmbeddingDistances": ["setting", "l2_mean", "l2_std", "cosine_mean", "cosine_std"],
@@ -64,7 +64,12 @@ COLUMNS = {
     "HeadAtlas": [
         "layer", "head", "component", "circuit", "direction", "singular_value", "share",
         "left_tokens", "right_tokens", "left_coherence", "left_exceeds_null", "right_coherence",
-        "right_exceeds_null",
+        "right_exceeds_null", "faithfulness",
+    ],
+    "Faithfulness": [
+        *HEAD, "circuit", "source", "correlation", "low", "high", "floor", "difference",
+        "difference_low", "difference_high", "ceiling", "explained_variance", "write_correlation",
+        "write_explained_variance", "n",
     ],
     "DirectionCoherence": [
         "layer", "head", "component", "circuit", "direction", "side", "measure", "coherence",
@@ -106,6 +111,7 @@ WITHOUT_WORDS = {
     "DirectionDegeneracy",
     "DirectionAblation",
     "EmbeddingDistances",
+    "Faithfulness",
     "HeadScoreByDistance",
     "TrajectoryStatistics",
 }
@@ -146,6 +152,11 @@ def results() -> dict[str, Result]:
             tw.direction_examples(model, [[*range(5, 30)]], layer=1, head=3, context=1), tokens
         ),
         tw.direction_ablation(model, [[5, 6, 7]], layer=1, head=0, directions=[0, 1]),
+        tw.faithfulness(
+            model,
+            [[*range(5, 15)], [*range(7, 15)]],
+            vocabulary=tw.layer_vocabulary(model, source="embedding"),
+        ),
     ]
     return {type(result).__name__: result for result in made}
 

@@ -74,7 +74,7 @@ def test_a_probe_reads_the_words_and_the_keys_at_their_points(made):
                 == text.token_index[best.indices[w]].tolist()
             )
             assert torch.allclose(result.lists.score[3 * h + w].double(), best.values[w], rtol=1e-4)
-    assert result.vocabulary_source == "text"
+    assert result.token_source.name == "text"
 
 
 def test_only_tokens_with_a_point_are_listed_on_the_input_sides(made):

@@ -57,6 +57,11 @@ def every_result():
         tw.trajectory_alignment(model, ["w5 w6 w7 w8", "w8 w9 w10 w11"]),
         tw.direction_examples(model, ["w5 w6 w7 w8", "w8 w9 w10 w11"], layer=1, head=0),
         tw.direction_ablation(model, ["w5 w6 w7"], layer=1, head=0, directions=[0, (1, 2)]),
+        tw.faithfulness(
+            model,
+            ["w5 w6 w7 w8 w9 w10", "w6 w7 w8 w9 w10"],
+            vocabulary=[tw.layer_vocabulary(model, source=s) for s in ("embedding", "alone")],
+        ),
     ]
     return weights, states, results
 

@@ -21,9 +21,9 @@ def test_the_embedding_is_the_whole_truth_of_layer_0_without_added_positions(arc
     made = faithfulness(
         model, TEST, vocabulary=layer_vocabulary(model, source="embedding"), layers=[0]
     )
-    assert torch.allclose(made.correlation.value, torch.ones(()).double(), atol=1e-5)
-    assert float(made.floor.value.abs().max()) < 0.9
-    assert (made.difference.low > 0).all()
+    assert torch.allclose(made.of_heads.correlation.value, torch.ones(()).double(), atol=1e-5)
+    assert float(made.of_heads.floor.value.abs().max()) < 0.9
+    assert (made.of_heads.difference.low > 0).all()
 
 
 def test_later_layers_need_their_own_points():
@@ -71,7 +71,7 @@ def test_every_number_is_that_of_loops():
     for h in range(block.n_heads):
         for c, values in enumerate((qk[h], ov[h])):
             assert int(made.n[c, h]) == len(values)
-            assert float(made.correlation.value[0, c, h]) == pytest.approx(
+            assert float(made.of_heads.correlation.value[0, c, h]) == pytest.approx(
                 sum(values) / len(values), abs=2e-4
             )
 
@@ -83,7 +83,9 @@ def test_prompts_of_the_points_are_left_out_and_counted():
     assert (made.n_prompts, made.n_seen) == (10, 30)
     alone = faithfulness(model, TEST, vocabulary=vocabulary)
     assert torch.equal(made.n, alone.n)
-    assert torch.allclose(made.correlation.value, alone.correlation.value, atol=1e-6)
+    assert torch.allclose(
+        made.of_heads.correlation.value, alone.of_heads.correlation.value, atol=1e-6
+    )
     with pytest.raises(ValueError, match="all 30 prompts were used to compute the vocabulary"):
         faithfulness(model, TRAIN, vocabulary=vocabulary)
 
@@ -95,7 +97,8 @@ def test_the_table_has_the_contracts_columns():
     table = made.to_dataframe()
     assert table.columns.tolist() == [
         "layer", "head", "component", "circuit", "source", "correlation", "low", "high", "floor",
-        "difference", "difference_low", "difference_high", "n",
+        "difference", "difference_low", "difference_high", "ceiling", "explained_variance",
+        "write_correlation", "write_explained_variance", "n",
     ]  # fmt: skip
     assert len(table) == 2 * 4 * 2 and set(table.layer) == {0, 2}
     assert (table.low <= table.correlation + 1e-9).all() and (table.correlation <= table.high).all()
@@ -108,10 +111,10 @@ def test_the_interval_follows_the_prompts_and_the_seed():
     one, again, other = (
         faithfulness(model, TEST, vocabulary=vocabulary, seed=s) for s in (0, 0, 1)
     )
-    assert torch.equal(one.correlation.low, again.correlation.low)
-    assert torch.equal(one.correlation.value, other.correlation.value)
-    assert not torch.equal(one.correlation.low, other.correlation.low)
-    assert not torch.equal(one.floor.value, other.floor.value)
+    assert torch.equal(one.of_heads.correlation.low, again.of_heads.correlation.low)
+    assert torch.equal(one.of_heads.correlation.value, other.of_heads.correlation.value)
+    assert not torch.equal(one.of_heads.correlation.low, other.of_heads.correlation.low)
+    assert not torch.equal(one.of_heads.floor.value, other.of_heads.floor.value)
 
 
 def test_what_does_not_fit_is_rejected():
@@ -123,6 +126,5 @@ def test_what_does_not_fit_is_rejected():
         faithfulness(other, TEST, vocabulary=vocabulary)
     with pytest.raises(ValueError, match="points for layers 0, not for layer 1"):
         faithfulness(model, TEST, vocabulary=vocabulary, layers=[1])
-    assert math.isnan(
-        float(faithfulness(model, [[0, 5, 6]], vocabulary=vocabulary).correlation.value[0, 0, 0])
-    )
+    short = faithfulness(model, [[0, 5, 6]], vocabulary=vocabulary)
+    assert math.isnan(float(short.of_heads.correlation.value[0, 0, 0]))

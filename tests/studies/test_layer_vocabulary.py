@@ -7,7 +7,8 @@ import tw_lens as tw
 from tests.models import golden_bridge, tiny_bridge, tiny_hf
 from tests.zoo import tiny, zoo_bridge
 from tw_lens.canonical import load_vocabulary
-from tw_lens.studies.layer_vocabulary import TokenSums, layer_vocabulary, prompt_hash
+from tw_lens.studies.layer_vocabulary import TokenSums, layer_vocabulary
+from tw_lens.studies.prompts import prompt_hash
 
 PROMPTS = [[0, 5, 6, 7, 6, 40, 9], [0, 6, 5, 6, 9, 9, 7], [0, 7, 40, 5, 6], [0, 9, 5]]
 # (how the host adds nothing to ids; whether the norm centres; its eps; whether there is a norm)

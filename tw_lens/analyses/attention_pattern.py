@@ -11,11 +11,11 @@ from torch import Tensor
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import require_states, require_weights
-from tw_lens.results.base import Result, component_label, head_columns
+from tw_lens.results.base import HeadComponents, Result, head_columns
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class AttentionPattern(Result):
+class AttentionPattern(HeadComponents, Result):
     """The softmax of a layer's scores on a prompt: `pattern[head, query, key]`.
 
     `causal`: queries attend to themselves and earlier keys only; otherwise (encoders) to all keys.
@@ -28,11 +28,6 @@ class AttentionPattern(Result):
     pattern: Float[Tensor, "heads position position"]
     causal: bool
     caveats: tuple[Caveat, ...] = ()
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The label of each head: "L5H1"."""
-        return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
         """Return the number of heads, and the share of attention on the first position."""

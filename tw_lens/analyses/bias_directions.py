@@ -15,20 +15,27 @@ from tw_lens.analyses.token_filter import (
     allowed_mask,
     filter_caveat,
     filter_summary,
-    vocabulary_source,
 )
 from tw_lens.canonical import LayerVocabulary, Weights, combined_mask
 from tw_lens.errors import Caveat
 from tw_lens.geometry import top_tokens
 from tw_lens.results.arguments import Convention, require_positive, require_weights
-from tw_lens.results.base import Result, component_label, head_columns
+from tw_lens.results.base import HeadComponents, Result, head_columns
 from tw_lens.results.token_lists import TokenLists, make_token_lists, significance_summary
+from tw_lens.results.token_source import (
+    TokenSource,
+    count_of,
+    source_caveats,
+    source_columns,
+    source_summary,
+    token_source,
+)
 
 CELLS = (("query", "+"), ("key", "+"), ("query", "-"), ("key", "-"))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class BiasDirections(Result):
+class BiasDirections(HeadComponents, Result):
     """The highest-scoring tokens of each head's four bias directions.
 
     `lists` holds one list per head and cell of `CELLS` (side, sign), heads outermost.
@@ -40,31 +47,29 @@ class BiasDirections(Result):
     heads: tuple[int, ...]
     lists: TokenLists
     token_filter: TokenFilter | None = None
-    vocabulary_source: str = "embedding"
+    token_source: TokenSource | None = None
     caveats: tuple[Caveat, ...] = ()
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The label of each head: "L5H1"."""
-        return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
         """Return the settings, and how many lists exceed the isotropic null."""
         return (
             f"{self.model_name} layer {self.layer}, {self.convention}: {len(self.heads)} heads"
             f"{filter_summary(self.token_filter)}{significance_summary(self.lists)}"
+            f"{source_summary(self.token_source, self.layer, ['QK'])}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per listed token.
 
-        Columns: layer, head, component, side, sign, rank, token_index, token_string, score and,
-        where the lists have a null, coherence, exceeds_null (see `NullComparison`).
+        Columns: layer, head, component, side, sign, rank, token_index, token_string, score and, in
+        the exact convention, count (states behind the token's point, with a text vocabulary),
+        coherence, exceeds_null (see `NullComparison`), faithfulness.
         """
         rows = []
         for index, (head, (side, sign)) in enumerate(product(self.heads, CELLS)):
             columns = head_columns(self.layer, head) | {"side": side, "sign": sign}
-            rows.extend(columns | row for row in self.lists.rows(index))
+            source = source_columns(self.token_source, self.layer, head, "QK")
+            rows.extend(columns | row | source for row in self.lists.rows(index))
         return pd.DataFrame(rows)
 
 
@@ -125,13 +130,14 @@ def bias_directions(
     null = None
     if rules.has_null:
         null = compare_with_null(weights, result, "points", points, keep)
+    source = token_source(vocabulary) if rules.has_null else None
     return BiasDirections(
         model_name=weights.model_name,
         layer=layer,
         convention=convention,
         heads=tuple(heads),
-        lists=make_token_lists(result, weights.tokens, null),
+        lists=make_token_lists(result, weights.tokens, null, count_of(source)),
         token_filter=token_filter,
-        vocabulary_source=vocabulary_source(vocabulary),
-        caveats=weights.caveats + filter_caveat(token_filter),
+        token_source=source,
+        caveats=weights.caveats + filter_caveat(token_filter) + source_caveats(source, [layer]),
     )

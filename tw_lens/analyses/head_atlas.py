@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -23,7 +23,6 @@ from tw_lens.analyses.token_filter import (
     allowed_mask,
     filter_caveat,
     filter_summary,
-    vocabulary_source,
 )
 from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights
 from tw_lens.errors import Caveat
@@ -41,9 +40,11 @@ from tw_lens.results.base import Result, head_columns
 from tw_lens.results.token_lists import (
     NullComparison,
     TokenLists,
+    concat_nulls,
     make_token_lists,
     significance_summary,
 )
+from tw_lens.results.token_source import TokenSource, source_caveats, token_source
 from tw_lens.tokens import visible
 
 AT_ONCE = 2048  # directions read at a time, to bound the memory of their scores of all tokens
@@ -65,7 +66,7 @@ class HeadAtlas(Result):
     left: TokenLists
     right: TokenLists
     token_filter: TokenFilter | None = None
-    vocabulary_source: str = "embedding"
+    token_source: TokenSource = field(default_factory=TokenSource)
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -78,6 +79,7 @@ class HeadAtlas(Result):
             f"L{layer}H{head} {circuit} ({100 * float(self.share[strongest]):.0f} % in direction "
             f"{direction}){filter_summary(self.token_filter)}"
             f"{significance_summary(self.left, self.right)}"
+            f"; {self.token_source.sentence(sorted({layer for layer, _ in heads}), CIRCUITS)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -86,7 +88,8 @@ class HeadAtlas(Result):
         Columns: layer, head, component, circuit, direction, singular_value, share, left_tokens,
         right_tokens (best first, separated by a space, spaces of the tokens marked), and the null
         comparison of each side: left_coherence, left_exceeds_null, right_coherence,
-        right_exceeds_null (NaN and "" for lists of one token; see `NullComparison`).
+        right_exceeds_null (NaN and "" for lists of one token; see `NullComparison`), and
+        faithfulness of the head's circuit (NaN where it was not measured).
         """
         rows = [
             (
@@ -99,12 +102,13 @@ class HeadAtlas(Result):
                 " ".join(map(visible, self.right.token_string[i])),
                 *self.left.null_columns(i).values(),
                 *self.right.null_columns(i).values(),
+                self.token_source.r(layer, head, circuit),
             )
             for i, (layer, head, circuit, direction) in enumerate(self.entries)
         ]
         names = ["layer", "head", "component", "circuit", "direction", "singular_value", "share",
                  "left_tokens", "right_tokens", "left_coherence", "left_exceeds_null",
-                 "right_coherence", "right_exceeds_null"]  # fmt: skip
+                 "right_coherence", "right_exceeds_null", "faithfulness"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
     def only(
@@ -214,22 +218,29 @@ def head_atlas(
         for sphere in dict.fromkeys(part.sphere for part in parts)
     ]
     parts = [part for group in groups for part in group]
-    sides = [_list_tokens(weights, group, k, keep) for group in groups]
-    left, left_null = _concat([left for left, _ in sides])
-    right, right_null = _concat([right for _, right in sides])
+    found = [_list_tokens(weights, group, k, keep) for group in groups]
     entries = [entry for part in parts for entry in part.entries]
     places = [(chosen.index(layer), head) for layer, head, *_ in entries]  # circuits are in order
     order = sorted(range(len(entries)), key=places.__getitem__)
+    left, right = (
+        make_token_lists(
+            concat([lists[side] for lists, _ in found]),
+            weights.tokens,
+            concat_nulls([nulls[side] for _, nulls in found]),
+        ).subset(order)
+        for side in (0, 1)
+    )
+    source = token_source(vocabulary)
     return HeadAtlas(
         model_name=weights.model_name,
         entries=tuple(entries[i] for i in order),
         singular_value=torch.cat([part.S for part in parts])[order],
         share=torch.cat([part.share for part in parts])[order],
-        left=make_token_lists(left, weights.tokens, left_null).subset(order),
-        right=make_token_lists(right, weights.tokens, right_null).subset(order),
+        left=left,
+        right=right,
         token_filter=token_filter,
-        vocabulary_source=vocabulary_source(vocabulary),
-        caveats=weights.caveats + filter_caveat(token_filter),
+        token_source=source,
+        caveats=weights.caveats + filter_caveat(token_filter) + source_caveats(source, chosen),
     )
 
 
@@ -271,13 +282,10 @@ def _directions(
     return parts
 
 
-_Side = tuple[TopTokens, NullComparison | None]
-
-
 def _list_tokens(
     weights: Weights, group: list[_Directions], k: int, keep: Bool[Tensor, " d_vocab"] | None
-) -> tuple[_Side, _Side]:
-    """Return the tokens and the null comparison of both sides of directions on one sphere."""
+) -> tuple[tuple[TopTokens, TopTokens], tuple[NullComparison | None, NullComparison | None]]:
+    """Return the tokens and the null comparisons of both sides of directions on one sphere."""
     left = torch.cat([part.left for part in group])
     right = torch.cat([part.right for part in group])
     (circuit, _), points = group[0].sphere, group[0].points
@@ -286,15 +294,4 @@ def _list_tokens(
         for left_chunk, right_chunk in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
     ]
     lists = concat([left for left, _ in chunks]), concat([right for _, right in chunks])
-    nulls = compare_sides_with_null(weights, points, circuit, *lists, keep)
-    return (lists[0], nulls[0]), (lists[1], nulls[1])
-
-
-def _concat(sides: list[_Side]) -> _Side:
-    """Return the lists of one side of all groups, one after another."""
-    lists = concat([lists for lists, _ in sides])
-    if len(nulls := [null for _, null in sides if null is not None]) < len(sides):
-        return lists, None
-    return lists, NullComparison(
-        torch.cat([null.coherence for null in nulls]), torch.cat([null.p for null in nulls])
-    )
+    return lists, compare_sides_with_null(weights, points, circuit, *lists, keep)

@@ -19,21 +19,28 @@ from tw_lens.analyses.token_filter import (
     filter_caveat,
     filter_summary,
     look_up_words,
-    vocabulary_source,
 )
 from tw_lens.canonical import Block, LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import concat
 from tw_lens.results.arguments import require_positive, require_weights
-from tw_lens.results.base import Result, component_label, dropped_summary, head_columns
+from tw_lens.results.base import HeadComponents, Result, dropped_summary, head_columns
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import TokenLists, make_token_lists
+from tw_lens.results.token_source import (
+    TokenSource,
+    count_of,
+    source_caveats,
+    source_columns,
+    source_summary,
+    token_source,
+)
 
 DISTANCES = (0, 1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class HeadProbeByDistance(Result):
+class HeadProbeByDistance(HeadComponents, Result):
     """The highest-scoring keys of each head for each word, at each distance.
 
     `lists` holds one list per distance, component and word, distances outermost.
@@ -48,13 +55,8 @@ class HeadProbeByDistance(Result):
     dropped: tuple[str, ...]
     lists: TokenLists
     token_filter: TokenFilter | None = None
-    vocabulary_source: str = "embedding"
+    token_source: TokenSource | None = None
     caveats: tuple[Caveat, ...] = ()
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The label of each head: "L5H1"."""
-        return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
         """Return the numbers of words and heads, and the distances."""
@@ -62,14 +64,15 @@ class HeadProbeByDistance(Result):
             f"{self.model_name} layer {self.layer}: {len(self.words)} words through "
             f"{len(self.components)} heads at distances {', '.join(map(str, self.distances))}"
             f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
+            f"{source_summary(self.token_source, self.layer, ['QK'])}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per listed token.
 
         Columns: layer, head, component, word, word_index, distance, rank, token_index,
-        token_string, score and, where the list has a null, coherence, exceeds_null (see
-        `NullComparison`).
+        token_string, score, count (states behind the token's point, with a text vocabulary),
+        coherence, exceeds_null (see `NullComparison`), faithfulness.
         """
         rows = []
         words = tuple(zip(self.words, self.word_index, strict=True))
@@ -81,12 +84,13 @@ class HeadProbeByDistance(Result):
                 "word_index": word_index,
                 "distance": distance,
             }
-            rows.extend(columns | row for row in self.lists.rows(index))
+            source = source_columns(self.token_source, self.layer, head, "QK")
+            rows.extend(columns | row | source for row in self.lists.rows(index))
         return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class HeadScoreByDistance(Result):
+class HeadScoreByDistance(HeadComponents, Result):
     """Attention scores of each head as a function of the query-key distance.
 
     `mean` and `std` are over all pairs of a query word and a key word (ALiBi bias included).
@@ -101,11 +105,6 @@ class HeadScoreByDistance(Result):
     mean: Float[Tensor, "heads distances"]
     std: Float[Tensor, "heads distances"]
     caveats: tuple[Caveat, ...] = ()
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The label of each head: "L5H1"."""
-        return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
         """Return the largest fall and rise of a mean score from the first to the last distance."""
@@ -184,6 +183,7 @@ def head_probe_by_distance(
         ]
     )
     null = compare_keys_with_null(weights, block, points, result, keep)
+    source = token_source(vocabulary)
     return HeadProbeByDistance(
         model_name=weights.model_name,
         layer=layer,
@@ -192,11 +192,12 @@ def head_probe_by_distance(
         word_index=tuple(index),
         words=tuple(weights.tokens.strings(index)),
         dropped=tuple(dropped),
-        lists=make_token_lists(result, weights.tokens, null),
+        lists=make_token_lists(result, weights.tokens, null, count_of(source)),
         token_filter=token_filter,
-        vocabulary_source=vocabulary_source(vocabulary),
+        token_source=source,
         caveats=caveats_at_distance(weights.caveats, max(distances), "QK")
-        + filter_caveat(token_filter),
+        + filter_caveat(token_filter)
+        + source_caveats(source, [layer]),
     )
 
 

@@ -19,7 +19,6 @@ from tw_lens.analyses.token_filter import (
     filter_caveat,
     filter_summary,
     look_up_words,
-    vocabulary_source,
 )
 from tw_lens.canonical import Block, LayerVocabulary, TokenPoints, Weights
 from tw_lens.errors import Caveat
@@ -33,7 +32,7 @@ from tw_lens.results.arguments import (
     require_positive,
     require_weights,
 )
-from tw_lens.results.base import Result, component_label, dropped_summary, head_columns
+from tw_lens.results.base import HeadComponents, Result, dropped_summary, head_columns
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import (
     NullComparison,
@@ -41,10 +40,18 @@ from tw_lens.results.token_lists import (
     make_token_lists,
     significance_summary,
 )
+from tw_lens.results.token_source import (
+    TokenSource,
+    count_of,
+    source_caveats,
+    source_columns,
+    source_summary,
+    token_source,
+)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class HeadProbe(Result):
+class HeadProbe(HeadComponents, Result):
     """The highest-scoring tokens of each head for each probed word.
 
     QK: the keys that the word's query attends to most; OV: the readout of the head's update for the
@@ -64,13 +71,8 @@ class HeadProbe(Result):
     lists: TokenLists
     norm: Float[Tensor, "components words"]
     token_filter: TokenFilter | None = None
-    vocabulary_source: str = "embedding"
+    token_source: TokenSource | None = None
     caveats: tuple[Caveat, ...] = ()
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The label of each head, "L5H1", and "L5" for the sum over heads."""
-        return tuple(component_label(self.layer, head) for head in self.heads)
 
     def headline(self) -> str:
         """Return the settings, the number of words, and the words dropped."""
@@ -80,20 +82,23 @@ class HeadProbe(Result):
             f"{len(self.words)} words through {len(self.components)} components"
             f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
             f"{significance_summary(self.lists)}"
+            f"{source_summary(self.token_source, self.layer, [self.circuit])}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per listed token.
 
         Columns: layer, head, component, word, word_index, rank, token_index, token_string, score,
-        norm and, where the list has a null, coherence, exceeds_null (see `NullComparison`).
+        norm and, in the exact convention, count (states behind the token's point; QK with a text
+        vocabulary), coherence, exceeds_null (see `NullComparison`), faithfulness.
         """
         rows = []
         for c, head in enumerate(self.heads):
+            source = source_columns(self.token_source, self.layer, head, self.circuit)
             for w, (word, word_index) in enumerate(zip(self.words, self.word_index, strict=True)):
                 columns = head_columns(self.layer, head) | {"word": word, "word_index": word_index}
                 index, norm = c * len(self.words) + w, float(self.norm[c, w])
-                rows.extend(columns | row for row in self.lists.rows(index, norm=norm))
+                rows.extend(columns | row | source for row in self.lists.rows(index, norm=norm))
         return pd.DataFrame(rows).astype({"head": "Int64"})
 
 
@@ -188,6 +193,7 @@ def head_probe(
         result = rules.top_outputs(weights, update, ids, k, readout=readout, keep=keep)
         if rules.has_null and readout == "update":
             null = compare_with_null(weights, result, "logits", points, keep)
+    source = token_source(vocabulary) if rules.has_null else None
     return HeadProbe(
         model_name=weights.model_name,
         layer=layer,
@@ -198,12 +204,15 @@ def head_probe(
         word_index=tuple(index),
         words=tuple(weights.tokens.strings(index)),
         dropped=tuple(dropped),
-        lists=make_token_lists(result, weights.tokens, null),
+        lists=make_token_lists(
+            result, weights.tokens, null, count_of(source if circuit == "QK" else None)
+        ),
         norm=norm,
         token_filter=token_filter,
-        vocabulary_source=vocabulary_source(vocabulary),
+        token_source=source,
         caveats=caveats_at_distance(weights.caveats, distance, circuit)
-        + filter_caveat(token_filter),
+        + filter_caveat(token_filter)
+        + source_caveats(source, [layer]),
     )
 
 

@@ -19,7 +19,6 @@ from tw_lens.analyses.token_filter import (
     allowed_mask,
     filter_caveat,
     filter_summary,
-    vocabulary_source,
 )
 from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.errors import Caveat
@@ -32,17 +31,25 @@ from tw_lens.results.arguments import (
     require_positive,
     require_weights,
 )
-from tw_lens.results.base import Result, component_label, head_columns
+from tw_lens.results.base import HeadComponents, Result, head_columns
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import (
     TokenLists,
     make_token_lists,
     significance_summary,
 )
+from tw_lens.results.token_source import (
+    TokenSource,
+    count_of,
+    source_caveats,
+    source_columns,
+    source_summary,
+    token_source,
+)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class HeadSpectrum(Result):
+class HeadSpectrum(HeadComponents, Result):
     """Singular values of each head's matrix, and the tokens of its leading singular vectors.
 
     QK: left = query (destination), right = key (source). OV: left = input, right = output.
@@ -60,13 +67,8 @@ class HeadSpectrum(Result):
     left: TokenLists
     right: TokenLists
     token_filter: TokenFilter | None = None
-    vocabulary_source: str = "embedding"
+    token_source: TokenSource | None = None
     caveats: tuple[Caveat, ...] = ()
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The label of each head: "L5H1"."""
-        return tuple(component_label(self.layer, head) for head in self.heads)
 
     @property
     def coverage(self) -> Float[Tensor, "heads d_head"]:
@@ -89,17 +91,19 @@ class HeadSpectrum(Result):
             f"{len(self.heads)} heads, 99 % of the spectrum in "
             f"{float(self.directions_for_99.mean()):.0f} % of the directions"
             f"{filter_summary(self.token_filter)}{significance_summary(self.left, self.right)}"
+            f"{source_summary(self.token_source, self.layer, [self.circuit])}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per listed token.
 
         Columns: layer, head, component, direction, side, singular_value, rank, token_index,
-        token_string, score and, where the lists have a null, coherence, exceeds_null (see
-        `NullComparison`).
+        token_string, score and, in the exact convention, count (states behind the token's point,
+        with a text vocabulary), coherence, exceeds_null (see `NullComparison`), faithfulness.
         """
         rows = []
         for h, head in enumerate(self.heads):
+            source = source_columns(self.token_source, self.layer, head, self.circuit)
             for direction in range(self.n):
                 value = float(self.singular_values[h, direction])
                 for side, lists in (("left", self.left), ("right", self.right)):
@@ -108,7 +112,8 @@ class HeadSpectrum(Result):
                         "side": side,
                         "singular_value": value,
                     }
-                    rows.extend(columns | row for row in lists.rows(h * self.n + direction))
+                    lines = lists.rows(h * self.n + direction)
+                    rows.extend(columns | row | source for row in lines)
         return pd.DataFrame(rows)
 
 
@@ -187,6 +192,7 @@ def head_spectrum(
     nulls = (None, None)
     if rules.has_null:
         nulls = compare_sides_with_null(weights, points, circuit, *sides, keep)
+    source = token_source(vocabulary) if rules.has_null else None
     return HeadSpectrum(
         model_name=weights.model_name,
         layer=layer,
@@ -196,10 +202,13 @@ def head_spectrum(
         heads=tuple(heads),
         n=n,
         singular_values=svd.S,
-        left=make_token_lists(sides[0], weights.tokens, nulls[0]),
-        right=make_token_lists(sides[1], weights.tokens, nulls[1]),
+        left=make_token_lists(sides[0], weights.tokens, nulls[0], count_of(source)),
+        right=make_token_lists(
+            sides[1], weights.tokens, nulls[1], count_of(source if circuit == "QK" else None)
+        ),
         token_filter=token_filter,
-        vocabulary_source=vocabulary_source(vocabulary),
+        token_source=source,
         caveats=caveats_at_distance(weights.caveats, distance, circuit)
-        + filter_caveat(token_filter),
+        + filter_caveat(token_filter)
+        + source_caveats(source, [layer]),
     )

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights
+from tw_lens.canonical import TokenPoints, Weights
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import Convention, require_weights
 from tw_lens.results.base import Result
@@ -285,8 +285,3 @@ def look_up_words(
             points.at(torch.tensor(without))
         dropped = [*dropped, *weights.tokens.strings(without)]
     return index, dropped
-
-
-def vocabulary_source(vocabulary: LayerVocabulary | None) -> str:
-    """Return the source of the points that tokens are read at."""
-    return "embedding" if vocabulary is None else vocabulary.source

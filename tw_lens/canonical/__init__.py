@@ -5,6 +5,7 @@ from tw_lens.canonical.attention_output import AttentionOutput, Gate
 from tw_lens.canonical.attention_scores import AttentionScores
 from tw_lens.canonical.block import Block
 from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks, Vocabulary
+from tw_lens.canonical.head_faithfulness import HeadFaithfulness
 from tw_lens.canonical.latent_attention import Bottleneck
 from tw_lens.canonical.layer_vocabulary import (
     SOURCES,
@@ -29,6 +30,7 @@ __all__ = [
     "Block",
     "Bottleneck",
     "Gate",
+    "HeadFaithfulness",
     "HeadNorm",
     "LayerVocabulary",
     "Norm",

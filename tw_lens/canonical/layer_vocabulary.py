@@ -16,12 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks
+from tw_lens.canonical.head_faithfulness import HeadFaithfulness
 from tw_lens.canonical.weights import Weights
 from tw_lens.files import write_atomically
 
 Source = Literal["embedding", "alone", "text"]
 SOURCES: tuple[Source, ...] = get_args(Source)
 LAYOUT = "tw_lens layer vocabulary 1"
+MEASURED = ("heads", "value", "low", "high", "floor")
 HEADER = ("model_name", "fingerprint", "source", "layers", "d_vocab")
 
 
@@ -42,6 +44,8 @@ class LayerVocabulary:
         count: how many states each point is the mean of.
         d_vocab: number of tokens of the model.
         prompt_hashes: a hash of every prompt of the corpus, ascending; empty without one.
+        faithfulness: agreement of the points with the heads on held-out text; None where it was not
+            measured (see `tw_lens.faithfulness`).
     """
 
     model_name: str
@@ -55,6 +59,7 @@ class LayerVocabulary:
     prompt_hashes: Int[Tensor, " prompts"] = field(
         default_factory=lambda: torch.empty(0, dtype=torch.long)
     )
+    faithfulness: HeadFaithfulness | None = None
 
     def __len__(self) -> int:
         return len(self.token_index)
@@ -64,6 +69,13 @@ class LayerVocabulary:
         return (
             f"LayerVocabulary({self.model_name}, source {self.source!r}: {len(self):,} of "
             f"{self.d_vocab:,} tokens, layers {layers})"
+        )
+
+    @property
+    def counts_by_token(self) -> Int[Tensor, " d_vocab"]:
+        """Return the count of every token of the model; 0 without a point."""
+        return torch.zeros(self.d_vocab, dtype=torch.long).index_put(
+            (self.token_index,), self.count
         )
 
     @property
@@ -128,6 +140,10 @@ class LayerVocabulary:
         tensors = {f"points.{i}": part.half().clone() for i, part in enumerate(self.points)}
         for name in ("token_index", "count", "prompt_hashes"):
             tensors[name] = getattr(self, name).clone()
+        if self.faithfulness is not None:
+            header["n_held_out"] = json.dumps(self.faithfulness.n_prompts)
+            for name in MEASURED:
+                tensors[f"faithfulness.{name}"] = getattr(self.faithfulness, name).clone()
         return write_atomically(Path(path), lambda to: save_file(tensors, to, metadata=header))
 
     def require_model(self, weights: Weights) -> None:
@@ -179,4 +195,8 @@ def load_vocabulary(path: str | Path) -> LayerVocabulary:
     facts = {name: json.loads(header[name]) for name in HEADER}
     facts["layers"] = tuple(facts["layers"])
     points = tuple(tensors.pop(f"points.{i}") for i in range(len(facts["layers"])))
-    return LayerVocabulary(points=points, **facts, **tensors)
+    measured = {name: tensors.pop(f"faithfulness.{name}", None) for name in MEASURED}
+    found = None
+    if "n_held_out" in header:
+        found = HeadFaithfulness(**measured, n_prompts=json.loads(header["n_held_out"]))
+    return LayerVocabulary(points=points, faithfulness=found, **facts, **tensors)

@@ -30,6 +30,18 @@ def dropped_summary(dropped: Sequence[str]) -> str:
     return f", {len(dropped)} dropped: {named(dropped)}" if dropped else ""
 
 
+class HeadComponents:
+    """The labels of a result on heads of one layer."""
+
+    layer: int
+    heads: Any
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The label of each head, "L5H1", and "L5" for the sum over heads."""
+        return tuple(component_label(self.layer, head) for head in self.heads)
+
+
 @singledispatch
 def figure(result: Any, *options: Any) -> Any:
     """Return the figure of a result; rendering registers one function per result class."""

@@ -46,35 +46,43 @@ class TokenLists:
     """Ranked tokens for many queries: scores, ids, printable strings, and the null comparison.
 
     `null` is None where lists have no null: in the published convention, for lists of one token,
-    for normalised keys, and for readouts of the residual state.
+    for normalised keys, and for readouts of the residual state. `count`, with a text vocabulary, is
+    the number of states that the point of each listed token is the mean of.
     """
 
     score: Float[Tensor, "lists k"]
     token_index: Int[Tensor, "lists k"]
     token_string: tuple[tuple[str, ...], ...]
     null: NullComparison | None = None
+    count: Int[Tensor, "lists k"] | None = None
 
     def subset(self, indices: Sequence[int]) -> TokenLists:
         """Return a subset of the lists, in the order given."""
         chosen = list(indices)
         strings = tuple(self.token_string[i] for i in chosen)
         null = None if self.null is None else self.null.subset(chosen)
-        return TokenLists(self.score[chosen], self.token_index[chosen], strings, null)
+        count = None if self.count is None else self.count[chosen]
+        return TokenLists(self.score[chosen], self.token_index[chosen], strings, null, count)
 
     def rows(self, index: int, **more: Any) -> Iterator[dict[str, Any]]:
         """Yield one list as table rows.
 
-        Columns: rank (from 0), token_index, token_string, score, those of `more` and, where the
-        list has a null, coherence and exceeds_null of the whole list (see `NullComparison`).
+        Columns: rank (from 0), token_index, token_string, score, those of `more`, count (with a
+        text vocabulary) and, where the list has a null, coherence and exceeds_null of the whole
+        list (see `NullComparison`).
         """
-        extra = more if self.null is None else more | self.null_columns(index)
+        extra = {} if self.null is None else self.null_columns(index)
         for rank, string in enumerate(self.token_string[index]):
+            count = {} if self.count is None else {"count": int(self.count[index, rank])}
             yield {
                 "rank": rank,
                 "token_index": int(self.token_index[index, rank]),
                 "token_string": string,
                 "score": float(self.score[index, rank]),
-            } | extra
+                **more,
+                **count,
+                **extra,
+            }
 
     def null_columns(self, index: int) -> dict[str, Any]:
         """Return coherence and exceeds_null of one list; NaN and "" without a null."""
@@ -82,6 +90,16 @@ class TokenLists:
             return {"coherence": math.nan, "exceeds_null": ""}
         coherence = float(self.null.coherence[index])
         return {"coherence": coherence, "exceeds_null": self.null.exceeds_null(index)}
+
+
+def concat_nulls(parts: Sequence[NullComparison | None]) -> NullComparison | None:
+    """Return the null comparisons of several groups of lists as one; None where one is missing."""
+    nulls = [null for null in parts if null is not None]
+    if len(nulls) < len(parts):
+        return None
+    return NullComparison(
+        torch.cat([null.coherence for null in nulls]), torch.cat([null.p for null in nulls])
+    )
 
 
 def significance_summary(*lists: TokenLists) -> str:
@@ -95,9 +113,13 @@ def significance_summary(*lists: TokenLists) -> str:
 
 
 def make_token_lists(
-    result: TopTokens, tokens: TokenStrings, null: NullComparison | None = None
+    result: TopTokens,
+    tokens: TokenStrings,
+    null: NullComparison | None = None,
+    count: Int[Tensor, " d_vocab"] | None = None,
 ) -> TokenLists:
-    """Return top tokens with their strings and their null comparison."""
+    """Return top tokens with their strings, null comparison, and counts of their points."""
     strings = {int(i): tokens.string(int(i)) for i in result.token_index.unique()}
     rows = tuple(tuple(strings[i] for i in row) for row in result.token_index.tolist())
-    return TokenLists(result.score, result.token_index, rows, null)
+    of_lists = None if count is None else count[result.token_index]
+    return TokenLists(result.score, result.token_index, rows, null, of_lists)

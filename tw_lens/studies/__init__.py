@@ -7,6 +7,9 @@ from tw_lens.studies.direction_ablation import direction_ablation
 from tw_lens.studies.direction_ablation_result import SOURCES, DirectionAblation
 from tw_lens.studies.direction_examples import direction_examples
 from tw_lens.studies.direction_examples_result import DirectionExamples, Example
+from tw_lens.studies.faithfulness import faithfulness
+from tw_lens.studies.faithfulness_result import Agreement, Faithfulness
+from tw_lens.studies.layer_vocabulary import layer_vocabulary
 from tw_lens.studies.runner import CONTROLS
 from tw_lens.studies.trajectory_alignment import (
     PLACES,
@@ -22,15 +25,19 @@ __all__ = [
     "PLACES",
     "SOURCES",
     "TARGETS",
+    "Agreement",
     "CheckpointError",
     "DirectionAblation",
     "DirectionExamples",
     "Estimate",
     "Example",
+    "Faithfulness",
     "TrajectoryAlignment",
     "TrajectoryStatistics",
     "direction_ablation",
     "direction_examples",
+    "faithfulness",
+    "layer_vocabulary",
     "trajectory_alignment",
     "trajectory_statistics",
 ]

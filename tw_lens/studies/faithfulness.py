@@ -1,104 +1,35 @@
-"""Faithfulness of a reading: does the point of a token predict what a head does with it in text?
+"""Faithfulness of a reading: do the points of tokens predict what a head does in text?
 
 1. The prompts run through the model; the head's real scores and values come from its real states.
 2. The same quantities are computed with every state replaced by its token's point, at the same
-   positions, and with the points of other tokens (a permutation: the floor, which position alone
-   reaches).
+   positions; with the points of other tokens (a permutation: the floor, which position alone
+   reaches); and with another real state of the same token, from an earlier prompt (the ceiling).
 3. QK: for every query, the correlation over its keys of predicted with real scores. OV: for every
-   position, the cosine of what the head would write for the point with what it writes for the real
-   state, both less their means over the prompt.
+   position, the cosine of the write for the point with the write for the real state, both less
+   their means over the prompt; and the same for the attention-weighted write of all positions.
 4. Means over positions, with a bootstrap over prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tw_lens.canonical import Block, LayerVocabulary
-from tw_lens.errors import Caveat
 from tw_lens.progress import Progress
 from tw_lens.reading import Prompt, read_resid_pre_of_layers, read_weights
-from tw_lens.results.arguments import CIRCUITS
-from tw_lens.results.base import Result, head_columns
 from tw_lens.studies.batching import batches
-from tw_lens.studies.bootstrap import BootstrapSums, Estimate, estimate
-from tw_lens.studies.layer_vocabulary import prompt_hash
-from tw_lens.studies.prompts import PromptStream, progress_bar
+from tw_lens.studies.bootstrap import BootstrapSums, estimate
+from tw_lens.studies.faithfulness_measures import QUANTITIES, EarlierStates, PromptHeads
+from tw_lens.studies.faithfulness_result import Agreement, Faithfulness
+from tw_lens.studies.prompts import PromptStream, progress_bar, prompt_hash
 
-MIN_KEYS = 4
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Faithfulness(Result):
-    """Correlation of predicted with real scores and writes, per head, circuit and vocabulary.
-
-    `correlation`, `floor` (the points of permuted tokens) and `difference` (correlation less floor,
-    resample by resample) have the axes sources, circuits (QK, OV), heads; `n` counts the queries
-    (QK) and positions (OV) measured. `heads` are (layer, head).
-    """
-
-    model_name: str
-    sources: tuple[str, ...]
-    heads: tuple[tuple[int, int], ...]
-    correlation: Estimate
-    floor: Estimate
-    difference: Estimate
-    n: Int[Tensor, "circuits heads"]
-    n_prompts: int
-    n_seen: int
-    caveats: tuple[Caveat, ...] = ()
-
-    def headline(self) -> str:
-        """The mean correlation over heads, per source and circuit."""
-        parts = [
-            f"{source} {circuit} r = {float(self.correlation.value[s, c].nanmean()):.2f} (floor "
-            f"{float(self.floor.value[s, c].nanmean()):.2f})"
-            for s, source in enumerate(self.sources)
-            for c, circuit in enumerate(CIRCUITS)
-        ]
-        return (
-            f"{self.model_name}, {len(self.heads)} heads, {self.n_prompts} held-out prompts: "
-            f"{', '.join(parts)}"
-        )
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row per head, circuit and source.
-
-        Columns: layer, head, component, circuit, source, correlation, low, high (95 % interval over
-        prompts), floor, difference, difference_low, difference_high, n.
-        """
-        rows = [
-            head_columns(layer, head)
-            | {
-                "circuit": circuit,
-                "source": source,
-                "correlation": float(self.correlation.value[s, c, h]),
-                "low": float(self.correlation.low[s, c, h]),
-                "high": float(self.correlation.high[s, c, h]),
-                "floor": float(self.floor.value[s, c, h]),
-                "difference": float(self.difference.value[s, c, h]),
-                "difference_low": float(self.difference.low[s, c, h]),
-                "difference_high": float(self.difference.high[s, c, h]),
-                "n": int(self.n[c, h]),
-            }
-            for h, (layer, head) in enumerate(self.heads)
-            for c, circuit in enumerate(CIRCUITS)
-            for s, source in enumerate(self.sources)
-        ]
-        return pd.DataFrame(rows)
-
-    def of_layer(self, layer: int) -> pd.DataFrame:
-        """Mean over the heads of one layer, a row per circuit and source."""
-        table = self.to_dataframe()
-        table = table[table.layer == layer].groupby(["circuit", "source"], sort=False)
-        return table[["correlation", "floor", "difference"]].mean().reset_index()
+OWN = len(QUANTITIES)
+BOTH = [QUANTITIES.index("score"), QUANTITIES.index("value")]  # QK, OV
 
 
 def faithfulness(
@@ -119,8 +50,12 @@ def faithfulness(
     - QK: `corr_j(s_ij, s(p(w_i), p(w_j), i - j))` over the keys j that query i sees, at least four;
       `s` is the head's score before the softmax, with its rotation, norms, caps and position bias.
     - OV: `cos(v_j W_O - m, p_j W_O - m')` with `v_j` the value the head reads at position j, `p_j`
-      the value of its token's point, and `m`, `m'` the means of either over the prompt's positions.
+      the value of its token's point, and `m`, `m'` the means of either over the prompt's positions;
+      its explained variance `1 - E|real - predicted|^2 / E|real|^2`; and both for the head's write
+      `sum_j A_ij v_j W_O` with the real pattern A.
     - Floor: the same with points of permuted tokens, which know positions and nothing of the words.
+    - Ceiling: `sqrt(r)` of two real states of the same token, the second from an earlier one of
+      these prompts: with `s = f(tokens) + rest` and independent rests, `r = var(f) / var(s)`.
 
     Positions whose token has no point in one of the vocabularies are left out, as queries and as
     keys. Prompts that a vocabulary was computed from are left out and counted (`n_seen`).
@@ -157,12 +92,13 @@ def faithfulness(
         one.require_model(weights)
     shared = [la for la in several[0].layers if all(la in one.layers for one in several)]
     chosen = weights.require_layers(shared if layers is None else layers)
-    n_heads = [weights.block(layer).n_heads for layer in chosen]
-    heads = tuple((la, h) for la, n in zip(chosen, n_heads, strict=True) for h in range(n))
-    shape = (2 * len(several), len(CIRCUITS), len(heads))
-    sums = BootstrapSums.empty(shape[0] * shape[1] * shape[2])
+    blocks = [weights.block(layer) for layer in chosen]
+    heads = tuple((block.layer, head) for block in blocks for head in range(block.n_heads))
+    n_rows = len(several) * (OWN + len(BOTH)) + len(BOTH)
+    sums = BootstrapSums.empty(n_rows * len(heads))
     known = torch.stack([one.mask for one in several]).all(0)
     others = _permuted(known, seed)
+    earlier = EarlierStates(weights.d_vocab, weights.d_model, len(chosen))
     used = {int(h) for one in several for h in one.prompt_hashes}
     stream, n_seen, n_measured = PromptStream(model, prompts, first_position), 0, 0
     with progress_bar(progress, prompts) as count:
@@ -173,108 +109,78 @@ def faithfulness(
             if not fresh:
                 continue
             states = read_resid_pre_of_layers(model, batch.tokens[fresh], chosen)
-            cells = [[] for _ in fresh]
-            for la, layer in enumerate(chosen):
-                block = weights.block(layer)
-                for i, x in enumerate(states[la]):
-                    tokens = batch.tokens[fresh[i]]
-                    usable = known[tokens]
-                    usable[:first_position] = False
-                    predictions = [
-                        one.gather(layer, ids)
-                        for one in several
-                        for ids in (tokens, others[tokens])
-                    ]
-                    cells[i].append(_measure(block, x, predictions, usable))
-            for i, parts in enumerate(cells):
-                values = torch.cat(parts, dim=2).flatten(0, 2)
-                number = batch.numbers[fresh[i]]
-                sums.add(values[:, first_position:], seed=seed, number=number)
+            for i, x in zip(fresh, states.unbind(1), strict=True):
+                tokens = batch.tokens[i]
+                usable = known[tokens]
+                usable[:first_position] = False
+                rows = _agreement_of_prompt(blocks, x, tokens, usable, several, others, earlier)
+                rows = rows[..., first_position:].flatten(0, 1)
+                sums.add(rows, seed=seed, number=batch.numbers[i])
                 n_measured += 1
     stream.require_prompts()
     if not n_measured:
         raise ValueError(
             f"all {n_seen} prompts were used to compute the vocabulary: give held-out prompts."
         )
-    means = sums.means().unflatten(1, (len(several), 2, *shape[1:]))
-    own, floor = means[:, :, 0], means[:, :, 1]
+    means = sums.means().unflatten(1, (n_rows, len(heads)))
+    own, floor = means[:, : -len(BOTH)].unflatten(1, (len(several), -1)).split([OWN, len(BOTH)], 2)
+    ceiling = means[:, None, -len(BOTH) :].clamp_min(0).sqrt()
+    named = dict(zip(QUANTITIES, own[0].unbind(1), strict=True))
+    layer_of_head = torch.tensor([layer for layer, _ in heads])
+    of_layers = [
+        torch.stack([part[..., layer_of_head == layer].nanmean(-1) for layer in chosen], dim=-1)
+        for part in (own[:, :, BOTH], floor, ceiling)
+    ]
     return Faithfulness(
         model_name=weights.model_name,
         sources=tuple(one.source for one in several),
+        n_tokens=tuple(len(one) for one in several),
         heads=heads,
-        correlation=estimate(own),
-        floor=estimate(floor),
-        difference=estimate(own - floor),
-        n=sums.counts[0].unflatten(0, shape)[0].long(),
+        layers=chosen,
+        of_heads=_agreement(own[:, :, BOTH], floor, ceiling),
+        of_layers=_agreement(*of_layers),
+        explained=(1 - named["value_error"] / named["value_size"]).float(),
+        write=named["write"].float(),
+        write_explained=(1 - named["write_error"] / named["write_size"]).float(),
+        n=sums.counts[0].unflatten(0, (n_rows, len(heads)))[BOTH].long(),
         n_prompts=n_measured,
         n_seen=n_seen,
         caveats=stream.interval_caveats,
     )
 
 
+def _agreement(own: Tensor, floor: Tensor, ceiling: Tensor) -> Agreement:
+    """Return values and intervals; axes: resamples, sources, circuits, cells."""
+    return Agreement(estimate(own), estimate(floor), estimate(own - floor), estimate(ceiling))
+
+
 def _permuted(known: Bool[Tensor, " d_vocab"], seed: int) -> Int[Tensor, " d_vocab"]:
-    """For every token that has a point another one, by a random permutation."""
+    """Return another token for every token that has a point, by a random permutation."""
     ids = known.nonzero().flatten()
     others = torch.arange(len(known))
     others[ids] = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))]
     return others
 
 
-def _measure(
-    block: Block,
-    x: Float[Tensor, "position d_model"],
-    predictions: list[Float[Tensor, "position d_model"]],
+def _agreement_of_prompt(
+    blocks: Sequence[Block],
+    x: Float[Tensor, "layers position d_model"],
+    tokens: Int[Tensor, " position"],
     usable: Bool[Tensor, " position"],
-) -> Float[Tensor, "predictions circuits heads position"]:
-    """Both circuits' agreement of every prediction with the real states of one prompt."""
-    real_scores = block.scores(block.queries(x), block.keys(x))
-    pairs = block.attention_scores.mask(len(x)) & usable[:, None] & usable[None, :]
-    real_values = _centred(_values(block, block.values(x)), usable)
-    gram = block.A_O @ block.A_O.mT
-    parts = []
-    for y in predictions:
-        scores = block.scores(block.queries_of_points(y), block.keys_of_points(y))
-        values = _centred(_values(block, block.values_of_points(y)), usable)
-        ov = _cosine(values, real_values, gram).masked_fill(~usable, torch.nan)
-        parts.append(torch.stack([_row_correlation(scores, real_scores, pairs), ov]))
-    return torch.stack(parts)
-
-
-def _centred(
-    v: Float[Tensor, "heads position d_value"], usable: Bool[Tensor, " position"]
-) -> Float[Tensor, "heads position d_value"]:
-    """Values less their mean over the usable positions; NaN with fewer than `MIN_KEYS` of them."""
-    if int(usable.sum()) < MIN_KEYS:
-        return torch.full_like(v, torch.nan)
-    return v - v[:, usable].mean(1, keepdim=True)
-
-
-def _values(
-    block: Block, v: Float[Tensor, "position n_kv_heads d_value"]
-) -> Float[Tensor, "n_heads position d_value"]:
-    v = v if block.v_norm is None else block.v_norm(v)
-    return v[:, block.kv_head].transpose(0, 1)
-
-
-def _row_correlation(
-    a: Float[Tensor, "heads query key"],
-    b: Float[Tensor, "heads query key"],
-    pairs: Bool[Tensor, "query key"],
-) -> Float[Tensor, "heads query"]:
-    """The correlation of two rows over the keys of a mask; NaN with fewer than `MIN_KEYS` keys."""
-    n = pairs.sum(-1, keepdim=True)
-    a, b = (t.double().masked_fill(~pairs, 0.0) for t in (a, b))
-    a, b = (((t - t.sum(-1, keepdim=True) / n) * pairs) for t in (a, b))
-    r = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
-    return r.masked_fill(n[:, 0] < MIN_KEYS, torch.nan).float()
-
-
-def _cosine(
-    a: Float[Tensor, "heads position d_value"],
-    b: Float[Tensor, "heads position d_value"],
-    gram: Float[Tensor, "heads d_value d_value"],
-) -> Float[Tensor, "heads position"]:
-    """The cosine of `a W_O` with `b W_O`, by `gram = W_O W_O^T`."""
-    inner = ((a @ gram) * b).sum(-1)
-    sizes = ((a @ gram) * a).sum(-1) * ((b @ gram) * b).sum(-1)
-    return torch.where(sizes > 0, inner / sizes.clamp_min(1e-30).sqrt(), torch.nan)
+    vocabularies: Sequence[LayerVocabulary],
+    others: Int[Tensor, " d_vocab"],
+    earlier: EarlierStates,
+) -> Float[Tensor, "rows heads position"]:
+    """Return, per source, own quantities and floor, and then the ceiling's; heads of all layers."""
+    parts, points = [], []
+    repeated = earlier.known(tokens)
+    for i, (block, state) in enumerate(zip(blocks, x, strict=True)):
+        real, rows = PromptHeads(block, state, usable), []
+        for one in vocabularies:
+            rows.append(real.agreement(one.gather(block.layer, tokens)))
+            rows.append(real.agreement(one.gather(block.layer, others[tokens]))[BOTH])
+        rows.append(real.agreement(earlier.of_layer(i, tokens), repeated)[BOTH])
+        parts.append(torch.cat(rows))
+        points.append(block.norm.sphere(state))
+    earlier.add(tokens[usable], torch.stack(points)[:, usable])
+    return torch.cat(parts, dim=1)

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from tw_lens.reading import (
 )
 from tw_lens.results.arguments import require_choice, require_positive
 from tw_lens.studies.batching import batches
-from tw_lens.studies.prompts import PromptStream, progress_bar
+from tw_lens.studies.prompts import PromptStream, progress_bar, prompt_hash
 
 TOKENS_AT_ONCE = 256
 
@@ -128,12 +127,6 @@ def layer_vocabulary(
         d_vocab=weights.d_vocab,
         prompt_hashes=torch.tensor(sorted(set(hashes)), dtype=torch.long),
     )
-
-
-def prompt_hash(tokens: Int[Tensor, " position"]) -> int:
-    """A 62-bit hash of a prompt's token ids, to know a prompt again."""
-    digest = hashlib.sha256(str(tokens.tolist()).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 2
 
 
 class TokenSums:

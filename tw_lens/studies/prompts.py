@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from tw_lens.errors import Caveat
@@ -105,3 +106,9 @@ def seeded_generator(name: str, seed: int, number: int) -> torch.Generator:
     """Return a generator that depends only on its purpose, the study's seed and the prompt."""
     digest = hashlib.sha256(f"{name} {seed} {number}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def prompt_hash(tokens: Int[Tensor, " position"]) -> int:
+    """Return a 62-bit hash of a prompt's token ids, to know a prompt again."""
+    digest = hashlib.sha256(str(tokens.tolist()).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 2

@@ -5,6 +5,7 @@ from tw_lens.rendering.figures import (  # noqa: F401 - imported to register the
     coherence,
     direction_examples,
     distance,
+    faithfulness,
     heads,
     studies,
     tokens,

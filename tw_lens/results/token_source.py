@@ -1,0 +1,104 @@
+"""Token source: where a result reads tokens, and how well these points predict the heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from tw_lens.canonical import HeadFaithfulness, LayerVocabulary, Source
+from tw_lens.errors import Caveat
+from tw_lens.results.arguments import Circuit
+
+EMBEDDING_POINTS = Caveat(
+    "embedding points",
+    "Tokens are read at their embeddings, and heads behind the first layer read states that have "
+    "moved away from them: on SmolLM2 the scores of embedded words correlate with the model's own "
+    "at -0.04 to 0.24 there (1.00 in layer 0). Give vocabulary= from layer_vocabulary.",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSource:
+    """The points at which a result reads tokens.
+
+    Attributes:
+        name: "embedding", "alone" or "text" (see `LayerVocabulary`).
+        n_tokens: number of tokens that have a point; None for the whole vocabulary.
+        count: states behind each token's point; None where every point is one state.
+        faithfulness: agreement with the heads on held-out text; None where it was not measured.
+    """
+
+    name: Source = "embedding"
+    n_tokens: int | None = None
+    count: Int[Tensor, " d_vocab"] | None = None
+    faithfulness: HeadFaithfulness | None = None
+
+    def r(self, layer: int, head: int | None, circuit: Circuit) -> float:
+        """Return the faithfulness of one head and circuit; NaN where it was not measured."""
+        if self.faithfulness is None or head is None:
+            return math.nan
+        return self.faithfulness.mean("value", circuit, [layer], head)
+
+    def sentence(
+        self, layers: Sequence[int], circuits: Iterable[Circuit], head: int | None = None
+    ) -> str:
+        """Return the source with the faithfulness of a head, or the mean over layers' heads."""
+        where = {
+            "embedding": "tokens at their embeddings",
+            "alone": "tokens at their states behind the prefix alone",
+            "text": "tokens at their mean states over text",
+        }[self.name]
+        if self.n_tokens is not None:
+            where += f" ({self.n_tokens:,} tokens)"
+        found = self.faithfulness
+        if found is None or not len(found.columns(layers, head)):
+            return f"{where}, faithfulness not measured"
+        numbers = " and ".join(
+            f"{circuit} r = {found.mean('value', circuit, layers, head):.2f} (floor "
+            f"{found.mean('floor', circuit, layers, head):.2f})"
+            for circuit in circuits
+        )
+        return f"{where}, {numbers} on held-out text"
+
+
+def token_source(vocabulary: LayerVocabulary | None) -> TokenSource:
+    """Return the source of a vocabulary, or that of embeddings."""
+    if vocabulary is None:
+        return TokenSource()
+    whole = len(vocabulary) == vocabulary.d_vocab
+    return TokenSource(
+        name=vocabulary.source,
+        n_tokens=None if whole else len(vocabulary),
+        count=vocabulary.counts_by_token if vocabulary.source == "text" else None,
+        faithfulness=vocabulary.faithfulness,
+    )
+
+
+def count_of(source: TokenSource | None) -> Int[Tensor, " d_vocab"] | None:
+    """Return the number of states behind each token's point; None without a text vocabulary."""
+    return None if source is None else source.count
+
+
+def source_caveats(source: TokenSource | None, layers: Iterable[int]) -> tuple[Caveat, ...]:
+    """Return the caveat of embeddings for layers behind the first."""
+    if source is None or source.name != "embedding" or not any(layers):
+        return ()
+    return (EMBEDDING_POINTS,)
+
+
+def source_summary(
+    source: TokenSource | None, layer: int, circuits: Iterable[Circuit], head: int | None = None
+) -> str:
+    """Return the source as a clause for a headline; "" in the published convention."""
+    return "" if source is None else f"; {source.sentence([layer], circuits, head)}"
+
+
+def source_columns(
+    source: TokenSource | None, layer: int, head: int | None, circuit: Circuit
+) -> dict[str, float]:
+    """Return the column `faithfulness` of a head's rows; none in the published convention."""
+    return {} if source is None else {"faithfulness": source.r(layer, head, circuit)}

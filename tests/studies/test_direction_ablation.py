@@ -22,7 +22,7 @@ from tw_lens.studies.ablation import (
     rounding_kl,
     to_float64,
 )
-from tw_lens.studies.direction_sets import direction_sets
+from tw_lens.studies.ablation_sets import ablation_sets
 from tw_lens.studies.prompts import seeded_generator
 
 PROMPTS = [[5, 6, 7, 8, 900], [9, 10, 11], [700, 3, 3, 41]]
@@ -335,7 +335,7 @@ def test_an_output_projection_that_is_not_reached_is_rejected(monkeypatch):
 
 
 def test_an_attention_that_is_not_the_canonical_one_is_rejected(monkeypatch):
-    block_class = sys.modules["tw_lens.canonical.block"].Block
+    block_class = sys.modules["tw_lens.canonical.attention_heads"].Block
     was = block_class.head_outputs
     monkeypatch.setattr(block_class, "head_outputs", lambda *args: 1.01 * was(*args))
     with pytest.raises(tw.UnsupportedModelError, match=r"layer 1 has a residual stream .* off by"):
@@ -348,7 +348,7 @@ def test_an_attention_that_is_not_the_canonical_one_is_rejected(monkeypatch):
     "directions", [torch.tensor([0, 3]), [torch.tensor(0), torch.tensor([3])], np.arange(0, 4, 3)]
 )
 def test_directions_may_be_an_array_or_a_tensor(directions):
-    assert direction_sets(directions, 12) == ((0,), (3,))
+    assert ablation_sets(directions, 12) == ((0,), (3,))
 
 
 @pytest.mark.parametrize(

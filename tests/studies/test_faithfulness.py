@@ -30,7 +30,7 @@ def test_later_layers_need_their_own_points():
     model = golden_bridge()
     several = [
         layer_vocabulary(model, source="embedding"),
-        layer_vocabulary(model, prompts=TRAIN, min_count=3),
+        layer_vocabulary(model, prompts=TRAIN, min_count=3, unseen="omitted"),
     ]
     table = faithfulness(model, TEST, vocabulary=several).to_dataframe()
     mean = table[table.layer > 0].groupby(["circuit", "source"]).correlation.mean()
@@ -41,7 +41,7 @@ def test_every_number_is_that_of_loops():
     """Float64, position by position, with rotary scores from the certified block."""
     model = tiny_bridge("llama")
     weights = tw.read_weights(model)
-    vocabulary = layer_vocabulary(model, prompts=TRAIN, min_count=12, layers=[1])
+    vocabulary = layer_vocabulary(model, prompts=TRAIN, min_count=12, unseen="omitted", layers=[1])
     made = faithfulness(model, TEST, vocabulary=vocabulary)
     block = weights.block(1)
     points = dict(zip(vocabulary.token_index.tolist(), vocabulary.of_layer(1), strict=True))
@@ -78,7 +78,7 @@ def test_every_number_is_that_of_loops():
 
 def test_prompts_of_the_points_are_left_out_and_counted():
     model = golden_bridge()
-    vocabulary = layer_vocabulary(model, prompts=TRAIN, min_count=3, layers=[0])
+    vocabulary = layer_vocabulary(model, prompts=TRAIN, min_count=3, unseen="omitted", layers=[0])
     made = faithfulness(model, PROMPTS, vocabulary=vocabulary)
     assert (made.n_prompts, made.n_seen) == (10, 30)
     alone = faithfulness(model, TEST, vocabulary=vocabulary)

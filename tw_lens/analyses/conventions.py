@@ -138,7 +138,7 @@ class PublishedConvention(ConventionRules):
         embedding, norm = weights.vocabulary, block.norm
         return TokenPoints(
             rows=embedding.on_ellipsoid(norm),
-            at=lambda ids: norm(embedding.embeddings(ids)),
+            gather=lambda ids: norm(embedding.embeddings(ids)),
             mask=None,
             key=("published", block.layer),
         )

@@ -1,9 +1,9 @@
 """Canonical form: frozen, typed weights and states, independent of model and processing."""
 
 from tw_lens.canonical.ablation import AblatedHead, RankOnePieces, ablate_pieces, score_contribution
+from tw_lens.canonical.attention_heads import Block
 from tw_lens.canonical.attention_output import AttentionOutput, Gate
 from tw_lens.canonical.attention_scores import AttentionScores
-from tw_lens.canonical.block import Block
 from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks, Vocabulary
 from tw_lens.canonical.head_faithfulness import HeadFaithfulness
 from tw_lens.canonical.latent_attention import Bottleneck
@@ -14,8 +14,8 @@ from tw_lens.canonical.layer_vocabulary import (
     VocabularyFileError,
     load_vocabulary,
 )
-from tw_lens.canonical.norm import HeadNorm, Norm
 from tw_lens.canonical.rotary import Rotary
+from tw_lens.canonical.sphere_projection import HeadNorm, Norm
 from tw_lens.canonical.states import States
 from tw_lens.canonical.token_points import TokenPoints, combined_mask, token_points
 from tw_lens.canonical.unembedding import Readout

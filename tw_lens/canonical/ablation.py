@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.canonical.block import Block
+from tw_lens.canonical.attention_heads import Block
 
 
 class RankOnePieces(NamedTuple):

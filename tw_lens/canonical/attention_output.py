@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.canonical.norm import HeadNorm, Norm
+from tw_lens.canonical.sphere_projection import HeadNorm, Norm
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.canonical.norm import HeadNorm
 from tw_lens.canonical.rotary import Rotary
+from tw_lens.canonical.sphere_projection import HeadNorm
 
 
 @dataclass(frozen=True, eq=False)

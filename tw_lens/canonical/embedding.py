@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tw_lens.canonical.norm import Norm
+from tw_lens.canonical.sphere_projection import Norm
 
 ROWS_AT_ONCE = 8192
 

@@ -1,7 +1,7 @@
 """Layer vocabulary: a point for every token, on the sphere that one layer's attention reads.
 
-On disk it is one safetensors file: the points in half precision, ids, counts and prompt hashes, and
-in its header what they were computed with.
+On disk it is one safetensors file: points and maps in half precision, ids, counts, hashes of the
+prompts and measured faithfulness, and in its header what they were computed with.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks
 from tw_lens.canonical.head_faithfulness import HeadFaithfulness
 from tw_lens.canonical.weights import Weights
 from tw_lens.files import write_atomically
@@ -41,6 +40,8 @@ class LayerVocabulary:
         layers: the layers that have points.
         token_index: ids of the tokens that have points, ascending.
         points: one tensor per layer; float32 as computed, half precision as saved.
+        maps: per layer the affine map `[N(W_E), 1] M` that predicts the points of all other tokens;
+            None: they have no point.
         count: how many states each point is the mean of.
         d_vocab: number of tokens of the model.
         prompt_hashes: a hash of every prompt of the corpus, ascending; empty without one.
@@ -59,6 +60,7 @@ class LayerVocabulary:
     prompt_hashes: Int[Tensor, " prompts"] = field(
         default_factory=lambda: torch.empty(0, dtype=torch.long)
     )
+    maps: tuple[Float[Tensor, "d_and_1 d_model"], ...] | None = None
     faithfulness: HeadFaithfulness | None = None
 
     def __len__(self) -> int:
@@ -66,9 +68,10 @@ class LayerVocabulary:
 
     def __repr__(self) -> str:
         layers = ", ".join(map(str, self.layers))
+        others = "" if self.maps is None else ", the others predicted from their embeddings"
         return (
             f"LayerVocabulary({self.model_name}, source {self.source!r}: {len(self):,} of "
-            f"{self.d_vocab:,} tokens, layers {layers})"
+            f"{self.d_vocab:,} tokens{others}; layers {layers})"
         )
 
     @property
@@ -81,6 +84,8 @@ class LayerVocabulary:
     @property
     def mask(self) -> Bool[Tensor, " d_vocab"]:
         """Return whether each token of the model has a point."""
+        if self.maps is not None:
+            return torch.ones(self.d_vocab, dtype=torch.bool)
         return torch.zeros(self.d_vocab, dtype=torch.bool).index_fill_(0, self.token_index, True)
 
     def of_layer(self, layer: int) -> Float[Tensor, "tokens d_model"]:
@@ -96,37 +101,9 @@ class LayerVocabulary:
             )
         return self.points[self.layers.index(layer)].float()
 
-    def rows(self, layer: int) -> TokenVectorChunks:
-        """Return the points of one layer in chunks by token id; zeros where there is none."""
-        points = self.of_layer(layer)
-        place = torch.full((self.d_vocab,), len(points))
-        place[self.token_index] = torch.arange(len(points))
-        table = torch.cat([points, torch.zeros(1, points.shape[1])])
-        return lambda: (table[chunk] for chunk in place.split(ROWS_AT_ONCE))
-
-    def gather(
-        self, layer: int, token_index: Int[Tensor, " positions"]
-    ) -> Float[Tensor, "positions d_model"]:
-        """Return the points of a prompt's tokens at one layer, zeros where a token has none."""
-        points, place = self.of_layer(layer), torch.searchsorted(self.token_index, token_index)
-        place = place.clamp_max(len(points) - 1)
-        known = self.token_index[place] == token_index
-        return points[place] * known[:, None]
-
-    def at(self, layer: int, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
-        """Return the points of some tokens at one layer.
-
-        Raises:
-            ValueError: a token has no point.
-        """
-        without = token_index[~self.mask[token_index]]
-        if len(without):
-            raise ValueError(
-                f"token id {int(without[0])} has no point in the vocabulary ({len(without)} of "
-                f"{len(token_index)} tokens): it stands too seldom in the corpus. Give more "
-                "prompts, a lower min_count, or other words."
-            )
-        return self.of_layer(layer)[torch.searchsorted(self.token_index, token_index)]
+    def map_of_layer(self, layer: int) -> Float[Tensor, "d_and_1 d_model"] | None:
+        """Return the map that predicts the other tokens' points of one layer, float32."""
+        return None if self.maps is None else self.maps[self.layers.index(layer)].float()
 
     def save(self, path: str | Path) -> Path:
         """Write the vocabulary to one safetensors file, points in half precision.
@@ -138,6 +115,8 @@ class LayerVocabulary:
 
         header = {"layout": LAYOUT} | {name: json.dumps(getattr(self, name)) for name in HEADER}
         tensors = {f"points.{i}": part.half().clone() for i, part in enumerate(self.points)}
+        for i, matrix in enumerate(self.maps or ()):
+            tensors[f"maps.{i}"] = matrix.half().clone()
         for name in ("token_index", "count", "prompt_hashes"):
             tensors[name] = getattr(self, name).clone()
         if self.faithfulness is not None:
@@ -194,9 +173,11 @@ def load_vocabulary(path: str | Path) -> LayerVocabulary:
         ) from error
     facts = {name: json.loads(header[name]) for name in HEADER}
     facts["layers"] = tuple(facts["layers"])
-    points = tuple(tensors.pop(f"points.{i}") for i in range(len(facts["layers"])))
+    numbers = range(len(facts["layers"]))
+    points = tuple(tensors.pop(f"points.{i}") for i in numbers)
+    maps = tuple(tensors.pop(f"maps.{i}") for i in numbers) if "maps.0" in tensors else None
     measured = {name: tensors.pop(f"faithfulness.{name}", None) for name in MEASURED}
     found = None
     if "n_held_out" in header:
         found = HeadFaithfulness(**measured, n_prompts=json.loads(header["n_held_out"]))
-    return LayerVocabulary(points=points, faithfulness=found, **facts, **tensors)
+    return LayerVocabulary(points=points, maps=maps, faithfulness=found, **facts, **tensors)

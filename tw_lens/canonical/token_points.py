@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tw_lens.canonical.embedding import TokenVectorChunks
+from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks
 from tw_lens.canonical.layer_vocabulary import LayerVocabulary
-from tw_lens.canonical.norm import Norm
+from tw_lens.canonical.sphere_projection import Norm
 from tw_lens.canonical.weights import Weights
 
 
@@ -20,16 +20,30 @@ class TokenPoints:
     """The points of all tokens, on the sphere of one layer's norm.
 
     Attributes:
+        gather: the points of some tokens; zeros for tokens without one.
         rows: the points in chunks, in the order of the token ids; zeros for tokens without one.
-        at: the points of some tokens.
         mask: whether each token has a point; None where all have.
         key: equal for points that are the same.
     """
 
+    gather: Callable[[Int[Tensor, " words"]], Float[Tensor, "words d_model"]]
     rows: TokenVectorChunks
-    at: Callable[[Int[Tensor, " words"]], Float[Tensor, "words d_model"]]
     mask: Bool[Tensor, " d_vocab"] | None
     key: tuple[Hashable, ...]
+
+    def at(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
+        """Return the points of some tokens.
+
+        Raises:
+            ValueError: a token has no point.
+        """
+        if self.mask is not None and len(without := token_index[~self.mask[token_index]]):
+            raise ValueError(
+                f"token id {int(without[0])} has no point in the vocabulary ({len(without)} of "
+                f"{len(token_index)} tokens): it stands too seldom in the corpus. Give more "
+                'prompts, unseen="predicted", or other words.'
+            )
+        return self.gather(token_index)
 
 
 def token_points(
@@ -40,19 +54,33 @@ def token_points(
     Raises:
         ValueError: the vocabulary is of another model, or has no points for the layer.
     """
+    embedding = weights.vocabulary
+
+    def embedded(ids: Tensor) -> Tensor:
+        return norm.sphere(embedding.embed(ids))
+
     if vocabulary is None:
-        embedding = weights.vocabulary
         return TokenPoints(
-            rows=embedding.on_sphere(norm),
-            at=lambda ids: norm.sphere(embedding.embed(ids)),
-            mask=None,
-            key=(norm.kind, norm.eps),
+            gather=embedded, rows=embedding.on_sphere(norm), mask=None, key=(norm.kind, norm.eps)
         )
     vocabulary.require_model(weights)
+    points, matrix = vocabulary.of_layer(layer), vocabulary.map_of_layer(layer)
+    row = torch.full((weights.d_vocab,), -1)
+    row[vocabulary.token_index] = torch.arange(len(vocabulary))
+
+    def gather(ids: Tensor) -> Tensor:
+        found, seen = points[row[ids].clamp_min(0)], row[ids] >= 0
+        if matrix is None:
+            return found * seen[:, None]
+        if not seen.all():
+            found[~seen] = torch.addmm(matrix[-1], embedded(ids[~seen]), matrix[:-1])
+        return found
+
+    everyone = torch.arange(weights.d_vocab)
     return TokenPoints(
-        rows=vocabulary.rows(layer),
-        at=lambda ids: vocabulary.at(layer, ids),
-        mask=None if len(vocabulary) == weights.d_vocab else vocabulary.mask,
+        gather=gather,
+        rows=lambda: (gather(ids) for ids in everyone.split(ROWS_AT_ONCE)),
+        mask=None if bool(vocabulary.mask.all()) else vocabulary.mask,
         key=(vocabulary, layer),
     )
 

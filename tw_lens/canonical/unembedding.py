@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks
-from tw_lens.canonical.norm import Norm
+from tw_lens.canonical.sphere_projection import Norm
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
 
-from tw_lens.canonical.block import Block
+from tw_lens.canonical.attention_heads import Block
 from tw_lens.canonical.embedding import Vocabulary
 from tw_lens.canonical.states import States
 from tw_lens.canonical.unembedding import Readout

@@ -1,5 +1,7 @@
 """Geometry: pure, batched functions on tensors, in torch (PCA and UMAP from their libraries)."""
 
+from tw_lens.geometry.affine_map import apply_affine_map, fit_affine_map
+from tw_lens.geometry.angles import angle, log_map, unit
 from tw_lens.geometry.dimension_reduction import (
     ReducedPoints,
     pca,
@@ -26,7 +28,6 @@ from tw_lens.geometry.paths import (
     radial_share,
     tangential_shares,
 )
-from tw_lens.geometry.sphere import angle, log_map, unit
 from tw_lens.geometry.top_tokens import (
     TopTokens,
     TopTokensBothSigns,
@@ -46,8 +47,10 @@ __all__ = [
     "TopTokens",
     "TopTokensBothSigns",
     "angle",
+    "apply_affine_map",
     "concat",
     "factored_svd",
+    "fit_affine_map",
     "log_map",
     "match_singular_values",
     "mean_pairwise_cosine",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.geometry.sphere import unit
+from tw_lens.geometry.angles import unit
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.geometry.sphere import unit
+from tw_lens.geometry.angles import unit
 from tw_lens.geometry.top_tokens import TopTokens, select, top_tokens_both_signs
 
 TokenVectorChunks = Callable[[], Iterator[Tensor]]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.geometry.sphere import unit
+from tw_lens.geometry.angles import unit
 
 
 def shuffled_steps(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.geometry.sphere import angle, log_map, unit
+from tw_lens.geometry.angles import angle, log_map, unit
 
 
 class PathMeasures(NamedTuple):

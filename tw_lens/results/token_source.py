@@ -27,13 +27,15 @@ class TokenSource:
 
     Attributes:
         name: "embedding", "alone" or "text" (see `LayerVocabulary`).
-        n_tokens: number of tokens that have a point; None for the whole vocabulary.
+        n_tokens: number of tokens whose states were seen; None for the whole vocabulary.
+        predicted: whether the other tokens' points are predicted from their embeddings.
         count: states behind each token's point; None where every point is one state.
         faithfulness: agreement with the heads on held-out text; None where it was not measured.
     """
 
     name: Source = "embedding"
     n_tokens: int | None = None
+    predicted: bool = False
     count: Int[Tensor, " d_vocab"] | None = None
     faithfulness: HeadFaithfulness | None = None
 
@@ -53,7 +55,8 @@ class TokenSource:
             "text": "tokens at their mean states over text",
         }[self.name]
         if self.n_tokens is not None:
-            where += f" ({self.n_tokens:,} tokens)"
+            others = ", the others predicted" if self.predicted else ""
+            where += f" ({self.n_tokens:,} tokens{others})"
         found = self.faithfulness
         if found is None or not len(found.columns(layers, head)):
             return f"{where}, faithfulness not measured"
@@ -73,6 +76,7 @@ def token_source(vocabulary: LayerVocabulary | None) -> TokenSource:
     return TokenSource(
         name=vocabulary.source,
         n_tokens=None if whole else len(vocabulary),
+        predicted=vocabulary.maps is not None,
         count=vocabulary.counts_by_token if vocabulary.source == "text" else None,
         faithfulness=vocabulary.faithfulness,
     )

@@ -22,8 +22,8 @@ from tw_lens.errors import Caveat
 from tw_lens.geometry import FactoredSVD, match_singular_values, random_orthonormal
 from tw_lens.reading import is_half_precision, run_with_head_change
 from tw_lens.results.arguments import Circuit
+from tw_lens.studies.ablation_sets import Sets
 from tw_lens.studies.batching import MAX_POSITIONS
-from tw_lens.studies.direction_sets import Sets
 from tw_lens.studies.prompts import seeded_generator
 
 ABLATION_MEASURES = ("attention_tv", "output_change", "kl")

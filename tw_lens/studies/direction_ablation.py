@@ -35,11 +35,11 @@ from tw_lens.studies.ablation import (
     rounding_kl,
     to_float64,
 )
+from tw_lens.studies.ablation_sets import Sets, ablation_sets
 from tw_lens.studies.bootstrap import BootstrapSums, Estimate, difference, estimate
 from tw_lens.studies.checkpoint import Checkpoint, PartialResults
 from tw_lens.studies.direction_ablation_result import ACTIONS, SOURCES, Action, DirectionAblation
 from tw_lens.studies.direction_pairs import require_head
-from tw_lens.studies.direction_sets import Sets, direction_sets
 from tw_lens.studies.prompts import PromptStream, progress_bar, seeded_generator
 from tw_lens.tokens import visible
 
@@ -125,7 +125,7 @@ def direction_ablation(
     head = require_head(block, head)
     precise = to_float64(block)
     svd = head_svd(precise, [head], circuit)
-    sets = direction_sets(directions, svd.S.shape[-1])
+    sets = ablation_sets(directions, svd.S.shape[-1])
     A = precise.A_Q[head] if circuit == "QK" else precise.A_V[block.kv_head[head]]
     shape = (len(SOURCES), len(sets), len(ABLATION_MEASURES))
     saved = Checkpoint(checkpoint, model, {

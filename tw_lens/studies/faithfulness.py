@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tw_lens.canonical import Block, LayerVocabulary
+from tw_lens.canonical import Block, LayerVocabulary, TokenPoints, token_points
 from tw_lens.progress import Progress
 from tw_lens.reading import Prompt, read_resid_pre_of_layers, read_weights
 from tw_lens.studies.batching import batches
@@ -93,6 +93,9 @@ def faithfulness(
     shared = [la for la in several[0].layers if all(la in one.layers for one in several)]
     chosen = weights.require_layers(shared if layers is None else layers)
     blocks = [weights.block(layer) for layer in chosen]
+    points = [
+        [token_points(weights, block.layer, block.norm, one) for block in blocks] for one in several
+    ]
     heads = tuple((block.layer, head) for block in blocks for head in range(block.n_heads))
     n_rows = len(several) * (OWN + len(BOTH)) + len(BOTH)
     sums = BootstrapSums.empty(n_rows * len(heads))
@@ -113,7 +116,7 @@ def faithfulness(
                 tokens = batch.tokens[i]
                 usable = known[tokens]
                 usable[:first_position] = False
-                rows = _agreement_of_prompt(blocks, x, tokens, usable, several, others, earlier)
+                rows = _agreement_of_prompt(blocks, x, tokens, usable, points, others, earlier)
                 rows = rows[..., first_position:].flatten(0, 1)
                 sums.add(rows, seed=seed, number=batch.numbers[i])
                 n_measured += 1
@@ -167,20 +170,20 @@ def _agreement_of_prompt(
     x: Float[Tensor, "layers position d_model"],
     tokens: Int[Tensor, " position"],
     usable: Bool[Tensor, " position"],
-    vocabularies: Sequence[LayerVocabulary],
+    vocabularies: Sequence[Sequence[TokenPoints]],
     others: Int[Tensor, " d_vocab"],
     earlier: EarlierStates,
 ) -> Float[Tensor, "rows heads position"]:
     """Return, per source, own quantities and floor, and then the ceiling's; heads of all layers."""
-    parts, points = [], []
+    parts, states = [], []
     repeated = earlier.known(tokens)
     for i, (block, state) in enumerate(zip(blocks, x, strict=True)):
         real, rows = PromptHeads(block, state, usable), []
         for one in vocabularies:
-            rows.append(real.agreement(one.gather(block.layer, tokens)))
-            rows.append(real.agreement(one.gather(block.layer, others[tokens]))[BOTH])
+            rows.append(real.agreement(one[i].gather(tokens)))
+            rows.append(real.agreement(one[i].gather(others[tokens]))[BOTH])
         rows.append(real.agreement(earlier.of_layer(i, tokens), repeated)[BOTH])
         parts.append(torch.cat(rows))
-        points.append(block.norm.sphere(state))
-    earlier.add(tokens[usable], torch.stack(points)[:, usable])
+        states.append(block.norm.sphere(state))
+    earlier.add(tokens[usable], torch.stack(states)[:, usable])
     return torch.cat(parts, dim=1)

@@ -4,17 +4,20 @@
 2. `alone`: one prompt per token, the model's own prefix and the token; the token's state.
 3. `text`: the prompts stream through the model in batches of one length. For every token the states
    of its positions are summed, layer by layer, on the sphere of the layer's own norm; only tokens
-   that occur take memory. A point is the sum over the count, shrunk towards the layer's mean state
-   by `prior_count` pseudo-counts; tokens below `min_count` have no point.
+   that occur take memory (`TokenSums`). A checkpoint keeps the sums. An affine map from the
+   embeddings to the means is fitted per layer; it predicts the tokens that do not occur, and means
+   of few states are shrunk towards it.
+4. With `held_out`, `faithfulness` is measured and kept with the points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.canonical import SOURCES, LayerVocabulary, Norm, Source, Weights
@@ -27,8 +30,14 @@ from tw_lens.reading import (
 )
 from tw_lens.results.arguments import require_choice, require_positive
 from tw_lens.studies.batching import batches
+from tw_lens.studies.checkpoint import Checkpoint, PartialResults
+from tw_lens.studies.faithfulness import faithfulness
 from tw_lens.studies.prompts import PromptStream, progress_bar, prompt_hash
+from tw_lens.studies.token_sums import SeenPoints, TokenSums
 
+Unseen = Literal["predicted", "omitted"]
+UNSEEN: tuple[Unseen, ...] = get_args(Unseen)
+PRIOR_COUNT = 2
 TOKENS_AT_ONCE = 256
 
 
@@ -38,10 +47,13 @@ def layer_vocabulary(
     layers: Sequence[int] | None = None,
     source: Source = "text",
     prompts: Iterable[Prompt | Mapping[str, Any]] | None = None,
-    min_count: int = 5,
-    prior_count: float | int = 1.0,
+    held_out: Iterable[Prompt | Mapping[str, Any]] | None = None,
+    unseen: Unseen = "predicted",
+    min_count: int = 1,
+    prior_count: float | int | None = None,
     first_position: int = 1,
     batch_size: int = 16,
+    checkpoint: str | Path | None = None,
     progress: Progress = False,
 ) -> LayerVocabulary:
     """Compute the point at which each layer's attention meets each token.
@@ -49,18 +61,27 @@ def layer_vocabulary(
     With `N_l` the normalisation of layer l's attention (without gain and bias) and `x_l` the
     residual stream that enters it: "embedding" `N_l(embed(w))`; "alone" `N_l(x_l)` at w in the
     prompt (prefix, w, suffix) of the model's own special tokens; "text"
-    `(sum N_l(x_l) + c m_l) / (n + c)` over the n positions of the prompts at which w stands, with
-    `m_l` the mean over all positions and `c` the prior count.
+    `(sum N_l(x_l) + c m_l(w)) / (n + c)` over the n positions of the prompts at which w stands.
+
+    `unseen="predicted"`: `m_l(w) = [N_l(embed(w)), 1] M_l`, with M_l fitted to the means of the
+    tokens that occur (ridge regression, weights n / (n + 10)), is also the point of every other
+    token, whose count is 0. `unseen="omitted"`: `m_l` is the mean of all states, and other tokens
+    have no point. On SmolLM2 predicted points of tokens left out of the fit reach a correlation of
+    0.42 to 1.0 with real scores where the tokens' own means reach 0.5 to 1.0 (`faithfulness`).
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
         layers: which layers; all attention layers by default.
         source: "embedding", "alone" or "text".
         prompts: the corpus of "text": texts, token ids or padded batches.
-        min_count: a token that stands at fewer positions of the corpus has no point.
-        prior_count: pseudo-counts of the layer's mean state in every point of "text".
-        first_position: positions before it are left out; position 0 often carries huge activations.
+        held_out: other prompts, to measure `faithfulness` on; it stands beside every list.
+        unseen: the tokens that do not occur in the corpus: "predicted" or "omitted".
+        min_count: a token at fewer positions of the corpus counts as unseen.
+        prior_count: pseudo-counts c; by default 2 for "predicted" and 0 for "omitted".
+        first_position: positions before it are left out, and so are those of the model's prefix:
+            position 0 often carries huge activations that no token explains.
         batch_size: prompts run together.
+        checkpoint: a file to save the sums of "text" in; rerun with the same file to resume.
         progress: True shows a bar; a function is called with a sentence at each step.
 
     Returns:
@@ -68,8 +89,9 @@ def layer_vocabulary(
 
     Raises:
         IndexError: a layer does not exist.
-        ValueError: unknown source, "text" without prompts, prompts with another source, counts
-            below one, or no token that reaches `min_count`.
+        ValueError: unknown source, "text" without prompts, prompts or a checkpoint with another
+            source, a count or a first position below one, or no token that reaches `min_count`.
+        CheckpointError: (a ValueError) the checkpoint is of other settings or prompts.
         UnsupportedModelError: see `read_weights`.
 
     Example:
@@ -81,92 +103,89 @@ def layer_vocabulary(
     Cardie 2020 (Interpreting pretrained contextualized representations via reductions).
     """
     require_choice("source", source, SOURCES)
+    require_choice("unseen", unseen, UNSEEN)
     require_positive("min_count", min_count)
+    require_positive("first_position", first_position)
+    if prior_count is None:
+        prior_count = PRIOR_COUNT if unseen == "predicted" else 0
     if prior_count < 0:
         raise ValueError(f"prior_count must be at least 0, got {prior_count}.")
-    if (prompts is None) == (source == "text"):
-        given = "none" if prompts is None else "some"
-        raise ValueError(f"source {source!r} and prompts: 'text' needs prompts; got {given}.")
+    for name, value in {"prompts": prompts, "checkpoint": checkpoint}.items():
+        if value is not None and source != "text":
+            raise ValueError(f'{name}= needs source="text", got source={source!r}.')
     weights = read_weights(model)
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
     norms = [weights.block(layer).norm for layer in chosen]
     everyone = torch.arange(weights.d_vocab)
-    hashes: list[int] = []
+    hashes, maps = [], None
     if source == "text":
-        assert prompts is not None
-        sums = TokenSums(weights.d_vocab, weights.d_model, len(chosen))
-        stream = PromptStream(model, prompts, first_position)
-        with progress_bar(progress, prompts) as count:
-            for batch in batches(stream, batch_size):
-                states = read_resid_pre_of_layers(model, batch.tokens, chosen)[
-                    :, :, first_position:
-                ]
-                y = torch.stack([norm.sphere(x) for norm, x in zip(norms, states, strict=True)])
-                sums.add(batch.tokens[:, first_position:].flatten(), y.flatten(1, 2))
-                hashes += [prompt_hash(tokens) for tokens in batch.tokens]
-                count(len(batch.numbers))
-        stream.require_prompts()
-        token_index, counts, points = sums.points(min_count, prior_count)
-        if not len(token_index):
+        if prompts is None:
+            raise ValueError('source="text" needs prompts=, a list of texts; got None.')
+        prefix, _ = special_tokens_around(model, weights.tokens)
+        stream = PromptStream(model, prompts, max(first_position, len(prefix)))
+        saved = Checkpoint(checkpoint, model, {"study": "layer vocabulary", "layers": list(chosen)})
+        sums, hashes = _sum_states(model, weights, chosen, stream, batch_size, saved, progress)
+        if not len(ids := sums.seen(min_count)):
             raise ValueError(
                 f"no token stands at {min_count} positions of the {stream.n_prompts} prompts: give "
                 "more prompts, or a lower min_count."
             )
+        if unseen == "predicted":
+            x = weights.vocabulary.embed(ids)
+            embedded = [norm.sphere(x) for norm in norms]
+            seen, maps = sums.predicted_points(min_count, prior_count, embedded)
+        else:
+            seen = sums.points(min_count, prior_count)
     else:
         make = _embedding_points if source == "embedding" else _alone_points
-        token_index, counts = everyone, torch.ones_like(everyone)
         points = make(model, weights, chosen, norms, progress)
-    return LayerVocabulary(
+        seen = SeenPoints(everyone, torch.ones_like(everyone), points)
+    made = LayerVocabulary(
         model_name=weights.model_name,
         fingerprint=weights.fingerprint,
         source=source,
         layers=chosen,
-        token_index=token_index,
-        points=tuple(points),
-        count=counts,
+        token_index=seen.token_index,
+        points=tuple(seen.points),
+        maps=None if maps is None else tuple(maps),
+        count=seen.counts,
         d_vocab=weights.d_vocab,
         prompt_hashes=torch.tensor(sorted(set(hashes)), dtype=torch.long),
     )
+    if held_out is None:
+        return made
+    measured = faithfulness(
+        model, held_out, vocabulary=made, first_position=first_position, progress=progress
+    )
+    return measured.attach_to(made)
 
 
-class TokenSums:
-    """Sums of states by token and layer; memory grows with the tokens that occur."""
-
-    def __init__(self, d_vocab: int, d_model: int, n_layers: int) -> None:
-        self.row = torch.full((d_vocab,), -1)
-        self.count = torch.zeros(d_vocab, dtype=torch.long)
-        self.total = torch.zeros(n_layers, 0, d_model)
-        self.n_rows = 0
-
-    def add(
-        self, tokens: Int[Tensor, " states"], y: Float[Tensor, "layers states d_model"]
-    ) -> None:
-        """Add the states of some positions, one row of `y` per position."""
-        new = tokens.unique()
-        new = new[self.row[new] < 0]
-        self.row[new] = torch.arange(self.n_rows, self.n_rows + len(new))
-        self.n_rows += len(new)
-        if self.n_rows > self.total.shape[1]:
-            more = max(self.n_rows, 2 * self.total.shape[1]) - self.total.shape[1]
-            blank = self.total.new_zeros(len(self.total), more, self.total.shape[2])
-            self.total = torch.cat([self.total, blank], dim=1)
-        self.total.index_add_(1, self.row[tokens], y)
-        self.count.index_add_(0, tokens, torch.ones_like(tokens))
-
-    def points(
-        self, min_count: int, prior_count: float | int
-    ) -> tuple[
-        Int[Tensor, " tokens"], Int[Tensor, " tokens"], list[Float[Tensor, "tokens d_model"]]
-    ]:
-        """Ids, counts and shrunk means of the tokens that reach the minimum count."""
-        token_index = (self.count >= min_count).nonzero().flatten()
-        counts, rows = self.count[token_index], self.row[token_index]
-        weight = (counts + prior_count)[:, None]
-        points = []
-        for total in self.total:
-            mean = total.sum(0) / max(1, int(self.count.sum()))
-            points.append((total[rows] + prior_count * mean) / weight)
-        return token_index, counts, points
+def _sum_states(
+    model: Any,
+    weights: Weights,
+    layers: Sequence[int],
+    stream: PromptStream,
+    batch_size: int,
+    saved: Checkpoint,
+    progress: Progress,
+) -> tuple[TokenSums, list[int]]:
+    """Return the sums of states over all prompts, and a hash of every prompt."""
+    norms = [weights.block(layer).norm for layer in layers]
+    sums, hashes = TokenSums(weights.d_vocab, weights.d_model, len(layers)), []
+    if saved.results is not None:
+        sums.restore(saved.results.tensors)
+    with progress_bar(progress, stream.prompts) as count:
+        for batch in batches(stream, batch_size):
+            hashes += [prompt_hash(tokens) for tokens in batch.tokens]
+            if not saved.includes(*batch):
+                states = read_resid_pre_of_layers(model, batch.tokens, layers)[:, :, stream.first :]
+                y = torch.stack([norm.sphere(x) for norm, x in zip(norms, states, strict=True)])
+                sums.add(batch.tokens[:, stream.first :].flatten(), y.flatten(1, 2))
+                saved.save_if_due(lambda: PartialResults(sums.tensors(), {}))
+            count(len(batch.numbers))
+    stream.require_prompts()
+    saved.finish(lambda: PartialResults(sums.tensors(), {}))
+    return sums, hashes
 
 
 def _embedding_points(

@@ -32,11 +32,12 @@ class PromptStream:
         if first_position < 0:
             raise ValueError(f"first_position must be at least 0, got {first_position}.")
         self.n_prompts = self.n_cut = self.n_skipped = 0
-        self._tokens, self._first = tokenize_prompts(model, prompts), first_position
+        self.prompts, self.first = prompts, first_position
+        self._tokens = tokenize_prompts(model, prompts)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         for number, (tokens, cut) in enumerate(self._tokens):
-            if tokens.numel() <= self._first:
+            if tokens.numel() <= self.first:
                 self.n_skipped += 1
                 continue
             self.n_prompts += 1
@@ -52,15 +53,15 @@ class PromptStream:
         if not self.n_prompts:
             raise ValueError(
                 f"no prompt has a position to measure (got {self.n_skipped} prompts); pass prompts "
-                f"of more than {self._first} tokens."
+                f"of more than {self.first} tokens."
             )
 
     @property
     def caveats(self) -> tuple[Caveat, ...]:
         """The prompts and positions that a study leaves out."""
         caveats = []
-        if self._first:
-            last = self._first - 1
+        if self.first:
+            last = self.first - 1
             excluded = "position 0 is" if last == 0 else f"positions 0 to {last} are"
             sentence = f"{excluded} excluded (first_position=0 includes all)."
             caveats.append(Caveat("positions", sentence))

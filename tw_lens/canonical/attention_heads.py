@@ -13,7 +13,7 @@ from torch import Tensor
 from tw_lens.canonical.attention_output import AttentionOutput
 from tw_lens.canonical.attention_scores import AttentionScores
 from tw_lens.canonical.latent_attention import Bottleneck
-from tw_lens.canonical.norm import HeadNorm, Norm
+from tw_lens.canonical.sphere_projection import HeadNorm, Norm
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ LEADING = 20
 Sets = tuple[tuple[int, ...], ...]
 
 
-def direction_sets(
+def ablation_sets(
     directions: Iterable[SupportsIndex | Iterable[SupportsIndex]] | None, rank: int
 ) -> Sets:
     """Return the distinct sets of directions; by default the leading 20, one by one.

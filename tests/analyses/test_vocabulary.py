@@ -29,6 +29,11 @@ CALLS = {
 }
 
 
+def points_at(vocabulary, layer, ids):
+    rows = torch.searchsorted(vocabulary.token_index, ids)
+    return vocabulary.of_layer(layer)[rows]
+
+
 @pytest.fixture(scope="module")
 def made():
     model = golden_bridge()
@@ -36,7 +41,7 @@ def made():
     return (
         weights,
         layer_vocabulary(model, source="embedding"),
-        layer_vocabulary(model, prompts=PROMPTS, min_count=5),
+        layer_vocabulary(model, prompts=PROMPTS, min_count=5, unseen="omitted"),
     )
 
 
@@ -63,7 +68,7 @@ def test_a_probe_reads_the_words_and_the_keys_at_their_points(made):
     block, words = weights.block(2), [5, 6, 9]
     result = tw.head_probe(weights, layer=2, words=words, k=4, vocabulary=text)
     points = text.of_layer(2).double()
-    own = text.at(2, torch.tensor(words)).double()
+    own = points_at(text, 2, torch.tensor(words)).double()
     for h in range(4):
         q = own @ block.A_Q[h].double() + block.a_Q[h].double()
         scores = block.attention_scores.scale * (q @ block.A_K[h].double().T) @ points.T
@@ -98,11 +103,12 @@ def test_words_without_a_point_are_dropped_and_named(made):
 def test_normalised_keys_are_those_of_the_points():
     model = tiny_bridge("qwen3")
     weights = tw.read_weights(model)
-    text = layer_vocabulary(model, prompts=PROMPTS, min_count=5, layers=[1])
+    text = layer_vocabulary(model, prompts=PROMPTS, min_count=5, unseen="omitted", layers=[1])
     result = tw.head_probe(weights, layer=1, words=[5], k=3, vocabulary=text)
     block = weights.block(1)
     k = block.attention_scores.normalised_key(block.keys_of_points(text.of_layer(1)))
-    q = block.query_at_distance(block.queries_of_points(text.at(1, torch.tensor([5]))), 0)
+    point = points_at(text, 1, torch.tensor([5]))
+    q = block.query_at_distance(block.queries_of_points(point), 0)
     scores = torch.einsum("hd,vhd->hv", q[0], k[:, block.kv_head])
     for h, best in enumerate(scores.topk(3, dim=-1).indices):
         assert result.lists.token_index[h].tolist() == text.token_index[best].tolist()

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tw_lens.cli import app
+from tw_lens.cli.terminal import FORMATS
 from tw_lens.reading import ModelLoadError, load_model
 from tw_lens.reading.loading import bundled_file
-from tw_lens.terminal import FORMATS
 
 FOLDER = str(Path(__file__).parent / "data" / "tiny-gpt2")
 

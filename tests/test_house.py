@@ -31,8 +31,7 @@ MAY_IMPORT = {
     "rendering/export": READ | {"rendering/export"},
     "rendering/page": READ | {"rendering/figures", "rendering/widgets", "rendering/page"},
     "rendering": {f"rendering/{room}" for room in ("export", "figures", "page", "widgets")},
-    "terminal": GROUND | {"rendering", "terminal"},
-    "cli": GROUND | {"reading", "analyses", "studies", "rendering", "terminal"},
+    "cli": READ | {"rendering", "cli"},
     "__init__": READ | {"rendering"},
 }
 

@@ -60,6 +60,8 @@ from tw_lens.studies import (
     direction_examples,
     faithfulness,
     layer_vocabulary,
+    reference_prompts,
+    reference_vocabulary,
     trajectory_alignment,
     trajectory_statistics,
 )
@@ -74,6 +76,8 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "token_filter",
     "common_nouns",
     "layer_vocabulary",
+    "reference_prompts",
+    "reference_vocabulary",
     "load_vocabulary",
     "faithfulness",
     "head_probe",

@@ -1,4 +1,4 @@
-"""Atomic writing of files."""
+"""Atomic writing of files, and the folder of cached results."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def require_writable(path: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise PermissionError(f"the folder {folder} cannot be written to.") from error
+
+
+def cache_folder() -> Path:
+    """Return the folder of cached results: `$TW_LENS_CACHE`, or `~/.cache/tw_lens`."""
+    return Path(os.environ.get("TW_LENS_CACHE") or Path.home() / ".cache" / "tw_lens")
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:

@@ -14,6 +14,7 @@ from scipy.stats import kstest
 import tw_lens as tw
 from tests.models import shared_bridge, tiny_bridge
 from tests.planted import planted
+from tw_lens.analyses.conventions import EXACT
 from tw_lens.analyses.direction_coherence import NULLS
 from tw_lens.analyses.null_directions import (
     CIRCUIT_SIDES,
@@ -66,13 +67,13 @@ def test_p_values_are_uniform_for_directions_with_the_vocabularys_covariance():
         p_values = []
         for seed in range(4):
             weights = tw.read_weights(tiny_bridge("gpt2", seed))
-            block = weights.block(0)
+            points = EXACT.points(weights, weights.block(0))
             nulls = NullDirections(weights, 5, None, [token_similarity(weights, "embedding")], seed)
             kind = readout_kind_of(circuit_side)
-            rows = nulls.rows(kind, block.norm)
+            rows = nulls.rows(kind, points)
             fresh = torch.Generator().manual_seed(100 + seed)
-            own = nulls.similarity(random_directions_like(rows, 100, fresh), kind, block.norm)[0]
-            p_values.append(upper_p_values(own, nulls.shared(kind, block.norm, 999)[1][0]))
+            own = nulls.similarity(random_directions_like(rows, 100, fresh), kind, points)[0]
+            p_values.append(upper_p_values(own, nulls.shared(kind, points, 999)[1][0]))
         assert kstest(torch.cat(p_values).numpy(), "uniform").pvalue > 0.01
 
 
@@ -290,16 +291,16 @@ def test_the_same_seed_gives_the_same_numbers():
 
 def test_many_directions_are_read_in_chunks(monkeypatch):
     weights, module = planted(1), sys.modules["tw_lens.analyses.null_directions"]
-    norm, g = weights.block(0).norm, torch.Generator().manual_seed(0)
+    points, g = EXACT.points(weights, weights.block(0)), torch.Generator().manual_seed(0)
     null = NullDirections(weights, 5, None, [token_similarity(weights, "embedding")], 0)
     directions = torch.randn(25, weights.d_model, generator=g)
-    expected = [null.similarity(directions, kind, norm) for kind in READOUT_KINDS]
+    expected = [null.similarity(directions, kind, points) for kind in READOUT_KINDS]
     monkeypatch.setattr(module, "AT_ONCE", 10)
     sizes, original = [], null._similarity
     monkeypatch.setattr(
         null, "_similarity", lambda chunk, *rest: sizes.append(len(chunk)) or original(chunk, *rest)
     )
     for kind, similarity in zip(READOUT_KINDS, expected, strict=True):
-        assert torch.allclose(null.similarity(directions, kind, norm), similarity, atol=2e-5)
+        assert torch.allclose(null.similarity(directions, kind, points), similarity, atol=2e-5)
     assert sizes == [10, 10, 5] * len(READOUT_KINDS)
-    assert [len(values[0]) for values in null.shared("points", norm, 25)] == [25, 25]
+    assert [len(values[0]) for values in null.shared("points", points, 25)] == [25, 25]

@@ -188,6 +188,7 @@ def test_overlaps_of_subspaces_are_those_of_filtered_lists(circuit):
     from tw_lens.analyses import direction_degeneracy as call
     from tw_lens.analyses.degenerate_subspaces import find_degenerate_subspaces
     from tw_lens.analyses.head_directions import tokens_of_direction_pair
+    from tw_lens.canonical import token_points
 
     weights, n, k = weights_of(), 4, 3
     token_filter = tw.token_filter(weights, id_band=(0, 400))
@@ -199,10 +200,11 @@ def test_overlaps_of_subspaces_are_those_of_filtered_lists(circuit):
     assert torch.equal(filtered.spectral_gap, whole.spectral_gap)
     block = weights.block(1)
     spaces = find_degenerate_subspaces(block, [2], circuit, n=n)
+    points = token_points(weights, 1, block.norm)
 
     def lists(svd):
         left, right = (side[0, :, :n].T.contiguous() for side in (svd.left, svd.right))
-        sides = tokens_of_direction_pair(weights, block.norm, circuit, left, right, weights.d_vocab)
+        sides = tokens_of_direction_pair(weights, points, circuit, left, right, weights.d_vocab)
         rankings = [side.token_index.tolist() for side in sides]
         keep = token_filter.keep.tolist()
         return [[[i for i in row if keep[i]][:k] for row in ranking] for ranking in rankings]

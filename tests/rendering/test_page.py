@@ -41,6 +41,7 @@ def test_only_the_page_is_left(page):
 STEPS = (
     "Reading the weights",
     "Certifying the model",
+    "Reading tokens where the layers meet them",
     "Reading the token embeddings",
     "Reading all heads of the model",
     "Reading the heads of layer 0",
@@ -56,7 +57,7 @@ def test_each_step_is_reported_in_order(tmp_path):
     assert tuple(steps) == STEPS
 
 
-@pytest.mark.parametrize("step", [STEPS[1], STEPS[5], STEPS[6]])
+@pytest.mark.parametrize("step", [STEPS[1], STEPS[6], STEPS[7]])
 def test_an_interruption_leaves_nothing(step, tmp_path):
     def stop(sentence):
         if sentence == step:

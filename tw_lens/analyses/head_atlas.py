@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -12,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.analyses.conventions import EXACT
 from tw_lens.analyses.head_directions import (
     compare_sides_with_null,
     head_svd,
@@ -24,7 +24,7 @@ from tw_lens.analyses.token_filter import (
     filter_caveat,
     filter_summary,
 )
-from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights
+from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights, token_points
 from tw_lens.errors import Caveat
 from tw_lens.geometry import TopTokens, concat
 from tw_lens.progress import Progress, steps
@@ -248,11 +248,12 @@ class _Directions(NamedTuple):
     """A circuit's leading directions of one layer.
 
     `sphere` is the circuit and the key of the points. Layers with the same `sphere` have the same
-    points (`N(W_E)` does not depend on the gain), and share one pass over the vocabulary.
+    points (`N(W_E)` does not depend on the gain), and share one pass over the vocabulary. The
+    points of one layer at a time are made, by `points_of`, because their table is large.
     """
 
     sphere: tuple[Circuit, tuple[Hashable, ...]]
-    points: TokenPoints
+    points_of: Callable[[], TokenPoints]
     entries: list[Entry]
     S: Float[Tensor, " directions"]
     share: Float[Tensor, " directions"]
@@ -264,14 +265,15 @@ def _directions(
     weights: Weights, layer: int, n: int, vocabulary: LayerVocabulary | None
 ) -> list[_Directions]:
     block = weights.block(layer)
-    points, parts = EXACT.points(weights, block, vocabulary), []
+    points_of, parts = partial(token_points, weights, layer, block.norm, vocabulary), []
+    key = points_of().key
     for circuit in CIRCUITS:
         svd = head_svd(block, list(range(block.n_heads)), circuit)
         m = min(n, svd.S.shape[-1])
         parts.append(
             _Directions(
-                sphere=(circuit, points.key),
-                points=points,
+                sphere=(circuit, key),
+                points_of=points_of,
                 entries=[(layer, h, circuit, i) for h in range(block.n_heads) for i in range(m)],
                 S=svd.S[:, :m].flatten(),
                 share=(svd.S / svd.S.sum(-1, keepdim=True))[:, :m].flatten(),
@@ -288,7 +290,7 @@ def _list_tokens(
     """Return the tokens and the null comparisons of both sides of directions on one sphere."""
     left = torch.cat([part.left for part in group])
     right = torch.cat([part.right for part in group])
-    (circuit, _), points = group[0].sphere, group[0].points
+    circuit, points = group[0].sphere[0], group[0].points_of()
     chunks = [
         tokens_of_direction_pair(weights, points, circuit, left_chunk, right_chunk, k, keep=keep)
         for left_chunk, right_chunk in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import pandas as pd
@@ -104,6 +104,7 @@ class HeadScoreByDistance(HeadComponents, Result):
     dropped: tuple[str, ...]
     mean: Float[Tensor, "heads distances"]
     std: Float[Tensor, "heads distances"]
+    token_source: TokenSource = field(default_factory=TokenSource)
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -115,6 +116,7 @@ class HeadScoreByDistance(HeadComponents, Result):
             f"{self.distances[-1]} the mean score of {len(self.words)} words changes by "
             f"{float(change[low]):+.2f} ({self.components[low]}) to {float(change[high]):+.2f} "
             f"({self.components[high]}){dropped_summary(self.dropped)}"
+            f"{source_summary(self.token_source, self.layer, ['QK'])}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -209,6 +211,7 @@ def head_score_by_distance(
     words: Iterable[str | int],
     distances: Iterable[int] = tuple(range(33)),
     head: int | None = None,
+    vocabulary: LayerVocabulary | None = None,
 ) -> HeadScoreByDistance:
     """Return the mean attention score between words as a function of their distance.
 
@@ -222,6 +225,8 @@ def head_score_by_distance(
         words: single tokens or token ids; every ordered pair of them is scored.
         distances: distances from the query back to the key.
         head: one head, or None for all.
+        vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
+            by default.
 
     Raises:
         IndexError: the layer, the head or a token id does not exist.
@@ -244,9 +249,11 @@ def head_score_by_distance(
         )
     heads = block.heads(head)
     distances = _distances(block, distances, rotates=attention_scores.rotary is not None)
-    index, dropped = weights.tokens.look_up(words)
-    x = weights.vocabulary.embed(torch.tensor(index))
-    q, k = block.queries(x), attention_scores.normalised_key(block.keys(x))[:, block.kv_head]
+    points = EXACT.points(weights, block, vocabulary)
+    index, dropped = look_up_words(weights, words, points)
+    y, source = points.at(torch.tensor(index)), token_source(vocabulary)
+    k = attention_scores.normalised_key(block.keys_of_points(y))[:, block.kv_head]
+    q = block.queries_of_points(y)
     means, stds = [], []
     for distance in distances:
         rotated = block.query_at_distance(q, distance if attention_scores.rotary is not None else 0)
@@ -265,7 +272,9 @@ def head_score_by_distance(
         dropped=tuple(dropped),
         mean=torch.stack(means, dim=-1),
         std=torch.stack(stds, dim=-1),
-        caveats=caveats_at_distance(weights.caveats, max(distances), "QK"),
+        token_source=source,
+        caveats=caveats_at_distance(weights.caveats, max(distances), "QK")
+        + source_caveats(source, [layer]),
     )
 
 

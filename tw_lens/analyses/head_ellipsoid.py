@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -11,11 +11,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.head_directions import head_svd
-from tw_lens.canonical import Weights
+from tw_lens.analyses.token_filter import look_up_words
+from tw_lens.canonical import LayerVocabulary, Weights, token_points
 from tw_lens.errors import Caveat
 from tw_lens.geometry import unit
 from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_weights
 from tw_lens.results.base import Result, component_label, dropped_summary, head_columns
+from tw_lens.results.token_source import (
+    TokenSource,
+    source_caveats,
+    source_summary,
+    token_source,
+)
 
 AXES = ("left_0", "left_1", "left_2"), ("right_0", "right_1", "right_2")
 
@@ -41,6 +48,7 @@ class HeadEllipsoid(Result):
     after: Float[Tensor, "words 3"]
     share: Float[Tensor, " words"]
     dropped: tuple[str, ...] = ()
+    token_source: TokenSource = field(default_factory=TokenSource)
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -50,6 +58,7 @@ class HeadEllipsoid(Result):
         return (
             f"{self.model_name} {label} {self.circuit}: semi-axes {axes}"
             f"{dropped_summary(self.dropped)}"
+            f"{source_summary(self.token_source, self.layer, [self.circuit], self.head)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -79,12 +88,13 @@ def head_ellipsoid(
     head: int,
     words: Iterable[str | int],
     circuit: Circuit = "QK",
+    vocabulary: LayerVocabulary | None = None,
 ) -> HeadEllipsoid:
     """Return the ellipsoid onto which a head maps the sphere, with words on both.
 
     With `W = U S V^T` (W_QK or W_OV), the unit sphere spanned by the first three columns of U is
     mapped onto the ellipsoid with semi-axes `S_0, S_1, S_2` along the columns of V. A word's point
-    is the direction of `N(w)` in the coordinates of U.
+    is the direction of `N(w)`, or of its point in `vocabulary`, in the coordinates of U.
 
     Args:
         weights: from `read_weights`.
@@ -92,6 +102,8 @@ def head_ellipsoid(
         head: one head.
         words: single tokens or token ids; other strings are dropped and listed in the result.
         circuit: "QK" or "OV".
+        vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
+            by default.
 
     Raises:
         IndexError: the layer, head or a token id does not exist.
@@ -110,12 +122,13 @@ def head_ellipsoid(
             f"head_ellipsoid needs heads of at least 3 dimensions, and d_head is {weights.d_head}."
         )
     block = weights.block(layer)
-    index, dropped = weights.tokens.look_up(words)
+    points = token_points(weights, layer, block.norm, vocabulary)
+    index, dropped = look_up_words(weights, words, points)
     svd = head_svd(block, block.heads(head), circuit)
-    x = weights.vocabulary.embed(torch.tensor(index))
-    projected = unit(block.norm.sphere(x)) @ svd.left[0, :, :3]
+    projected = unit(points.at(torch.tensor(index))) @ svd.left[0, :, :3]
     before = unit(projected)
     semi_axes = svd.S[0, :3]
+    source = token_source(vocabulary)
     return HeadEllipsoid(
         model_name=weights.model_name,
         layer=layer,
@@ -128,5 +141,6 @@ def head_ellipsoid(
         after=before * semi_axes,
         share=projected.square().sum(-1),
         dropped=tuple(dropped),
-        caveats=weights.caveats,
+        token_source=source,
+        caveats=weights.caveats + source_caveats(source, [layer]),
     )

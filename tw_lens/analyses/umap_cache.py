@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.files import write_atomically
+from tw_lens.files import cache_folder, write_atomically
 from tw_lens.geometry import ReducedPoints, umap
 
 CACHE_VERSION = 1  # increase it whenever `umap` gives another result for the same points
@@ -47,8 +46,7 @@ def _cache_path(points: Tensor, n_components: int, seed: int) -> Path:
         f"{CACHE_VERSION} {version('umap-learn')} {tuple(points.shape)} {n_components} {seed} "
     )
     name = hashlib.sha256(settings.encode() + _bytes(points)).hexdigest()[:32]
-    folder = os.environ.get("TW_LENS_CACHE") or Path.home() / ".cache" / "tw_lens"
-    return Path(folder) / f"umap-{name}.safetensors"
+    return cache_folder() / f"umap-{name}.safetensors"
 
 
 def _read(path: Path, shape: tuple[int, int]) -> ReducedPoints | None:

@@ -17,7 +17,12 @@ from tw_lens.canonical.layer_vocabulary import (
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.sphere_projection import HeadNorm, Norm
 from tw_lens.canonical.states import States
-from tw_lens.canonical.token_points import TokenPoints, combined_mask, token_points
+from tw_lens.canonical.token_points import (
+    TokenPoints,
+    combined_mask,
+    token_points,
+    whole_vocabulary_points,
+)
 from tw_lens.canonical.unembedding import Readout
 from tw_lens.canonical.weights import Weights
 
@@ -49,4 +54,5 @@ __all__ = [
     "load_vocabulary",
     "score_contribution",
     "token_points",
+    "whole_vocabulary_points",
 ]

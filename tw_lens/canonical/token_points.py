@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks
 from tw_lens.canonical.layer_vocabulary import LayerVocabulary
 from tw_lens.canonical.sphere_projection import Norm
 from tw_lens.canonical.weights import Weights
+
+TABLE_ENTRIES = 2**26  # the points of a layer are kept up to this size (256 MB)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +78,43 @@ def token_points(
             found[~seen] = torch.addmm(matrix[-1], embedded(ids[~seen]), matrix[:-1])
         return found
 
-    everyone = torch.arange(weights.d_vocab)
+    everyone, kept = torch.arange(weights.d_vocab), []
+
+    def rows() -> Iterator[Tensor]:
+        if kept:
+            yield from kept
+            return
+        chunks = []
+        for ids in everyone.split(ROWS_AT_ONCE):
+            chunks.append(gather(ids))
+            yield chunks[-1]
+            if len(everyone) * points.shape[1] > TABLE_ENTRIES:
+                chunks.clear()
+        kept[:] = chunks
+
     return TokenPoints(
         gather=gather,
-        rows=lambda: (gather(ids) for ids in everyone.split(ROWS_AT_ONCE)),
+        rows=rows,
         mask=None if bool(vocabulary.mask.all()) else vocabulary.mask,
         key=(vocabulary, layer),
     )
+
+
+def whole_vocabulary_points(
+    weights: Weights, layer: int, vocabulary: LayerVocabulary | None
+) -> TokenPoints:
+    """Return the points of a layer, every token with one.
+
+    Raises:
+        ValueError: the vocabulary omits tokens, is of another model or has no such layer.
+    """
+    points = token_points(weights, layer, weights.block(layer).norm, vocabulary)
+    if points.mask is not None:
+        raise ValueError(
+            f"the vocabulary has points for {int(points.mask.sum()):,} of {weights.d_vocab:,} "
+            'tokens, and ranks need all of them: make it with unseen="predicted".'
+        )
+    return points
 
 
 def combined_mask(

@@ -10,6 +10,11 @@ from tw_lens.studies.direction_examples_result import DirectionExamples, Example
 from tw_lens.studies.faithfulness import faithfulness
 from tw_lens.studies.faithfulness_result import Agreement, Faithfulness
 from tw_lens.studies.layer_vocabulary import layer_vocabulary
+from tw_lens.studies.reference_text import (
+    ReferenceTextError,
+    reference_prompts,
+    reference_vocabulary,
+)
 from tw_lens.studies.runner import CONTROLS
 from tw_lens.studies.trajectory_alignment import (
     PLACES,
@@ -32,12 +37,15 @@ __all__ = [
     "Estimate",
     "Example",
     "Faithfulness",
+    "ReferenceTextError",
     "TrajectoryAlignment",
     "TrajectoryStatistics",
     "direction_ablation",
     "direction_examples",
     "faithfulness",
     "layer_vocabulary",
+    "reference_prompts",
+    "reference_vocabulary",
     "trajectory_alignment",
     "trajectory_statistics",
 ]

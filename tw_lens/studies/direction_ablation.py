@@ -21,7 +21,7 @@ import torch
 from tw_lens.analyses import head_spectrum
 from tw_lens.analyses.head_directions import head_svd
 from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
-from tw_lens.canonical import Weights
+from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.progress import Progress
 from tw_lens.reading import Prompt, is_half_precision, read_resid_pre, read_weights
 from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_positive
@@ -59,6 +59,7 @@ def direction_ablation(
     first_position: int = 1,
     seed: int = 0,
     token_filter: TokenFilter | None = None,
+    vocabulary: LayerVocabulary | None = None,
     checkpoint: str | Path | None = None,
     progress: Progress = False,
 ) -> DirectionAblation:
@@ -93,6 +94,8 @@ def direction_ablation(
         first_position: earlier positions are excluded.
         seed: seed of the random pieces and of the bootstrap.
         token_filter: restricts the token columns to these tokens; effects do not depend on it.
+        vocabulary: points of the tokens at this layer, from `layer_vocabulary`, for the token
+            columns; their embeddings by default.
         checkpoint: a file to save the study in; rerun with the same file to resume.
         progress: True shows a bar; a function is called with a sentence at each step.
 
@@ -165,7 +168,7 @@ def direction_ablation(
     means = sums.means().unflatten(1, shape)
     S = svd.S[0]
     energy = torch.stack([S[list(members)].norm() for members in sets])
-    left, right = _tokens(weights, layer, head, circuit, sets, token_filter)
+    left, right = _tokens(weights, layer, head, circuit, sets, token_filter, vocabulary)
     return DirectionAblation(
         model_name=weights.model_name,
         layer=layer,
@@ -202,6 +205,7 @@ def _tokens(
     circuit: Circuit,
     sets: Sets,
     token_filter: TokenFilter | None,
+    vocabulary: LayerVocabulary | None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the tokens of every set of one direction, left and right; "" for the other sets."""
     n = 1 + max((members[0] for members in sets if len(members) == 1), default=0)
@@ -213,6 +217,7 @@ def _tokens(
         n=n,
         k=N_TOKENS,
         token_filter=token_filter,
+        vocabulary=vocabulary,
     )
 
     def joined(lists: TokenLists) -> tuple[str, ...]:

@@ -19,15 +19,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tw_lens.analyses.conventions import EXACT
 from tw_lens.analyses.head_directions import tokens_of_direction_pair
 from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
+from tw_lens.canonical import LayerVocabulary, whole_vocabulary_points
 from tw_lens.errors import Caveat
 from tw_lens.progress import Progress
 from tw_lens.reading import Prompt, read_resid_pre, read_weights
 from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_positive
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import make_token_lists
+from tw_lens.results.token_source import source_caveats, token_source
 from tw_lens.studies.batching import batches
 from tw_lens.studies.checkpoint import Checkpoint
 from tw_lens.studies.direction_examples_result import N_TOKENS, DirectionExamples
@@ -57,6 +58,7 @@ def direction_examples(
     first_position: int = 1,
     seed: int = 0,
     token_filter: TokenFilter | None = None,
+    vocabulary: LayerVocabulary | None = None,
     checkpoint: str | Path | None = None,
     progress: Progress = False,
 ) -> DirectionExamples:
@@ -88,9 +90,9 @@ def direction_examples(
 
     The result compares them with the direction's tokens: it ranks the tokens of the examples among
     all tokens on that side, and does the same for 49 random pairs of directions inside the head's
-    own subspaces. Tokens are read at the points `N(W_E)`, positions in the residual stream that
-    enters the layer: without added position embeddings the two agree in layer 0; in later layers a
-    direction may be used for something that no single token expresses.
+    own subspaces. Tokens are read at the points `N(W_E)`, or those of `vocabulary`, positions
+    in the residual stream that enters the layer: without added position embeddings the two agree in
+    layer 0; in later layers a direction may be used for something that no single token expresses.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
@@ -107,6 +109,8 @@ def direction_examples(
         seed: seed of the random pairs.
         token_filter: restricts the token lists to these tokens; ranks and shares are over the
             whole vocabulary all the same.
+        vocabulary: points of the tokens at this layer, from `layer_vocabulary`, every token with a
+            point; their embeddings by default.
         checkpoint: a file to save the study in; rerun with the same file to resume.
         progress: True shows a bar; a function is called with a sentence at each step.
 
@@ -135,13 +139,15 @@ def direction_examples(
     stream, n_positions = PromptStream(model, prompts, first_position), 0
     weights = read_weights(model)
     keep = allowed_mask(weights, token_filter)
-    block = weights.block(layer)
-    pairs = head_directions(weights, layer, head, circuit, direction, n=N_RANDOM, seed=seed)
+    points = whole_vocabulary_points(weights, layer, vocabulary)
+    pairs = head_directions(weights, points, layer, head, circuit, direction, n=N_RANDOM, seed=seed)
     settings = {
         "layer": layer, "head": head, "circuit": circuit, "direction": direction,
         "n_examples": n_examples, "context": context, "first_position": first_position,
         "seed": seed, "n_random": N_RANDOM, "batch_size": BATCH_SIZE,
     }  # fmt: skip
+    if vocabulary is not None:
+        settings["vocabulary"] = repr(vocabulary)
     saved = Checkpoint(checkpoint, model, {"study": "direction_examples", **settings})
     search = ExampleSearch(
         weights, layer, pairs, n_examples=n_examples, context=context, first_position=first_position
@@ -161,14 +167,15 @@ def direction_examples(
     saved.finish(search.partial_results)
     left, right = tokens_of_direction_pair(
         weights,
-        EXACT.points(weights, block),
+        points,
         circuit,
         pairs.left[:1],
         pairs.right[:1],
         N_TOKENS,
         keep=keep,
     )
-    examples, random_ranks = search.examples()
+    examples, random_ranks = search.examples(points)
+    source = token_source(vocabulary)
     return DirectionExamples(
         model_name=weights.model_name,
         layer=layer,
@@ -177,8 +184,10 @@ def direction_examples(
         direction=direction,
         singular_value=pairs.S,
         first_position=first_position,
-        tokens_left=make_token_lists(left, weights.tokens),
-        tokens_right=make_token_lists(right, weights.tokens),
+        tokens_left=make_token_lists(left, weights.tokens, count=source.count),
+        tokens_right=make_token_lists(
+            right, weights.tokens, count=source.count if circuit == "QK" else None
+        ),
         examples=examples,
         random_ranks=random_ranks,
         d_vocab=weights.d_vocab,
@@ -187,10 +196,12 @@ def direction_examples(
         n_cut=stream.n_cut,
         n_skipped=stream.n_skipped,
         token_filter=token_filter,
+        token_source=source,
         caveats=(
             *caveats_at_distance(weights.caveats, 0, circuit),
             *_caveats(stream),
             *filter_caveat(token_filter),
+            *source_caveats(source, [layer]),
             *(WHOLE_VOCABULARY,) * (token_filter is not None),
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pandas as pd
@@ -17,6 +17,7 @@ from tw_lens.geometry import upper_p_values
 from tw_lens.results.arguments import Circuit
 from tw_lens.results.base import Result, component_label, head_columns
 from tw_lens.results.token_lists import TokenLists
+from tw_lens.results.token_source import TokenSource
 
 N_TOKENS = 50
 """Length of the token lists, and the rank below which a token counts as one of the highest."""
@@ -91,6 +92,7 @@ class DirectionExamples(Result):
     n_cut: int
     n_skipped: int
     token_filter: TokenFilter | None = None
+    token_source: TokenSource = field(default_factory=TokenSource)
     caveats: tuple[Caveat, ...] = ()
 
     @property

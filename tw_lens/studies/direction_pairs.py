@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tw_lens.analyses.head_directions import head_svd
 from tw_lens.analyses.null_directions import OV_OUTPUT, SIDES
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Block, TokenPoints, Weights
 from tw_lens.geometry import random_directions_in_span, ranks_of, top_tokens_both_signs
 from tw_lens.results.arguments import Circuit
 from tw_lens.studies.top_activations import TopActivations
@@ -47,7 +47,15 @@ def require_head(block: Block, head: int) -> int:
 
 
 def head_directions(
-    weights: Weights, layer: int, head: int, circuit: Circuit, direction: int, *, n: int, seed: int
+    weights: Weights,
+    points: TokenPoints,
+    layer: int,
+    head: int,
+    circuit: Circuit,
+    direction: int,
+    *,
+    n: int,
+    seed: int,
 ) -> DirectionPairs:
     """Return a singular pair followed by n random pairs in the head's subspaces.
 
@@ -74,14 +82,18 @@ def head_directions(
         for vectors in (svd.left, svd.right)
     )
     writes = circuit == "OV"
-    rows = weights.readout.directions() if writes else weights.vocabulary.on_sphere(block.norm)
+    rows = weights.readout.directions() if writes else points.rows
     positive = top_tokens_both_signs(right, rows, 1, relative=writes).positive
     sign = torch.where(positive, 1.0, -1.0)[:, None]
     return DirectionPairs(head, circuit, left * sign, right * sign, float(svd.S[0, direction]))
 
 
 def token_ranks(
-    weights: Weights, layer: int, pairs: DirectionPairs, side: int, top: Sequence[TopActivations]
+    weights: Weights,
+    points: TokenPoints,
+    pairs: DirectionPairs,
+    side: int,
+    top: Sequence[TopActivations],
 ) -> Float[Tensor, "pairs k"]:
     """Return the vocabulary rank of every activation's token on its pair's side (NaN: no token).
 
@@ -92,8 +104,6 @@ def token_ranks(
     for i, activations in enumerate(lists):
         for j, activation in enumerate(activations):
             tokens[i, j] = activation.token
-    norm = weights.block(layer).norm
-    writes = pairs.writes(side)
-    rows = weights.readout.directions() if writes else weights.vocabulary.on_sphere(norm)
+    rows = weights.readout.directions() if pairs.writes(side) else points.rows
     ranks = ranks_of((pairs.left, pairs.right)[side], rows, tokens.clamp_min(0))
     return ranks.float().masked_fill(tokens < 0, torch.nan)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tw_lens.analyses.null_directions import SIDES
-from tw_lens.canonical import Weights
+from tw_lens.canonical import TokenPoints, Weights
 from tw_lens.studies.checkpoint import PartialResults
 from tw_lens.studies.direction_activations import DirectionActivations
 from tw_lens.studies.direction_examples_result import Example
@@ -100,13 +100,13 @@ class ExampleSearch:
         )
 
     def examples(
-        self,
+        self, points: TokenPoints
     ) -> tuple[
         tuple[Example, ...], tuple[Float[Tensor, "pairs left"], Float[Tensor, "pairs right"]]
     ]:
         """Return the examples with their token ranks, and the token ranks of the random pairs."""
         left, right = (
-            token_ranks(self._weights, self._layer, self._pairs, side, top)
+            token_ranks(self._weights, points, self._pairs, side, top)
             for side, top in enumerate(self._top)
         )
         ranked = tuple(

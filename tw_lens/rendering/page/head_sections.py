@@ -16,18 +16,24 @@ from tw_lens.analyses import (
     token_norms,
 )
 from tw_lens.analyses.degenerate_subspaces import DegenerateSubspaces, find_degenerate_subspaces
-from tw_lens.canonical import States, Weights
+from tw_lens.canonical import LayerVocabulary, States, Weights
 from tw_lens.rendering.figures.null_markers import LEGEND, null_marker, significance_sentence
 from tw_lens.rendering.page.lazy_figures import lazy_figure, lazy_widget
 from tw_lens.rendering.page.panels import HeadTokens, Panel, Section, Table, refusal_panel
 from tw_lens.rendering.widgets.circuitsvis import attention_widget
+from tw_lens.results.arguments import CIRCUITS
+from tw_lens.results.token_source import TokenSource
 
 if TYPE_CHECKING:
     import pandas as pd
 
 N_DIRECTIONS = 10
+R_LEGEND = (
+    "r: agreement of the tokens' points with the head on held-out text (QK: correlation of scores, "
+    "OV: cosine of writes); empty where it was not measured."
+)
 ATLAS_COLUMNS = ("head", "circuit", "share (%)", "singular value", "query / read tokens",
-                 "coherence", "key / written tokens", "coherence")  # fmt: skip
+                 "coherence", "key / written tokens", "coherence", "r")  # fmt: skip
 
 
 def tokens_section(weights: Weights) -> Section:
@@ -74,9 +80,11 @@ def _published_norm_panels(weights: Weights) -> list[Panel]:
     return panels
 
 
-def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
+def atlas_section(
+    weights: Weights, layers: tuple[int, ...], vocabulary: LayerVocabulary | None = None
+) -> Section:
     """Return the section on all heads, with links to the heads of the layers on this page."""
-    atlas = head_atlas(weights, n=1)
+    atlas = head_atlas(weights, n=1, vocabulary=vocabulary)
     rows, anchors = [], []
     table = atlas.to_dataframe()
     for i, row in enumerate(table.to_dict("records")):
@@ -84,7 +92,8 @@ def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
         share, value = round(100 * row["share"], 1), float(f"{row['singular_value']:.3g}")
         left, right = null_marker(atlas.left, i).text, null_marker(atlas.right, i).text
         tokens = (row["left_tokens"], left, row["right_tokens"], right)
-        rows.append((component, circuit, share, value, *tokens))
+        r = row["faithfulness"]
+        rows.append((component, circuit, share, value, *tokens, "" if r != r else round(r, 2)))
         anchors.append(_anchor(component, circuit) if row["layer"] in layers else None)
     panels = (
         Panel(
@@ -98,7 +107,7 @@ def atlas_section(weights: Weights, layers: tuple[int, ...]) -> Section:
             "W_QK maps queries to keys; W_OV maps what is read to what is written. Search for a "
             "token or a head, filter by layer or circuit, or sort by a column; a linked head leads "
             "to its token lists.",
-            note=f"{LEGEND} {significance_sentence('here', atlas.left, atlas.right)}",
+            note=f"{LEGEND} {significance_sentence('here', atlas.left, atlas.right)} {R_LEGEND}",
             table=Table(
                 "all heads of the model", ATLAS_COLUMNS, tuple(rows), tuple(anchors),
                 _atlas_filters(table),
@@ -121,17 +130,21 @@ def layer_section(
     states: States,
     layer: int,
     words: list[int],
+    vocabulary: LayerVocabulary | None = None,
     *,
     folded: bool = False,
 ) -> Section:
     """Return the section on one layer's heads: probes, spectra, biases and attention."""
-    spectra = {c: head_spectrum(weights, layer=layer, circuit=c, n=20) for c in ("QK", "OV")}
+    spectra = {
+        c: head_spectrum(weights, layer=layer, circuit=c, n=20, vocabulary=vocabulary)
+        for c in CIRCUITS
+    }
     pattern = attention_pattern(weights, states, layer=layer)
     panels = (
-        *_probe_panels(weights, layer, words),
+        *_probe_panels(weights, layer, words, vocabulary),
         *(_spectrum_panel(weights, spectrum) for spectrum in spectra.values()),
-        *_ellipsoid_panels(weights, spectra["QK"], words),
-        _bias_panel(weights, layer),
+        *_ellipsoid_panels(weights, spectra["QK"], words, vocabulary),
+        _bias_panel(weights, layer, vocabulary),
         Panel(
             "Attention pattern on the prompt",
             "The attention pattern, recomputed from the canonical form: rows are query positions, "
@@ -142,9 +155,13 @@ def layer_section(
     return Section(f"layer-{layer}", f"Layer {layer}: attention heads", panels, folded)
 
 
-def _probe_panels(weights: Weights, layer: int, words: list[int]) -> tuple[Panel, Panel]:
-    keys = head_probe(weights, layer=layer, words=words, circuit="QK")
-    updates = head_probe(weights, layer=layer, words=words, circuit="OV")
+def _probe_panels(
+    weights: Weights, layer: int, words: list[int], vocabulary: LayerVocabulary | None
+) -> tuple[Panel, Panel]:
+    keys, updates = (
+        head_probe(weights, layer=layer, words=words, circuit=c, vocabulary=vocabulary)
+        for c in CIRCUITS
+    )
     return (
         Panel(
             "QK probe: highest-scoring key of each token",
@@ -200,7 +217,10 @@ def _head_tokens(spectrum: HeadSpectrum, h: int, subspaces: DegenerateSubspaces)
     sides = ("query", "key") if spectrum.circuit == "QK" else ("read", "written")
     component, circuit = spectrum.components[h], spectrum.circuit
     name = f"{component} {circuit}"
-    return HeadTokens(_anchor(component, circuit), name, sides, tuple(rows), tuple(markers))
+    source = spectrum.token_source or TokenSource()
+    sentence = source.sentence([spectrum.layer], [circuit], spectrum.heads[h])
+    note = f"{sentence[:1].upper()}{sentence[1:]}."
+    return HeadTokens(_anchor(component, circuit), name, sides, tuple(rows), tuple(markers), note)
 
 
 def _anchor(component: str, circuit: str) -> str:
@@ -208,12 +228,14 @@ def _anchor(component: str, circuit: str) -> str:
 
 
 def _ellipsoid_panels(
-    weights: Weights, spectrum: HeadSpectrum, words: list[int]
+    weights: Weights, spectrum: HeadSpectrum, words: list[int], vocabulary: LayerVocabulary | None
 ) -> tuple[Panel, ...]:
     if weights.d_head < 3:
         return ()
     head = int(spectrum.singular_values[:, 0].argmax())
-    ellipsoid = head_ellipsoid(weights, layer=spectrum.layer, head=head, words=words)
+    ellipsoid = head_ellipsoid(
+        weights, layer=spectrum.layer, head=head, words=words, vocabulary=vocabulary
+    )
     share = 100 * float(ellipsoid.share.mean())
     return (
         Panel(
@@ -228,10 +250,10 @@ def _ellipsoid_panels(
     )
 
 
-def _bias_panel(weights: Weights, layer: int) -> Panel:
+def _bias_panel(weights: Weights, layer: int, vocabulary: LayerVocabulary | None) -> Panel:
     title = "Tokens favoured by the query and key biases"
     try:
-        biases = bias_directions(weights, layer=layer)
+        biases = bias_directions(weights, layer=layer, vocabulary=vocabulary)
     except ValueError as refusal:
         return refusal_panel(title, refusal)
     return Panel(

@@ -48,7 +48,8 @@ class HeadTokens:
     """The token lists of one head: per direction its name, value, left tokens and right tokens.
 
     A direction in a near-degenerate subspace names it: "3 in 3-5". `markers` hold the coherence of
-    the left and the right list of every row.
+    the left and the right list of every row. `note` says where tokens are read and how faithful
+    that is for this head.
     """
 
     anchor: str
@@ -56,6 +57,7 @@ class HeadTokens:
     sides: tuple[str, str]
     rows: tuple[tuple[str, float, tuple[str, ...], tuple[str, ...]], ...]
     markers: tuple[tuple[NullMarker, NullMarker], ...]
+    note: str
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from tw_lens.canonical import Weights
+from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.files import require_writable, write_atomically
 from tw_lens.progress import Progress, steps
 from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
@@ -22,6 +22,9 @@ from tw_lens.rendering.page.head_sections import atlas_section, layer_section, t
 from tw_lens.rendering.page.panels import Section, Table
 from tw_lens.rendering.page.trajectory_sections import prompts_section, trajectory_section
 from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
+from tw_lens.results.arguments import CIRCUITS, require_choice
+from tw_lens.results.token_source import token_source
+from tw_lens.studies import ReferenceTextError, reference_vocabulary
 
 if TYPE_CHECKING:
     from tw_lens.analyses.projection import Method
@@ -39,6 +42,8 @@ class Page:
     prompt_tokens: tuple[str, ...]
     sections: tuple[Section, ...]
     layers: tuple[int, ...]
+    token_source: str
+    why_embeddings: str
 
 
 def report(
@@ -49,6 +54,7 @@ def report(
     layers: Sequence[int] | None = None,
     method: Method = "pca",
     words: Sequence[str | int] | None = None,
+    vocabulary: LayerVocabulary | Literal["text", "embedding"] = "text",
     prompts: Iterable[Prompt] | None = None,
     progress: Progress = False,
 ) -> Path:
@@ -67,6 +73,8 @@ def report(
         layers: layers to read; by default the first, middle and last attention layer.
         method: the projection of the trajectories, "pca" or "umap".
         words: words to probe (single tokens or ids); common nouns by default.
+        vocabulary: where tokens are read: from `layer_vocabulary`, or "text" for their mean states
+            over reference text (a minute, then cached; see `reference_vocabulary`), or "embedding".
         prompts: prompts for the section on many prompts (see `trajectory_statistics`); some
             hundreds take a minute, and a copy of the model in memory.
         progress: True shows a bar; a function is called with a sentence at each step.
@@ -94,21 +102,26 @@ def report(
         step("Certifying the model")
         certificate = certify(model, weights, prompt)
         states = read_states(model, prompt)
+        step("Reading tokens where the layers meet them")
+        points, reason = _points_of(model, vocabulary, step)
         probed = _probed_words(weights, words, states.tokens.tolist())
         step("Reading the token embeddings")
         sections = [tokens_section(weights)]
         step("Reading all heads of the model")
-        sections.append(atlas_section(weights, chosen))
+        sections.append(atlas_section(weights, chosen, points))
         folded = len(chosen) > LAYERS_OPEN
         for layer in chosen:
             step(f"Reading the heads of layer {layer}")
-            sections.append(layer_section(weights, states, layer, probed, folded=folded))
+            sections.append(layer_section(weights, states, layer, probed, points, folded=folded))
         step("Measuring the trajectories of the prompt")
         sections.append(trajectory_section(weights, states, method))
         if prompts is not None:
             step("Running the prompts and their controls")
             sections.append(prompts_section(model, list(prompts)))
-        page = Page(weights, certificate, states.token_strings, tuple(sections), chosen)
+        source = token_source(points).sentence(chosen, CIRCUITS)
+        page = Page(
+            weights, certificate, states.token_strings, tuple(sections), chosen, source, reason
+        )
         step("Writing the page")
         html = render_page(page)
         return write_atomically(path, lambda file: file.write_text(html, encoding="utf-8"))
@@ -178,6 +191,21 @@ def _versions() -> str:
     packages = (("TransformerLens", "transformer-lens"), ("torch", "torch"))
     others = (f"{name} {version(package)}" for name, package in packages)
     return ", ".join([f"tw_lens {__version__}", *others])
+
+
+def _points_of(
+    model: Any, vocabulary: LayerVocabulary | Literal["text", "embedding"], step: Progress
+) -> tuple[LayerVocabulary | None, str]:
+    """Return the vocabulary (None: embeddings), and why embeddings take the place of text."""
+    if isinstance(vocabulary, LayerVocabulary):
+        return vocabulary, ""
+    require_choice("vocabulary", vocabulary, ("text", "embedding"))
+    if vocabulary == "embedding":
+        return None, ""
+    try:
+        return reference_vocabulary(model, progress=step), ""
+    except ReferenceTextError as error:
+        return None, str(error)
 
 
 def _default_layers(weights: Weights) -> tuple[int, ...]:

@@ -1,10 +1,10 @@
-"""Terminal: options and behaviour shared by all commands (progress, errors, printed tables)."""
+"""Options and behaviour shared by all commands: loading, progress, errors, printed tables."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -14,6 +14,8 @@ import typer
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tw_lens.canonical import LayerVocabulary
 
 REJECTED = 2
 FAILED = 1
@@ -26,7 +28,15 @@ FORMATS = {
     "markdown": "Markdown",
 }
 
+PROMPT = "To kill two birds with one stone"
+
+app = typer.Typer(
+    name="tw-lens", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Read a transformer's heads and trajectories. No MODEL: the bundled SmolLM2.",
+)  # fmt: skip
+
 Report = Callable[[str], None]
+ResultAndTable = tuple[Any, Any]
 
 Model = Annotated[
     str | None,
@@ -37,6 +47,11 @@ Model = Annotated[
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="Text to run the model on.")]
 Prompts = Annotated[Path, typer.Option("--prompts", help="Text file, one prompt per line.")]
 Layer = Annotated[int, typer.Option("--layer", "-l", help="Index of the layer.")]
+Layers = Annotated[str, typer.Option(help="Layers, e.g. 0,5,11 (default: all).")]
+HeldOut = Annotated[
+    Path | None,
+    typer.Option("--held-out", help="Other text, one prompt per line, to measure faithfulness."),
+]
 Distance = Annotated[
     int, typer.Option(help="Distance from the query back to the key (QK of rotary models).")
 ]
@@ -56,6 +71,14 @@ Readable = Annotated[
     typer.Option(
         "--readable",
         help="List whole words only: no fragments, no special or never-trained tokens.",
+    ),
+]
+Vocabulary = Annotated[
+    str,
+    typer.Option(
+        "--vocabulary",
+        help="Where tokens are read: text (their mean states over reference text), embedding, or "
+        "a file that `tw-lens vocabulary` wrote.",
     ),
 ]
 Checkpoint = Annotated[
@@ -176,3 +199,50 @@ def report_errors() -> Iterator[None]:
     except (ValueError, IndexError, OSError, TypeError) as error:
         typer.echo(f"tw-lens: {error}", err=True)
         sys.exit(REJECTED)
+
+
+def read(model: str | None, step: Report, readable: bool) -> tuple[Any, Any, Any]:
+    """Return the model, its weights, and the filter of readable tokens (or None)."""
+    from tw_lens.analyses import token_filter
+    from tw_lens.reading import read_weights
+
+    loaded = load(model, step)
+    weights = read_weights(loaded)
+    return loaded, weights, token_filter(weights) if readable else None
+
+
+def read_vocabulary(
+    option: str,
+    model: Any,
+    layers: Sequence[int] | None,
+    step: Report,
+    convention: Literal["exact", "published"] = "exact",
+) -> LayerVocabulary | None:
+    """Return the layer vocabulary that `--vocabulary` names; None for embeddings.
+
+    Where the model's tokenizer cannot read the reference text, embeddings take its place, and the
+    terminal says so.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, or no layer vocabulary.
+    """
+    from tw_lens.canonical import load_vocabulary
+    from tw_lens.studies import ReferenceTextError, reference_vocabulary
+
+    if option == "embedding" or convention == "published":
+        return None
+    if option != "text":
+        return load_vocabulary(option)
+    try:
+        return reference_vocabulary(model, layers=layers, progress=step)
+    except ReferenceTextError as error:
+        typer.echo(f"tw-lens: {error}", err=True)
+        return None
+
+
+def load(model: str | None, step: Report) -> Any:
+    """Load a model from a folder or by name; the bundled one without a name."""
+    from tw_lens.reading import load_model
+
+    step(f"Loading {model or 'the bundled SmolLM2'}")
+    return load_model(model)

@@ -1,0 +1,71 @@
+"""Commands on one prompt: the report page and the certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tw_lens.cli.terminal import (
+    PROMPT,
+    Model,
+    Prompt,
+    Report,
+    ResultAndTable,
+    Vocabulary,
+    app,
+    load,
+    parse_layers,
+    progress,
+    read_lines,
+    report_errors,
+    table_command,
+)
+
+
+@app.command()
+def report(
+    model: Model = None,
+    prompt: Prompt = PROMPT,
+    layers: Annotated[
+        str, typer.Option("--layers", help="Layers, e.g. 0,5,11 (default: first, middle, last).")
+    ] = "",
+    output: Annotated[Path, typer.Option("-o", "--output", help="File of the page.")] = Path(
+        "report.html"
+    ),
+    method: Annotated[
+        Literal["pca", "umap"], typer.Option("--projection", help="Projection method.")
+    ] = "pca",
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="Text file, one prompt per line; adds a section on them."),
+    ] = None,
+    vocabulary: Vocabulary = "text",
+) -> None:
+    """Write one page on a prompt and the chosen layers; it opens offline."""
+    with report_errors(), progress() as step:
+        from tw_lens.canonical import load_vocabulary
+        from tw_lens.files import require_writable
+        from tw_lens.rendering import report as write_report
+
+        require_writable(output)
+        chosen, lines = parse_layers(layers), None if prompts is None else read_lines(prompts)
+        named = vocabulary in ("text", "embedding")
+        path = write_report(
+            load(model, step), output, prompt=prompt, layers=chosen, method=method, prompts=lines,
+            vocabulary=vocabulary if named else load_vocabulary(vocabulary), progress=step,
+        )  # fmt: skip
+    typer.echo(f"The page is at {path.resolve()}")
+
+
+@app.command()
+@table_command
+def check(step: Report, model: Model = None, prompt: Prompt = PROMPT) -> ResultAndTable:
+    """Compare the canonical form with the running model, quantity by quantity."""
+    from tw_lens.reading import check as certify
+
+    loaded = load(model, step)
+    step("Comparing the canonical form with the model")
+    certificate = certify(loaded, prompt)
+    return certificate, certificate.to_dataframe()

@@ -1,0 +1,134 @@
+"""Reference text: English sentences that every machine has, for vocabularies without a corpus.
+
+They are sentences of 8 to 30 words of Python's language reference, which the standard library
+holds as `pydoc_data.topics`. A corpus of the kind of text that a question is about is better.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tw_lens.canonical import LayerVocabulary, VocabularyFileError, Weights, load_vocabulary
+from tw_lens.files import cache_folder
+from tw_lens.progress import Progress
+from tw_lens.reading import read_weights
+from tw_lens.results.arguments import require_positive
+from tw_lens.studies.layer_vocabulary import layer_vocabulary
+
+PARAGRAPH = re.compile(r"\n\s*\n")
+SENTENCE = re.compile(r"(?<=[.?!])\s+")
+WORDS = range(8, 31)
+N_PROMPTS, N_HELD_OUT = 400, 40
+COMMON_WORDS = ("the", "of", "and", "to", "in", "is", "that", "for", "with", "not")
+LARGE = 1.1e8  # parameters of the blocks from which on fewer prompts are used
+CACHE_VERSION = 1  # increase it whenever `layer_vocabulary` gives other points for the same text
+
+
+class ReferenceTextError(ValueError):
+    """A tokenizer that knows too little of the reference text."""
+
+
+def reference_prompts(n: int = N_PROMPTS + N_HELD_OUT) -> list[str]:
+    """Return n English sentences, spread evenly over Python's language reference.
+
+    Args:
+        n: number of sentences; about 2,500 exist.
+
+    Raises:
+        ValueError: n is below 1 or exceeds the number of sentences.
+
+    Example:
+        >>> len(reference_prompts(3))
+        3
+
+    Source: `pydoc_data.topics` of the running Python.
+    """
+    from pydoc_data.topics import topics
+
+    require_positive("n", n)
+    sentences = [
+        sentence
+        for topic in topics.values()
+        for paragraph in PARAGRAPH.split(topic)
+        for sentence in SENTENCE.split(" ".join(paragraph.split()))
+        if len(sentence.split()) in WORDS and sentence[0].isalpha()
+    ]
+    sentences = list(dict.fromkeys(sentences))
+    if n > len(sentences):
+        raise ValueError(f"n must be at most {len(sentences)}, got {n}.")
+    return [sentences[i * len(sentences) // n] for i in range(n)]
+
+
+def reference_vocabulary(
+    model: Any, *, layers: Sequence[int] | None = None, progress: Progress = False
+) -> LayerVocabulary:
+    """Return a layer vocabulary from the reference text, with its faithfulness, in about a minute.
+
+    400 prompts for the points and 40 held-out ones, fewer for large models. The result is cached on
+    disk (`$TW_LENS_CACHE` or `~/.cache/tw_lens`).
+
+    Args:
+        model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
+        layers: which layers; all attention layers by default.
+        progress: True shows a bar; a function is called with a sentence at each step.
+
+    Raises:
+        IndexError: a layer does not exist.
+        ReferenceTextError: (a ValueError) the model's tokenizer knows too few of the words.
+        UnsupportedModelError: see `read_weights`.
+    """
+    weights = read_weights(model)
+    chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
+    n_prompts, n_held_out = _numbers(weights)
+    prompts = reference_prompts(n_prompts + n_held_out)
+    step = n_prompts // n_held_out + 1
+    held_out = prompts[::step]
+    fitted = [prompt for i, prompt in enumerate(prompts) if i % step]
+    _require_known_words(weights)
+    key = f"{CACHE_VERSION} {weights.fingerprint} {chosen} {prompts}"
+    path = cache_folder() / f"vocabulary-{sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    try:
+        return load_vocabulary(path)
+    except (FileNotFoundError, VocabularyFileError):
+        pass
+    made = layer_vocabulary(
+        model, layers=chosen, prompts=fitted, held_out=held_out, progress=progress
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return load_vocabulary(made.save(path))
+    except OSError as error:
+        warnings.warn(
+            f"the layer vocabulary could not be cached in {path.parent} ({error}) and will be "
+            "computed each time; set TW_LENS_CACHE to a writable folder.",
+            stacklevel=2,
+        )
+        with TemporaryDirectory() as folder:
+            return load_vocabulary(made.save(Path(folder) / "vocabulary"))
+
+
+def _require_known_words(weights: Weights) -> None:
+    """Reject a tokenizer that has a single token for too few of some common English words."""
+    known = sum(
+        any(weights.tokens.single(form) is not None for form in (word, f" {word}"))
+        for word in COMMON_WORDS
+    )
+    if 2 * known < len(COMMON_WORDS):
+        raise ReferenceTextError(
+            f"{weights.model_name} has tokens for {known} of {len(COMMON_WORDS)} common English "
+            "words, too few for the reference text: tokens are read at their embeddings. Give a "
+            "layer vocabulary made from text of the model's own kind."
+        )
+
+
+def _numbers(weights: Weights) -> tuple[int, int]:
+    """Return the numbers of prompts and held-out prompts, fewer for large models."""
+    size = 12 * weights.n_layers * weights.d_model**2
+    share = min(1.0, LARGE / size)
+    return max(60, int(share * N_PROMPTS)), max(20, int(share * N_HELD_OUT))

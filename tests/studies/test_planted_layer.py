@@ -85,7 +85,7 @@ def test_only_the_layers_own_points_find_the_planted_sets():
         model, prompts[100:], vocabulary=[text, embedding], layers=[2]
     ).to_dataframe()
     own = table[(table["head"] == 0) & (table.circuit == "QK")].set_index("source")
-    assert own.correlation["text"] > 0.4 and own.difference_low["text"] > 0.2
+    assert own.correlation["text"] > 0.4 and own.difference_low["text"] > 0.1
     assert abs(own.correlation["embedding"]) < 0.2
 
 

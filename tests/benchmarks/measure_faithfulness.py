@@ -57,7 +57,7 @@ def main() -> None:
         [_shares(weights, name, points[name]) for name in ("embedding", "speeches", "both")]
     )
     shares.to_csv(OUT / "faithfulness-shares.csv", index=False)
-    print(shares.to_markdown(index=False, floatfmt=".1f"), flush=True)
+    print(shares.round(1).to_string(index=False), flush=True)
     print("states behind the prefix alone", file=sys.stderr, flush=True)
     alone = {"alone": tw.layer_vocabulary(model, source="alone", layers=SOME_LAYERS)}
     measured = pd.concat([_measure(model, held_out[kind], alone, kind) for kind in held_out])

@@ -24,6 +24,7 @@ from tw_lens.results.token_lists import (
     make_token_lists,
     significance_summary,
 )
+from tw_lens.results.token_source import TokenSource
 
 __all__ = [
     "CIRCUITS",
@@ -34,6 +35,7 @@ __all__ = [
     "NullComparison",
     "Result",
     "TokenLists",
+    "TokenSource",
     "caveats_at_distance",
     "figure",
     "make_token_lists",

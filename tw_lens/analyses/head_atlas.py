@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.head_directions import (
-    compare_sides_with_null,
-    head_svd,
-    tokens_of_direction_pair,
+from tw_lens.analyses.leading_directions import (
+    Entry,
+    LayerDirections,
+    leading_directions,
+    tokens_of_directions,
 )
+from tw_lens.analyses.null_directions import SIDES, Side
 from tw_lens.analyses.token_filter import (
     TokenFilter,
     allowed_mask,
     filter_caveat,
     filter_summary,
 )
-from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights, token_points
+from tw_lens.canonical import (
+    LayerVocabulary,
+    Weights,
+)
 from tw_lens.errors import Caveat
-from tw_lens.geometry import TopTokens, concat
+from tw_lens.geometry import concat
 from tw_lens.progress import Progress, steps
 from tw_lens.results.arguments import (
     CIRCUITS,
+    SCORES,
     Circuit,
+    Score,
     require_choice,
     require_ints,
     require_positive,
@@ -38,17 +43,16 @@ from tw_lens.results.arguments import (
 )
 from tw_lens.results.base import Result, head_columns
 from tw_lens.results.token_lists import (
-    NullComparison,
     TokenLists,
     concat_nulls,
     make_token_lists,
+    score_summary,
     significance_summary,
 )
 from tw_lens.results.token_source import TokenSource, source_caveats, token_source
 from tw_lens.tokens import visible
 
-AT_ONCE = 2048  # directions read at a time, to bound the memory of their scores of all tokens
-Entry = tuple[int, int, Circuit, int]
+N_HUBS = 50
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -67,6 +71,7 @@ class HeadAtlas(Result):
     right: TokenLists
     token_filter: TokenFilter | None = None
     token_source: TokenSource = field(default_factory=TokenSource)
+    score: Score = "dot"
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -75,7 +80,8 @@ class HeadAtlas(Result):
         strongest = int(self.share.argmax())
         layer, head, circuit, direction = self.entries[strongest]
         return (
-            f"{self.model_name}: {len(heads)} heads; the most concentrated spectrum is that of "
+            f"{self.model_name}: {score_summary(self.score)}"
+            f"{len(heads)} heads; the most concentrated spectrum is that of "
             f"L{layer}H{head} {circuit} ({100 * float(self.share[strongest]):.0f} % in direction "
             f"{direction}){filter_summary(self.token_filter)}"
             f"{significance_summary(self.left, self.right)}"
@@ -110,6 +116,20 @@ class HeadAtlas(Result):
                  "left_tokens", "right_tokens", "left_coherence", "left_exceeds_null",
                  "right_coherence", "right_exceeds_null", "faithfulness"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
+
+    def hubness(self, circuit: Circuit, side: Side) -> float:
+        """Return the share of all entries of a side's lists that its 50 commonest tokens take.
+
+        Raises:
+            ValueError: unknown circuit or side, or no entry of the circuit.
+        """
+        require_choice("circuit", circuit, CIRCUITS)
+        require_choice("side", side, SIDES)
+        rows = [i for i, (_, _, of, _) in enumerate(self.entries) if of == circuit]
+        if not rows:
+            raise ValueError(f"the atlas has no entry of {circuit}.")
+        counts = getattr(self, side).token_index[rows].flatten().bincount()
+        return float(counts.topk(min(N_HUBS, len(counts))).values.sum() / counts.sum())
 
     def only(
         self,
@@ -171,6 +191,7 @@ def head_atlas(
     k: int = 5,
     token_filter: TokenFilter | None = None,
     vocabulary: LayerVocabulary | None = None,
+    score: Score = "dot",
     progress: Progress = False,
 ) -> HeadAtlas:
     """Return the leading directions of every head of the model as tokens.
@@ -186,6 +207,7 @@ def head_atlas(
         k: tokens per side.
         token_filter: the tokens that may be listed, from `token_filter`; all by default.
         vocabulary: points of the tokens, from `layer_vocabulary`; their embeddings by default.
+        score: of the written tokens (OV, right): "dot" or "standardised" (see `head_spectrum`).
         progress: True shows a bar; a function is called with a sentence at each step.
 
     Returns:
@@ -205,20 +227,21 @@ def head_atlas(
     """
     require_positive("n", n)
     require_positive("k", k)
+    require_choice("score", score, SCORES)
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
     keep = allowed_mask(weights, token_filter)
-    parts: list[_Directions] = []
+    parts: list[LayerDirections] = []
     with steps(progress, total=len(chosen), unit="layer") as step:
         for layer in chosen:
             step(f"Decomposing the heads of layer {layer}")
-            parts += _directions(weights, layer, n, vocabulary)
+            parts += leading_directions(weights, layer, n, vocabulary, score)
         step("Ranking the tokens of their directions", 0)
     groups = [
         [part for part in parts if part.sphere == sphere]
         for sphere in dict.fromkeys(part.sphere for part in parts)
     ]
     parts = [part for group in groups for part in group]
-    found = [_list_tokens(weights, group, k, keep) for group in groups]
+    found = [tokens_of_directions(weights, group, k, keep) for group in groups]
     entries = [entry for part in parts for entry in part.entries]
     places = [(chosen.index(layer), head) for layer, head, *_ in entries]  # circuits are in order
     order = sorted(range(len(entries)), key=places.__getitem__)
@@ -240,60 +263,6 @@ def head_atlas(
         right=right,
         token_filter=token_filter,
         token_source=source,
+        score=score,
         caveats=weights.caveats + filter_caveat(token_filter) + source_caveats(source, chosen),
     )
-
-
-class _Directions(NamedTuple):
-    """A circuit's leading directions of one layer.
-
-    `sphere` is the circuit and the key of the points. Layers with the same `sphere` have the same
-    points (`N(W_E)` does not depend on the gain), and share one pass over the vocabulary. The
-    points of one layer at a time are made, by `points_of`, because their table is large.
-    """
-
-    sphere: tuple[Circuit, tuple[Hashable, ...]]
-    points_of: Callable[[], TokenPoints]
-    entries: list[Entry]
-    S: Float[Tensor, " directions"]
-    share: Float[Tensor, " directions"]
-    left: Float[Tensor, "directions d_model"]
-    right: Float[Tensor, "directions d_model"]
-
-
-def _directions(
-    weights: Weights, layer: int, n: int, vocabulary: LayerVocabulary | None
-) -> list[_Directions]:
-    block = weights.block(layer)
-    points_of, parts = partial(token_points, weights, layer, block.norm, vocabulary), []
-    key = points_of().key
-    for circuit in CIRCUITS:
-        svd = head_svd(block, list(range(block.n_heads)), circuit)
-        m = min(n, svd.S.shape[-1])
-        parts.append(
-            _Directions(
-                sphere=(circuit, key),
-                points_of=points_of,
-                entries=[(layer, h, circuit, i) for h in range(block.n_heads) for i in range(m)],
-                S=svd.S[:, :m].flatten(),
-                share=(svd.S / svd.S.sum(-1, keepdim=True))[:, :m].flatten(),
-                left=svd.left[..., :m].mT.flatten(0, 1),
-                right=svd.right[..., :m].mT.flatten(0, 1),
-            )
-        )
-    return parts
-
-
-def _list_tokens(
-    weights: Weights, group: list[_Directions], k: int, keep: Bool[Tensor, " d_vocab"] | None
-) -> tuple[tuple[TopTokens, TopTokens], tuple[NullComparison | None, NullComparison | None]]:
-    """Return the tokens and the null comparisons of both sides of directions on one sphere."""
-    left = torch.cat([part.left for part in group])
-    right = torch.cat([part.right for part in group])
-    circuit, points = group[0].sphere[0], group[0].points_of()
-    chunks = [
-        tokens_of_direction_pair(weights, points, circuit, left_chunk, right_chunk, k, keep=keep)
-        for left_chunk, right_chunk in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
-    ]
-    lists = concat([left for left, _ in chunks]), concat([right for _, right in chunks])
-    return lists, compare_sides_with_null(weights, points, circuit, *lists, keep)

@@ -20,16 +20,18 @@ from tw_lens.analyses.token_filter import (
     filter_summary,
     look_up_words,
 )
-from tw_lens.canonical import Block, LayerVocabulary, TokenPoints, Weights
+from tw_lens.canonical import Block, LayerVocabulary, TokenPoints, Weights, standardise_readout
 from tw_lens.errors import Caveat
 from tw_lens.geometry import TopTokens
 from tw_lens.results.arguments import (
     CIRCUITS,
     Circuit,
     Convention,
+    Score,
     require_choice,
     require_distance,
     require_positive,
+    require_score,
     require_weights,
 )
 from tw_lens.results.base import HeadComponents, Result, dropped_summary, head_columns
@@ -38,6 +40,7 @@ from tw_lens.results.token_lists import (
     NullComparison,
     TokenLists,
     make_token_lists,
+    score_summary,
     significance_summary,
 )
 from tw_lens.results.token_source import (
@@ -72,6 +75,7 @@ class HeadProbe(HeadComponents, Result):
     norm: Float[Tensor, "components words"]
     token_filter: TokenFilter | None = None
     token_source: TokenSource | None = None
+    score: Score = "dot"
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -79,6 +83,7 @@ class HeadProbe(HeadComponents, Result):
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}"
             f"{f' at distance {self.distance}' if self.distance else ''}, {self.convention}: "
+            f"{score_summary(self.score)}"
             f"{len(self.words)} words through {len(self.components)} components"
             f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
             f"{significance_summary(self.lists)}"
@@ -116,6 +121,7 @@ def head_probe(
     distance: int = 0,
     token_filter: TokenFilter | None = None,
     vocabulary: LayerVocabulary | None = None,
+    score: Score = "dot",
 ) -> HeadProbe:
     """Probe words through the heads of a layer.
 
@@ -147,6 +153,9 @@ def head_probe(
         token_filter: the tokens that may be listed (`exact`), from `token_filter`; all by default.
         vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
             by default.
+        score: "dot": the logit that the model would give; "standardised": over its deviation for
+            what the layer writes, which keeps tokens with long readout directions from leading
+            every list (written tokens of OV only; see `standardise_readout`).
 
     Raises:
         IndexError: the layer, the head or a token id does not exist.
@@ -163,6 +172,7 @@ def head_probe(
     require_choice("circuit", circuit, CIRCUITS)
     require_choice("readout", readout, READOUT_TARGETS)
     require_distance(distance, circuit, convention)
+    require_score(score, circuit, convention)
     require_positive("k", k)
     rules = convention_rules(weights, convention)
     if readout == "residual" and vocabulary is not None:
@@ -174,6 +184,8 @@ def head_probe(
     block = weights.block(layer)
     heads = block.heads(head)
     points = rules.points(weights, block, vocabulary)
+    if score == "standardised":
+        weights = standardise_readout(weights, block, points)
     index, dropped = look_up_words(weights, words, points)
     ids = torch.tensor(index)
     components: tuple[int | None, ...] = tuple(heads)
@@ -210,6 +222,7 @@ def head_probe(
         norm=norm,
         token_filter=token_filter,
         token_source=source,
+        score=score,
         caveats=caveats_at_distance(weights.caveats, distance, circuit)
         + filter_caveat(token_filter)
         + source_caveats(source, [layer]),

@@ -20,15 +20,17 @@ from tw_lens.analyses.token_filter import (
     filter_caveat,
     filter_summary,
 )
-from tw_lens.canonical import LayerVocabulary, Weights
+from tw_lens.canonical import LayerVocabulary, Weights, standardise_readout
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import (
     CIRCUITS,
     Circuit,
     Convention,
+    Score,
     require_choice,
     require_distance,
     require_positive,
+    require_score,
     require_weights,
 )
 from tw_lens.results.base import HeadComponents, Result, head_columns
@@ -36,6 +38,7 @@ from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import (
     TokenLists,
     make_token_lists,
+    score_summary,
     significance_summary,
 )
 from tw_lens.results.token_source import (
@@ -68,6 +71,7 @@ class HeadSpectrum(HeadComponents, Result):
     right: TokenLists
     token_filter: TokenFilter | None = None
     token_source: TokenSource | None = None
+    score: Score = "dot"
     caveats: tuple[Caveat, ...] = ()
 
     @property
@@ -88,7 +92,7 @@ class HeadSpectrum(HeadComponents, Result):
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}"
             f"{f' at distance {self.distance}' if self.distance else ''}, {self.convention}: "
-            f"{len(self.heads)} heads, 99 % of the spectrum in "
+            f"{score_summary(self.score)}{len(self.heads)} heads, 99 % of the spectrum in "
             f"{float(self.directions_for_99.mean()):.0f} % of the directions"
             f"{filter_summary(self.token_filter)}{significance_summary(self.left, self.right)}"
             f"{source_summary(self.token_source, self.layer, [self.circuit])}"
@@ -130,6 +134,7 @@ def head_spectrum(
     distance: int = 0,
     token_filter: TokenFilter | None = None,
     vocabulary: LayerVocabulary | None = None,
+    score: Score = "dot",
 ) -> HeadSpectrum:
     """Decompose W_QK or W_OV of every head, and list the tokens of both singular vectors.
 
@@ -154,6 +159,9 @@ def head_spectrum(
             Signs are chosen over the whole vocabulary.
         vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
             by default.
+        score: "dot": the logit that the model would give; "standardised": over its deviation for
+            what the layer writes, which keeps tokens with long readout directions from leading
+            every list (written tokens of OV only; see `standardise_readout`).
 
     Returns:
         All singular values `[heads, d_head]`, the tokens of the leading n directions and, for
@@ -177,6 +185,7 @@ def head_spectrum(
     require_positive("n", n)
     require_positive("k", k)
     require_distance(distance, circuit, convention)
+    require_score(score, circuit, convention)
     rules = convention_rules(weights, convention)
     keep = allowed_mask(weights, token_filter, convention)
     block = weights.block(layer)
@@ -186,6 +195,8 @@ def head_spectrum(
     left, right = svd.left[..., :n].mT.flatten(0, 1), svd.right[..., :n].mT.flatten(0, 1)
     left = rules.left_vectors(left, svd.S[:, :n], circuit)
     points = rules.points(weights, block, vocabulary)
+    if score == "standardised":
+        weights = standardise_readout(weights, block, points)
     sides = tokens_of_direction_pair(
         weights, points, circuit, left, right, k, rules=rules, keep=keep
     )
@@ -201,6 +212,7 @@ def head_spectrum(
         distance=distance,
         heads=tuple(heads),
         n=n,
+        score=score,
         singular_values=svd.S,
         left=make_token_lists(sides[0], weights.tokens, nulls[0], count_of(source)),
         right=make_token_lists(

@@ -16,6 +16,7 @@ from tw_lens.canonical.layer_vocabulary import (
 )
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.sphere_projection import HeadNorm, Norm
+from tw_lens.canonical.standardised_readout import standardise_readout
 from tw_lens.canonical.states import States
 from tw_lens.canonical.token_points import (
     TokenPoints,
@@ -53,6 +54,7 @@ __all__ = [
     "combined_mask",
     "load_vocabulary",
     "score_contribution",
+    "standardise_readout",
     "token_points",
     "whole_vocabulary_points",
 ]

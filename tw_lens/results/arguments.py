@@ -16,6 +16,8 @@ Name = TypeVar("Name", bound=str)
 
 Convention = Literal["exact", "published"]
 Circuit = Literal["QK", "OV"]
+Score = Literal["dot", "standardised"]
+SCORES: tuple[Score, ...] = ("dot", "standardised")
 CONVENTIONS: tuple[Convention, ...] = ("exact", "published")
 CIRCUITS: tuple[Circuit, ...] = ("QK", "OV")
 
@@ -67,6 +69,20 @@ def require_states(weights: Weights, states: States) -> None:
             f"{type(states).__name__})."
         )
     weights.require_states(states)
+
+
+def require_score(score: Score, circuit: Circuit, convention: Convention) -> None:
+    """Reject a score that the circuit or the convention does not have.
+
+    Raises:
+        ValueError: unknown, or "standardised" for W_QK or the published convention.
+    """
+    require_choice("score", score, SCORES)
+    if score == "standardised" and (circuit != "OV" or convention != "exact"):
+        raise ValueError(
+            'score="standardised" needs circuit="OV" and convention="exact", got '
+            f"circuit={circuit!r}, convention={convention!r}."
+        )
 
 
 def require_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -102,6 +102,11 @@ def concat_nulls(parts: Sequence[NullComparison | None]) -> NullComparison | Non
     )
 
 
+def score_summary(score: str) -> str:
+    """Return the kind of score as a clause for a headline; "" for dot products."""
+    return "standardised scores, " if score == "standardised" else ""
+
+
 def significance_summary(*lists: TokenLists) -> str:
     """Return how many lists exceed the isotropic null, as a clause; "" without a null."""
     p_values = [part.null.p[:, 0] for part in lists if part.null is not None]

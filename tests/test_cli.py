@@ -1,6 +1,7 @@
 """Command line on a saved model: tables, files, exit codes, errors in one sentence."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -249,3 +250,59 @@ def test_the_formats_are_those_of_save_table():
     from tw_lens.rendering.export import tables
 
     assert set(FORMATS) == set(tables.FORMATS.values())
+
+
+def text_file(folder, name, seed) -> str:
+    """Thirty prompts of eight tokens."""
+    rng = random.Random(seed)
+    lines = [" ".join(f"w{rng.randint(5, 60)}" for _ in range(8)) for _ in range(30)]
+    (folder / name).write_text("\n".join(lines))
+    return str(folder / name)
+
+
+def test_a_vocabulary_is_written_read_and_measured(tmp_path):
+    file, csv = tmp_path / "points.safetensors", tmp_path / "table.csv"
+    prompts, held_out = text_file(tmp_path, "a.txt", 1), text_file(tmp_path, "b.txt", 2)
+    done = run(
+        "vocabulary", FOLDER, "--prompts", prompts, "--held-out", held_out, "-o", str(file),
+        "--layers", "1,2",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "source 'text'" in done.output.replace("\n", " ") and file.is_file()
+    for command in (["spectrum", "--layer", "1"], ["probe", "-w", "w5", "-l", "2"], ["atlas"]):
+        layers = ["--layers", "1,2"] if command == ["atlas"] else []
+        done = run(
+            command[0], FOLDER, *command[1:], *layers, "--vocabulary", str(file), "--csv", str(csv)
+        )
+        assert done.exit_code == 0, done.output
+        table = pd.read_csv(csv)
+        assert table.faithfulness.notna().all()
+        if command != ["atlas"]:
+            assert "count" in table
+    done = run(
+        "faithfulness", FOLDER, "--prompts", held_out, "--vocabulary", str(file), "--vocabulary",
+        "embedding", "--layers", "1", "--csv", str(csv),
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert set(pd.read_csv(csv).source) == {"text", "embedding"}
+    done = run("spectrum", FOLDER, "--layer", "0", "--vocabulary", str(file))
+    assert done.exit_code == 2 and "not for layer 0" in done.output
+    done = run("report", FOLDER, "-p", "w5 w6 w7", "--layers", "1", "--vocabulary", "no such file")
+    assert done.exit_code == 2 and "there is no file" in done.output
+
+
+def test_a_tokenizer_without_english_falls_back_to_embeddings_and_says_so():
+    done = run("spectrum", FOLDER, "--layer", "1", "-n", "1")
+    text = " ".join(done.output.split())
+    assert done.exit_code == 0 and "tokens for 0 of 10 common English words" in text
+    assert "faithfulness not measured" in text and "embedding points" in text
+
+
+def test_standardised_scores_are_chosen(tmp_path):
+    tables = []
+    for score in ("dot", "standardised"):
+        csv = tmp_path / f"{score}.csv"
+        done = run("spectrum", FOLDER, "--circuit", "OV", "--score", score, "--csv", str(csv))
+        assert done.exit_code == 0, done.output
+        tables.append(pd.read_csv(csv))
+    assert not tables[0].score.equals(tables[1].score)

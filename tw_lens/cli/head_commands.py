@@ -18,6 +18,7 @@ from tw_lens.cli.terminal import (
     Readable,
     Report,
     ResultAndTable,
+    Score,
     Vocabulary,
     app,
     parse_layers,
@@ -68,6 +69,7 @@ def probe(
     readable: Readable = False,
     k: K = 5,
     vocabulary: Vocabulary = "text",
+    score: Score = "dot",
 ) -> ResultAndTable:
     """Probe tokens through the heads of a layer."""
     from tw_lens.analyses import common_nouns, head_probe
@@ -78,7 +80,7 @@ def probe(
     result = head_probe(
         weights, layer=layer, words=words or common_nouns(weights), circuit=circuit, k=k,
         convention=convention, head=head, distance=distance, token_filter=token_filter,
-        vocabulary=points,
+        vocabulary=points, score=score,
     )  # fmt: skip
     return result, result.to_dataframe()
 
@@ -97,6 +99,7 @@ def spectrum(
     readable: Readable = False,
     k: K = 5,
     vocabulary: Vocabulary = "text",
+    score: Score = "dot",
 ) -> ResultAndTable:
     """List the singular directions of the heads of a layer, both sides as tokens."""
     from tw_lens.analyses import head_spectrum
@@ -107,7 +110,7 @@ def spectrum(
     result = head_spectrum(
         weights, layer=layer, circuit=circuit, n=n, k=k, convention=convention, head=head,
         distance=distance, token_filter=token_filter,
-        vocabulary=points,
+        vocabulary=points, score=score,
     )  # fmt: skip
     return result, result.to_dataframe()
 
@@ -127,6 +130,7 @@ def atlas(
     k: K = 5,
     readable: Readable = False,
     vocabulary: Vocabulary = "text",
+    score: Score = "dot",
 ) -> ResultAndTable:
     """List the leading directions of every head of a model, both sides as tokens."""
     from tw_lens.analyses import head_atlas
@@ -135,7 +139,8 @@ def atlas(
     chosen = parse_layers(layers)
     heads = head_atlas(
         weights, layers=chosen, n=n, k=k, token_filter=token_filter,
-        vocabulary=read_vocabulary(vocabulary, loaded, chosen, step), progress=step,
+        vocabulary=read_vocabulary(vocabulary, loaded, chosen, step), score=score,
+        progress=step,
     )  # fmt: skip
     result = heads.only(circuit=circuit, word=word or None)
     return result, result.to_dataframe()

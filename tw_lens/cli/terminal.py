@@ -81,6 +81,10 @@ Vocabulary = Annotated[
         "a file that `tw-lens vocabulary` wrote.",
     ),
 ]
+Score = Annotated[
+    Literal["dot", "standardised"],
+    typer.Option(help="Scores of written tokens (OV): dot, or standardised for loud tokens."),
+]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(

@@ -38,7 +38,7 @@ def reference_prompts(n: int = N_PROMPTS + N_HELD_OUT) -> list[str]:
     """Return n English sentences, spread evenly over Python's language reference.
 
     Args:
-        n: number of sentences; about 2,500 exist.
+        n: number of sentences; about 1,900 exist.
 
     Raises:
         ValueError: n is below 1 or exceeds the number of sentences.

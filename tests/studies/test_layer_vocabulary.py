@@ -62,7 +62,7 @@ def test_text_points_are_the_mean_hidden_states(architecture, prior_count):
         for i, token in enumerate(sorted(kept)):
             ys = kept[token]
             point = (ys.sum(0) + prior_count * mean) / (len(ys) + prior_count)
-            assert torch.allclose(made.points[layer][i].double(), point, atol=2e-5)
+            assert torch.allclose(made.points[layer][i].double(), point, atol=1e-5)
             assert int(made.count[i]) == len(ys)
 
 
@@ -76,7 +76,7 @@ def test_an_encoders_points_are_its_hidden_states():
     for i, layer in enumerate(made.layers):
         expected, _ = means(states, PROMPTS, layer, lambda x: x)
         for point, token in zip(made.points[i], made.token_index.tolist(), strict=True):
-            assert torch.allclose(point.double(), expected[token][0].mean(0), atol=2e-5)
+            assert torch.allclose(point.double(), expected[token][0].mean(0), atol=1e-5)
 
 
 def test_alone_points_are_states_behind_the_prefix():
@@ -87,7 +87,7 @@ def test_alone_points_are_states_behind_the_prefix():
     for token, of_prompt in zip(range(5, 15), states, strict=True):
         for layer in range(3):
             point = on_sphere(of_prompt[layer][0, 1], False, 1e-6)
-            assert torch.allclose(made.points[layer][token].double(), point, atol=2e-5)
+            assert torch.allclose(made.points[layer][token].double(), point, atol=1e-5)
 
 
 def test_embedding_points_are_the_vocabulary_on_the_sphere():

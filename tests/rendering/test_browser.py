@@ -173,10 +173,10 @@ def test_tables_are_copied_by_keyboard(allowed, page, browser):
     else:
         tab.wait_for_function("document.querySelector('#atlas .copy').textContent.includes('Ctrl')")
         assert "L2H3" in tab.evaluate("getSelection().toString()")
-    tab.locator("#L2H3-OV summary").focus()
+    tab.locator("#L2H3-OV > summary").focus()
     tab.keyboard.press("Enter")
-    tab.locator("#L2H3-OV .copy").press("Enter")
-    tab.wait_for_function("!document.querySelector('#L2H3-OV .copy').textContent.includes('rows')")
+    tab.locator("#L2H3-OV > .copy").press("Enter")
+    tab.wait_for_function("!document.querySelector('#L2H3-OV > .copy').textContent.includes('rows')")
     assert reader.errors == []
 
 

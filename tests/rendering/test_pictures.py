@@ -22,7 +22,7 @@ MISTAKES = {  # a style that a mistake could cause, and the parts in which it mu
         "td.tokens, td.tokens-cell { color: transparent }",
         ["atlas-table", "head-tokens"],
     ),
-    "overlapping": (".tokens { margin-top: -60px }", ["title"]),
+    "overlapping": (".tokens { margin-top: -100px }", ["title"]),
     "dark text on dark": ("td { color: #14181e !important }", ["atlas-table"]),
 }  # fmt: skip
 ANOTHER_FONT = (

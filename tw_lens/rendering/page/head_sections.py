@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import (
@@ -21,13 +22,20 @@ from tw_lens.rendering.figures.null_markers import LEGEND, null_marker, signific
 from tw_lens.rendering.page.lazy_figures import lazy_figure, lazy_widget
 from tw_lens.rendering.page.panels import HeadTokens, Panel, Section, Table, refusal_panel
 from tw_lens.rendering.widgets.circuitsvis import attention_widget
-from tw_lens.results.arguments import CIRCUITS
+from tw_lens.results.arguments import CIRCUITS, Circuit, Score
 from tw_lens.results.token_source import TokenSource
 
 if TYPE_CHECKING:
     import pandas as pd
 
 N_DIRECTIONS = 10
+SPECTRA: tuple[tuple[Circuit, Score], ...] = (
+    ("QK", "dot"), ("OV", "standardised"), ("OV", "dot"),
+)  # fmt: skip
+STANDARDISED = (
+    "Scores of written tokens are standardised: logits over their deviation for what the layer "
+    "writes, so that tokens with long readout directions do not lead every list."
+)
 R_LEGEND = (
     "r: agreement of the tokens' points with the head on held-out text (QK: correlation of scores, "
     "OV: cosine of writes); empty where it was not measured."
@@ -84,7 +92,7 @@ def atlas_section(
     weights: Weights, layers: tuple[int, ...], vocabulary: LayerVocabulary | None = None
 ) -> Section:
     """Return the section on all heads, with links to the heads of the layers on this page."""
-    atlas = head_atlas(weights, n=1, vocabulary=vocabulary)
+    atlas = head_atlas(weights, n=1, vocabulary=vocabulary, score="standardised")
     rows, anchors = [], []
     table = atlas.to_dataframe()
     for i, row in enumerate(table.to_dict("records")):
@@ -106,7 +114,8 @@ def atlas_section(
             "Top tokens of each head's leading direction",
             "W_QK maps queries to keys; W_OV maps what is read to what is written. Search for a "
             "token or a head, filter by layer or circuit, or sort by a column; a linked head leads "
-            "to its token lists.",
+            f"to its token lists. {STANDARDISED} Their 50 commonest tokens take "
+            f"{100 * atlas.hubness('OV', 'right'):.0f} % of the entries.",
             note=f"{LEGEND} {significance_sentence('here', atlas.left, atlas.right)} {R_LEGEND}",
             table=Table(
                 "all heads of the model", ATLAS_COLUMNS, tuple(rows), tuple(anchors),
@@ -135,15 +144,18 @@ def layer_section(
     folded: bool = False,
 ) -> Section:
     """Return the section on one layer's heads: probes, spectra, biases and attention."""
-    spectra = {
-        c: head_spectrum(weights, layer=layer, circuit=c, n=20, vocabulary=vocabulary)
-        for c in CIRCUITS
-    }
+    qk, ov, ov_dot = (
+        head_spectrum(
+            weights, layer=layer, circuit=circuit, n=20, vocabulary=vocabulary, score=score
+        )
+        for circuit, score in SPECTRA
+    )
     pattern = attention_pattern(weights, states, layer=layer)
     panels = (
         *_probe_panels(weights, layer, words, vocabulary),
-        *(_spectrum_panel(weights, spectrum) for spectrum in spectra.values()),
-        *_ellipsoid_panels(weights, spectra["QK"], words, vocabulary),
+        _spectrum_panel(weights, qk),
+        _spectrum_panel(weights, ov, ov_dot),
+        *_ellipsoid_panels(weights, qk, words, vocabulary),
         _bias_panel(weights, layer, vocabulary),
         Panel(
             "Attention pattern on the prompt",
@@ -182,14 +194,23 @@ def _probe_panels(
     )
 
 
-def _spectrum_panel(weights: Weights, spectrum: HeadSpectrum) -> Panel:
+def _spectrum_panel(
+    weights: Weights, spectrum: HeadSpectrum, by_dot: HeadSpectrum | None = None
+) -> Panel:
+    """Return the panel of a spectrum; `by_dot` has the same directions, scored by dot products."""
     circuit, heads = spectrum.circuit, list(spectrum.heads)
     block = weights.block(spectrum.layer)
     subspaces = find_degenerate_subspaces(block, heads, circuit, n=N_DIRECTIONS)
     sides = {
         "QK": "Left tokens are queries, right tokens are keys.",
-        "OV": "Left tokens are read, right tokens are written.",
+        "OV": "Left tokens are read, right tokens are written. " + STANDARDISED,
     }[circuit]
+    heads_tokens = [_head_tokens(spectrum, h, subspaces) for h in range(len(heads))]
+    if by_dot is not None:
+        others = (_head_tokens(by_dot, h, subspaces) for h in range(len(heads)))
+        heads_tokens = [
+            replace(one, by_dot=other) for one, other in zip(heads_tokens, others, strict=True)
+        ]
     return Panel(
         f"Singular directions of W_{circuit}",
         "The singular value decomposition of each head's matrix: bars are singular values, the "
@@ -199,7 +220,7 @@ def _spectrum_panel(weights: Weights, spectrum: HeadSpectrum) -> Panel:
         "weights to bfloat16 may rotate its directions into each other, and change their tokens. "
         f"{LEGEND if circuit == 'QK' else 'Coherence and symbols as above.'} "
         f"{significance_sentence('here', spectrum.left, spectrum.right)}",
-        heads=tuple(_head_tokens(spectrum, h, subspaces) for h in range(len(heads))),
+        heads=tuple(heads_tokens),
         caveats=spectrum.caveats,
     )
 

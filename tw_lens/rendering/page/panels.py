@@ -49,7 +49,8 @@ class HeadTokens:
 
     A direction in a near-degenerate subspace names it: "3 in 3-5". `markers` hold the coherence of
     the left and the right list of every row. `note` says where tokens are read and how faithful
-    that is for this head.
+    that is for this head. `by_dot` are the same directions with tokens by dot products, where
+    `rows` has standardised scores.
     """
 
     anchor: str
@@ -58,6 +59,7 @@ class HeadTokens:
     rows: tuple[tuple[str, float, tuple[str, ...], tuple[str, ...]], ...]
     markers: tuple[tuple[NullMarker, NullMarker], ...]
     note: str
+    by_dot: HeadTokens | None = None
 
 
 @dataclass(frozen=True)

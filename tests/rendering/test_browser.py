@@ -176,7 +176,9 @@ def test_tables_are_copied_by_keyboard(allowed, page, browser):
     tab.locator("#L2H3-OV > summary").focus()
     tab.keyboard.press("Enter")
     tab.locator("#L2H3-OV > .copy").press("Enter")
-    tab.wait_for_function("!document.querySelector('#L2H3-OV > .copy').textContent.includes('rows')")
+    tab.wait_for_function(
+        "!document.querySelector('#L2H3-OV > .copy').textContent.includes('rows')"
+    )
     assert reader.errors == []
 
 

@@ -221,7 +221,7 @@ def head_atlas(
 
     Example:
         >>> head_atlas(weights, n=1).to_dataframe().shape
-        (24, 13)
+        (24, 14)
 
     Source: arXiv 2309.07315, section 4.5.
     """

@@ -76,7 +76,8 @@ def faithfulness(
         UnsupportedModelError: see `read_weights`.
 
     Example:
-        >>> vocabulary = tw_lens.layer_vocabulary(model, layers=[0], source="embedding")
+        >>> from tw_lens import layer_vocabulary
+        >>> vocabulary = layer_vocabulary(model, layers=[0], source="embedding")
         >>> faithfulness(model, ["w5 w6 w7 w8 w9"], vocabulary=vocabulary).sources
         ('embedding',)
 

@@ -82,6 +82,13 @@ def reference_vocabulary(
         IndexError: a layer does not exist.
         ReferenceTextError: (a ValueError) the model's tokenizer knows too few of the words.
         UnsupportedModelError: see `read_weights`.
+
+    Example:
+        >>> reference_vocabulary(model)
+        Traceback (most recent call last):
+        ReferenceTextError: ... has tokens for 0 of 10 common English words, too few...
+
+    Source: see `layer_vocabulary` and `reference_prompts`.
     """
     weights = read_weights(model)
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)

@@ -42,6 +42,7 @@ bench: $(VENV)/tested
 	$(VENV)/bin/python tests/benchmarks/bench_spectra.py
 	$(VENV)/bin/python tests/benchmarks/bench_controls.py
 	$(VENV)/bin/python tests/benchmarks/bench_maps.py
+	$(VENV)/bin/python tests/benchmarks/bench_vocabulary.py
 
 # The tables of the documentation on faithfulness, about 20 minutes: out/faithfulness-*.csv.
 faithfulness: $(VENV)/tested

@@ -53,9 +53,10 @@ def main() -> None:
     faithfulness = pd.concat(tables)
     faithfulness.to_csv(OUT / "faithfulness-by-layer.csv", index=False)
     print(_as_markdown(faithfulness))
-    shares = pd.concat(
-        [_shares(weights, name, points[name]) for name in ("embedding", "speeches", "both")]
-    )
+    shares = [_shares(weights, name, points[name]) for name in ("embedding", "speeches", "both")]
+    permuted = tw.permute_weights(model, seed=0)
+    null = tw.layer_vocabulary(permuted, prompts=corpora["speeches"][::5], layers=LATE)
+    shares = pd.concat([*shares, _shares(tw.read_weights(permuted), "permuted", null)])
     shares.to_csv(OUT / "faithfulness-shares.csv", index=False)
     print(shares.round(1).to_string(index=False), flush=True)
     measured = pd.concat(

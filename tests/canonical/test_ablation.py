@@ -10,7 +10,7 @@ import tw_lens as tw
 from tests.zoo import zoo_bridge
 from tw_lens.analyses.head_directions import head_svd
 from tw_lens.canonical import HeadNorm, RankOnePieces, ablate_pieces
-from tw_lens.studies.ablation import rank_one_pieces
+from tw_lens.studies.ablation_pieces import rank_one_pieces
 from tw_lens.studies.prompts import seeded_generator
 
 KINDS = {

@@ -15,7 +15,7 @@ from tests.zoo import zoo_bridge
 from tw_lens.analyses.head_directions import head_svd
 from tw_lens.reading import read_resid_pre
 from tw_lens.studies import Estimate
-from tw_lens.studies.ablation import (
+from tw_lens.studies.ablation_pieces import (
     energy_ratio_at_distance,
     kl_divergence,
     rank_one_pieces,
@@ -307,7 +307,7 @@ def test_random_pieces_have_the_same_energy_and_rank(architecture: str, circuit:
 def test_passes_of_another_size_and_other_prompts_first_change_nothing(monkeypatch):
     model, where = shared_bridge("gpt2"), {"layer": LAYER, "head": HEAD, "directions": [0, 1, 2]}
     result = tw.direction_ablation(model, PROMPTS, **where)
-    monkeypatch.setattr(sys.modules["tw_lens.studies.ablation"], "MAX_POSITIONS", 9)
+    monkeypatch.setattr(sys.modules["tw_lens.studies.ablation_pieces"], "MAX_POSITIONS", 9)
     again = tw.direction_ablation(model, PROMPTS, **where)
     for one, other in zip(result.effect, again.effect, strict=True):
         assert torch.allclose(one, other, atol=1e-6, equal_nan=True)

@@ -1,6 +1,6 @@
 """Studies: one question over many prompts through the running model, with controls."""
 
-from tw_lens.studies.ablation import ABLATION_MEASURES
+from tw_lens.studies.ablation_pieces import ABLATION_MEASURES
 from tw_lens.studies.bootstrap import Estimate
 from tw_lens.studies.checkpoint import CheckpointError
 from tw_lens.studies.direction_ablation import direction_ablation

@@ -27,7 +27,7 @@ from tw_lens.reading import Prompt, is_half_precision, read_resid_pre, read_weig
 from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_positive
 from tw_lens.results.caveats import without_distance
 from tw_lens.results.token_lists import TokenLists
-from tw_lens.studies.ablation import (
+from tw_lens.studies.ablation_pieces import (
     ABLATION_MEASURES,
     ablation_caveats,
     measure_ablation,

@@ -13,7 +13,7 @@ from tw_lens.analyses.token_filter import TokenFilter
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import Circuit
 from tw_lens.results.base import Result, component_label, head_columns
-from tw_lens.studies.ablation import ABLATION_MEASURES
+from tw_lens.studies.ablation_pieces import ABLATION_MEASURES
 from tw_lens.studies.ablation_sets import Sets, set_label
 from tw_lens.studies.bootstrap import Estimate
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import pandas as pd
@@ -22,14 +22,7 @@ from tw_lens.geometry import top_tokens
 from tw_lens.results.arguments import Convention, require_positive, require_weights
 from tw_lens.results.base import HeadComponents, Result, head_columns
 from tw_lens.results.token_lists import TokenLists, make_token_lists, significance_summary
-from tw_lens.results.token_source import (
-    TokenSource,
-    count_of,
-    source_caveats,
-    source_columns,
-    source_summary,
-    token_source,
-)
+from tw_lens.results.token_source import TokenSource
 
 CELLS = (("query", "+"), ("key", "+"), ("query", "-"), ("key", "-"))
 
@@ -47,7 +40,7 @@ class BiasDirections(HeadComponents, Result):
     heads: tuple[int, ...]
     lists: TokenLists
     token_filter: TokenFilter | None = None
-    token_source: TokenSource | None = None
+    token_source: TokenSource = field(default_factory=TokenSource)
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -55,7 +48,7 @@ class BiasDirections(HeadComponents, Result):
         return (
             f"{self.model_name} layer {self.layer}, {self.convention}: {len(self.heads)} heads"
             f"{filter_summary(self.token_filter)}{significance_summary(self.lists)}"
-            f"{source_summary(self.token_source, self.layer, ['QK'])}"
+            f"{self.token_source.summary([self.layer], ['QK'])}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -68,7 +61,7 @@ class BiasDirections(HeadComponents, Result):
         rows = []
         for index, (head, (side, sign)) in enumerate(product(self.heads, CELLS)):
             columns = head_columns(self.layer, head) | {"side": side, "sign": sign}
-            source = source_columns(self.token_source, self.layer, head, "QK")
+            source = self.token_source.columns(self.layer, head, "QK")
             rows.extend(columns | row | source for row in self.lists.rows(index))
         return pd.DataFrame(rows)
 
@@ -130,14 +123,14 @@ def bias_directions(
     null = None
     if rules.has_null:
         null = compare_with_null(weights, result, "points", points, keep)
-    source = token_source(vocabulary) if rules.has_null else None
+    source = rules.token_source(vocabulary)
     return BiasDirections(
         model_name=weights.model_name,
         layer=layer,
         convention=convention,
         heads=tuple(heads),
-        lists=make_token_lists(result, weights.tokens, null, count_of(source)),
+        lists=make_token_lists(result, weights.tokens, null, source.count),
         token_filter=token_filter,
         token_source=source,
-        caveats=weights.caveats + filter_caveat(token_filter) + source_caveats(source, [layer]),
+        caveats=weights.caveats + filter_caveat(token_filter) + source.caveats([layer]),
     )

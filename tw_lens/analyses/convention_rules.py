@@ -18,6 +18,7 @@ from tw_lens.canonical import (
 )
 from tw_lens.geometry import TopTokens
 from tw_lens.results.arguments import Circuit, Convention
+from tw_lens.results.token_source import TokenSource
 
 ReadoutTarget = Literal["update", "residual"]
 READOUT_TARGETS: tuple[ReadoutTarget, ...] = ("update", "residual")
@@ -65,6 +66,10 @@ class ConventionRules(ABC):
         Raises:
             ValueError: the vocabulary does not fit the weights, the layer or the convention.
         """
+
+    @abstractmethod
+    def token_source(self, vocabulary: LayerVocabulary | None) -> TokenSource:
+        """Return the source that results state: of the vocabulary, or none (published)."""
 
     @abstractmethod
     def output_tokens(self, weights: Weights) -> TokenTable:

@@ -33,6 +33,7 @@ from tw_lens.canonical import (
 )
 from tw_lens.geometry import top_tokens
 from tw_lens.results.arguments import CONVENTIONS, Circuit, Convention, require_choice
+from tw_lens.results.token_source import PUBLISHED_SOURCE, TokenSource, token_source
 
 
 class ExactConvention(ConventionRules):
@@ -46,6 +47,9 @@ class ExactConvention(ConventionRules):
         self, weights: Weights, block: Block, vocabulary: LayerVocabulary | None = None
     ) -> TokenPoints:
         return token_points(weights, block.layer, block.norm, vocabulary)
+
+    def token_source(self, vocabulary: LayerVocabulary | None) -> TokenSource:  # noqa: D102
+        return token_source(vocabulary)
 
     def output_tokens(self, weights: Weights) -> TokenTable:  # noqa: D102
         return TokenTable(weights.readout.columns, weights.readout.pull_back, relative=True)
@@ -142,6 +146,9 @@ class PublishedConvention(ConventionRules):
             mask=None,
             key=("published", block.layer),
         )
+
+    def token_source(self, vocabulary: LayerVocabulary | None) -> TokenSource:  # noqa: D102
+        return PUBLISHED_SOURCE
 
     def output_tokens(self, weights: Weights) -> TokenTable:  # noqa: D102
         return TokenTable(weights.vocabulary.rows, lambda directions: directions, relative=False)

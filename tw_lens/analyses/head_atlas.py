@@ -49,7 +49,7 @@ from tw_lens.results.token_lists import (
     score_summary,
     significance_summary,
 )
-from tw_lens.results.token_source import TokenSource, source_caveats, token_source
+from tw_lens.results.token_source import TokenSource, token_source
 from tw_lens.tokens import visible
 
 N_HUBS = 50
@@ -85,7 +85,7 @@ class HeadAtlas(Result):
             f"L{layer}H{head} {circuit} ({100 * float(self.share[strongest]):.0f} % in direction "
             f"{direction}){filter_summary(self.token_filter)}"
             f"{significance_summary(self.left, self.right)}"
-            f"; {self.token_source.sentence(sorted({layer for layer, _ in heads}), CIRCUITS)}"
+            f"{self.token_source.summary(sorted({layer for layer, _ in heads}), CIRCUITS)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -264,5 +264,5 @@ def head_atlas(
         token_filter=token_filter,
         token_source=source,
         score=score,
-        caveats=weights.caveats + filter_caveat(token_filter) + source_caveats(source, chosen),
+        caveats=weights.caveats + filter_caveat(token_filter) + source.caveats(chosen),
     )

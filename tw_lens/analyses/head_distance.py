@@ -27,14 +27,7 @@ from tw_lens.results.arguments import require_positive, require_weights
 from tw_lens.results.base import HeadComponents, Result, dropped_summary, head_columns
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import TokenLists, make_token_lists
-from tw_lens.results.token_source import (
-    TokenSource,
-    count_of,
-    source_caveats,
-    source_columns,
-    source_summary,
-    token_source,
-)
+from tw_lens.results.token_source import TokenSource, token_source
 
 DISTANCES = (0, 1, 2, 4, 8, 16)
 
@@ -55,7 +48,7 @@ class HeadProbeByDistance(HeadComponents, Result):
     dropped: tuple[str, ...]
     lists: TokenLists
     token_filter: TokenFilter | None = None
-    token_source: TokenSource | None = None
+    token_source: TokenSource = field(default_factory=TokenSource)
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -64,7 +57,7 @@ class HeadProbeByDistance(HeadComponents, Result):
             f"{self.model_name} layer {self.layer}: {len(self.words)} words through "
             f"{len(self.components)} heads at distances {', '.join(map(str, self.distances))}"
             f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
-            f"{source_summary(self.token_source, self.layer, ['QK'])}"
+            f"{self.token_source.summary([self.layer], ['QK'])}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -84,7 +77,7 @@ class HeadProbeByDistance(HeadComponents, Result):
                 "word_index": word_index,
                 "distance": distance,
             }
-            source = source_columns(self.token_source, self.layer, head, "QK")
+            source = self.token_source.columns(self.layer, head, "QK")
             rows.extend(columns | row | source for row in self.lists.rows(index))
         return pd.DataFrame(rows)
 
@@ -116,7 +109,7 @@ class HeadScoreByDistance(HeadComponents, Result):
             f"{self.distances[-1]} the mean score of {len(self.words)} words changes by "
             f"{float(change[low]):+.2f} ({self.components[low]}) to {float(change[high]):+.2f} "
             f"({self.components[high]}){dropped_summary(self.dropped)}"
-            f"{source_summary(self.token_source, self.layer, ['QK'])}"
+            f"{self.token_source.summary([self.layer], ['QK'])}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -194,12 +187,12 @@ def head_probe_by_distance(
         word_index=tuple(index),
         words=tuple(weights.tokens.strings(index)),
         dropped=tuple(dropped),
-        lists=make_token_lists(result, weights.tokens, null, count_of(source)),
+        lists=make_token_lists(result, weights.tokens, null, source.count),
         token_filter=token_filter,
         token_source=source,
         caveats=caveats_at_distance(weights.caveats, max(distances), "QK")
         + filter_caveat(token_filter)
-        + source_caveats(source, [layer]),
+        + source.caveats([layer]),
     )
 
 
@@ -274,7 +267,7 @@ def head_score_by_distance(
         std=torch.stack(stds, dim=-1),
         token_source=source,
         caveats=caveats_at_distance(weights.caveats, max(distances), "QK")
-        + source_caveats(source, [layer]),
+        + source.caveats([layer]),
     )
 
 

@@ -17,12 +17,7 @@ from tw_lens.errors import Caveat
 from tw_lens.geometry import unit
 from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_weights
 from tw_lens.results.base import Result, component_label, dropped_summary, head_columns
-from tw_lens.results.token_source import (
-    TokenSource,
-    source_caveats,
-    source_summary,
-    token_source,
-)
+from tw_lens.results.token_source import TokenSource, token_source
 
 AXES = ("left_0", "left_1", "left_2"), ("right_0", "right_1", "right_2")
 
@@ -58,7 +53,7 @@ class HeadEllipsoid(Result):
         return (
             f"{self.model_name} {label} {self.circuit}: semi-axes {axes}"
             f"{dropped_summary(self.dropped)}"
-            f"{source_summary(self.token_source, self.layer, [self.circuit], self.head)}"
+            f"{self.token_source.summary([self.layer], [self.circuit], self.head)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -142,5 +137,5 @@ def head_ellipsoid(
         share=projected.square().sum(-1),
         dropped=tuple(dropped),
         token_source=source,
-        caveats=weights.caveats + source_caveats(source, [layer]),
+        caveats=weights.caveats + source.caveats([layer]),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -43,14 +43,7 @@ from tw_lens.results.token_lists import (
     score_summary,
     significance_summary,
 )
-from tw_lens.results.token_source import (
-    TokenSource,
-    count_of,
-    source_caveats,
-    source_columns,
-    source_summary,
-    token_source,
-)
+from tw_lens.results.token_source import TokenSource
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -74,7 +67,7 @@ class HeadProbe(HeadComponents, Result):
     lists: TokenLists
     norm: Float[Tensor, "components words"]
     token_filter: TokenFilter | None = None
-    token_source: TokenSource | None = None
+    token_source: TokenSource = field(default_factory=TokenSource)
     score: Score = "dot"
     caveats: tuple[Caveat, ...] = ()
 
@@ -87,7 +80,7 @@ class HeadProbe(HeadComponents, Result):
             f"{len(self.words)} words through {len(self.components)} components"
             f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
             f"{significance_summary(self.lists)}"
-            f"{source_summary(self.token_source, self.layer, [self.circuit])}"
+            f"{self.token_source.summary([self.layer], [self.circuit])}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -99,7 +92,7 @@ class HeadProbe(HeadComponents, Result):
         """
         rows = []
         for c, head in enumerate(self.heads):
-            source = source_columns(self.token_source, self.layer, head, self.circuit)
+            source = self.token_source.columns(self.layer, head, self.circuit)
             for w, (word, word_index) in enumerate(zip(self.words, self.word_index, strict=True)):
                 columns = head_columns(self.layer, head) | {"word": word, "word_index": word_index}
                 index, norm = c * len(self.words) + w, float(self.norm[c, w])
@@ -205,7 +198,7 @@ def head_probe(
         result = rules.top_outputs(weights, update, ids, k, readout=readout, keep=keep)
         if rules.has_null and readout == "update":
             null = compare_with_null(weights, result, "logits", points, keep)
-    source = token_source(vocabulary) if rules.has_null else None
+    source = rules.token_source(vocabulary)
     return HeadProbe(
         model_name=weights.model_name,
         layer=layer,
@@ -217,7 +210,7 @@ def head_probe(
         words=tuple(weights.tokens.strings(index)),
         dropped=tuple(dropped),
         lists=make_token_lists(
-            result, weights.tokens, null, count_of(source if circuit == "QK" else None)
+            result, weights.tokens, null, source.count if circuit == "QK" else None
         ),
         norm=norm,
         token_filter=token_filter,
@@ -225,7 +218,7 @@ def head_probe(
         score=score,
         caveats=caveats_at_distance(weights.caveats, distance, circuit)
         + filter_caveat(token_filter)
-        + source_caveats(source, [layer]),
+        + source.caveats([layer]),
     )
 
 

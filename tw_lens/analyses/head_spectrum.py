@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 from jaxtyping import Float
@@ -41,14 +41,7 @@ from tw_lens.results.token_lists import (
     score_summary,
     significance_summary,
 )
-from tw_lens.results.token_source import (
-    TokenSource,
-    count_of,
-    source_caveats,
-    source_columns,
-    source_summary,
-    token_source,
-)
+from tw_lens.results.token_source import TokenSource
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -70,7 +63,7 @@ class HeadSpectrum(HeadComponents, Result):
     left: TokenLists
     right: TokenLists
     token_filter: TokenFilter | None = None
-    token_source: TokenSource | None = None
+    token_source: TokenSource = field(default_factory=TokenSource)
     score: Score = "dot"
     caveats: tuple[Caveat, ...] = ()
 
@@ -95,7 +88,7 @@ class HeadSpectrum(HeadComponents, Result):
             f"{score_summary(self.score)}{len(self.heads)} heads, 99 % of the spectrum in "
             f"{float(self.directions_for_99.mean()):.0f} % of the directions"
             f"{filter_summary(self.token_filter)}{significance_summary(self.left, self.right)}"
-            f"{source_summary(self.token_source, self.layer, [self.circuit])}"
+            f"{self.token_source.summary([self.layer], [self.circuit])}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -107,7 +100,7 @@ class HeadSpectrum(HeadComponents, Result):
         """
         rows = []
         for h, head in enumerate(self.heads):
-            source = source_columns(self.token_source, self.layer, head, self.circuit)
+            source = self.token_source.columns(self.layer, head, self.circuit)
             for direction in range(self.n):
                 value = float(self.singular_values[h, direction])
                 for side, lists in (("left", self.left), ("right", self.right)):
@@ -203,7 +196,7 @@ def head_spectrum(
     nulls = (None, None)
     if rules.has_null:
         nulls = compare_sides_with_null(weights, points, circuit, *sides, keep)
-    source = token_source(vocabulary) if rules.has_null else None
+    source = rules.token_source(vocabulary)
     return HeadSpectrum(
         model_name=weights.model_name,
         layer=layer,
@@ -214,13 +207,13 @@ def head_spectrum(
         n=n,
         score=score,
         singular_values=svd.S,
-        left=make_token_lists(sides[0], weights.tokens, nulls[0], count_of(source)),
+        left=make_token_lists(sides[0], weights.tokens, nulls[0], source.count),
         right=make_token_lists(
-            sides[1], weights.tokens, nulls[1], count_of(source if circuit == "QK" else None)
+            sides[1], weights.tokens, nulls[1], source.count if circuit == "QK" else None
         ),
         token_filter=token_filter,
         token_source=source,
         caveats=caveats_at_distance(weights.caveats, distance, circuit)
         + filter_caveat(token_filter)
-        + source_caveats(source, [layer]),
+        + source.caveats([layer]),
     )

@@ -17,8 +17,13 @@ EMBEDDING_POINTS = Caveat(
     "embedding points",
     "Tokens are read at their embeddings, and heads behind the first layer read states that have "
     "moved away from them: on SmolLM2 the scores of embedded words correlate with the model's own "
-    "at -0.04 to 0.24 there (1.00 in layer 0). Give vocabulary= from layer_vocabulary.",
+    "at 0.01 to 0.18 there (1.00 in layer 0). Give vocabulary= from layer_vocabulary.",
 )
+WHERE: dict[Source, str] = {
+    "embedding": "tokens at their embeddings",
+    "alone": "tokens at their states behind the prefix alone",
+    "text": "tokens at their mean states over text",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +31,15 @@ class TokenSource:
     """The points at which a result reads tokens.
 
     Attributes:
-        name: "embedding", "alone" or "text" (see `LayerVocabulary`).
+        name: "embedding", "alone" or "text" (see `LayerVocabulary`); None in the published
+            convention, whose results do not state it.
         n_tokens: number of tokens whose states were seen; None for the whole vocabulary.
         predicted: whether the other tokens' points are predicted from their embeddings.
         count: states behind each token's point; None where every point is one state.
         faithfulness: agreement with the heads on held-out text; None where it was not measured.
     """
 
-    name: Source = "embedding"
+    name: Source | None = "embedding"
     n_tokens: int | None = None
     predicted: bool = False
     count: Int[Tensor, " d_vocab"] | None = None
@@ -49,11 +55,7 @@ class TokenSource:
         self, layers: Sequence[int], circuits: Iterable[Circuit], head: int | None = None
     ) -> str:
         """Return the source with the faithfulness of a head, or the mean over layers' heads."""
-        where = {
-            "embedding": "tokens at their embeddings",
-            "alone": "tokens at their states behind the prefix alone",
-            "text": "tokens at their mean states over text",
-        }[self.name]
+        where = WHERE[self.name] if self.name else ""
         if self.n_tokens is not None:
             others = ", the others predicted" if self.predicted else ""
             where += f" ({self.n_tokens:,} tokens{others})"
@@ -66,6 +68,23 @@ class TokenSource:
             for circuit in circuits
         )
         return f"{where}, {numbers} on held-out text"
+
+    def summary(
+        self, layers: Sequence[int], circuits: Iterable[Circuit], head: int | None = None
+    ) -> str:
+        """Return the sentence as a clause for a headline; "" in the published convention."""
+        return f"; {self.sentence(layers, circuits, head)}" if self.name else ""
+
+    def columns(self, layer: int, head: int | None, circuit: Circuit) -> dict[str, float]:
+        """Return the column `faithfulness` of a head's rows; none in the published convention."""
+        return {"faithfulness": self.r(layer, head, circuit)} if self.name else {}
+
+    def caveats(self, layers: Iterable[int]) -> tuple[Caveat, ...]:
+        """Return the caveat of embeddings for layers behind the first."""
+        return (EMBEDDING_POINTS,) if self.name == "embedding" and any(layers) else ()
+
+
+PUBLISHED_SOURCE = TokenSource(name=None)
 
 
 def token_source(vocabulary: LayerVocabulary | None) -> TokenSource:
@@ -80,29 +99,3 @@ def token_source(vocabulary: LayerVocabulary | None) -> TokenSource:
         count=vocabulary.counts_by_token if vocabulary.source == "text" else None,
         faithfulness=vocabulary.faithfulness,
     )
-
-
-def count_of(source: TokenSource | None) -> Int[Tensor, " d_vocab"] | None:
-    """Return the number of states behind each token's point; None without a text vocabulary."""
-    return None if source is None else source.count
-
-
-def source_caveats(source: TokenSource | None, layers: Iterable[int]) -> tuple[Caveat, ...]:
-    """Return the caveat of embeddings for layers behind the first."""
-    if source is None or source.name != "embedding" or not any(layers):
-        return ()
-    return (EMBEDDING_POINTS,)
-
-
-def source_summary(
-    source: TokenSource | None, layer: int, circuits: Iterable[Circuit], head: int | None = None
-) -> str:
-    """Return the source as a clause for a headline; "" in the published convention."""
-    return "" if source is None else f"; {source.sentence([layer], circuits, head)}"
-
-
-def source_columns(
-    source: TokenSource | None, layer: int, head: int | None, circuit: Circuit
-) -> dict[str, float]:
-    """Return the column `faithfulness` of a head's rows; none in the published convention."""
-    return {} if source is None else {"faithfulness": source.r(layer, head, circuit)}

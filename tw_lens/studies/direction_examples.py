@@ -28,7 +28,7 @@ from tw_lens.reading import Prompt, read_resid_pre, read_weights
 from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_positive
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import make_token_lists
-from tw_lens.results.token_source import source_caveats, token_source
+from tw_lens.results.token_source import token_source
 from tw_lens.studies.batching import batches
 from tw_lens.studies.checkpoint import Checkpoint
 from tw_lens.studies.direction_examples_result import N_TOKENS, DirectionExamples
@@ -201,7 +201,7 @@ def direction_examples(
             *caveats_at_distance(weights.caveats, 0, circuit),
             *_caveats(stream),
             *filter_caveat(token_filter),
-            *source_caveats(source, [layer]),
+            *source.caveats([layer]),
             *(WHOLE_VOCABULARY,) * (token_filter is not None),
         ),
     )

@@ -23,7 +23,6 @@ from tw_lens.rendering.page.lazy_figures import lazy_figure, lazy_widget
 from tw_lens.rendering.page.panels import HeadTokens, Panel, Section, Table, refusal_panel
 from tw_lens.rendering.widgets.circuitsvis import attention_widget
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
-from tw_lens.results.token_source import TokenSource
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,8 +237,7 @@ def _head_tokens(spectrum: HeadSpectrum, h: int, subspaces: DegenerateSubspaces)
     sides = ("query", "key") if spectrum.circuit == "QK" else ("read", "written")
     component, circuit = spectrum.components[h], spectrum.circuit
     name = f"{component} {circuit}"
-    source = spectrum.token_source or TokenSource()
-    sentence = source.sentence([spectrum.layer], [circuit], spectrum.heads[h])
+    sentence = spectrum.token_source.sentence([spectrum.layer], [circuit], spectrum.heads[h])
     note = f"{sentence[:1].upper()}{sentence[1:]}."
     return HeadTokens(_anchor(component, circuit), name, sides, tuple(rows), tuple(markers), note)
 

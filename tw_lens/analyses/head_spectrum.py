@@ -13,6 +13,7 @@ from tw_lens.analyses.head_directions import (
     compare_sides_with_null,
     head_svd,
     tokens_of_direction_pair,
+    with_readout_of_score,
 )
 from tw_lens.analyses.token_filter import (
     TokenFilter,
@@ -20,7 +21,7 @@ from tw_lens.analyses.token_filter import (
     filter_caveat,
     filter_summary,
 )
-from tw_lens.canonical import LayerVocabulary, Weights, standardise_readout
+from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import (
     CIRCUITS,
@@ -188,14 +189,13 @@ def head_spectrum(
     left, right = svd.left[..., :n].mT.flatten(0, 1), svd.right[..., :n].mT.flatten(0, 1)
     left = rules.left_vectors(left, svd.S[:, :n], circuit)
     points = rules.points(weights, block, vocabulary)
-    if score == "standardised":
-        weights = standardise_readout(weights, block, points)
+    written = with_readout_of_score(weights, block, points, score)
     sides = tokens_of_direction_pair(
-        weights, points, circuit, left, right, k, rules=rules, keep=keep
+        written, points, circuit, left, right, k, rules=rules, keep=keep
     )
     nulls = (None, None)
     if rules.has_null:
-        nulls = compare_sides_with_null(weights, points, circuit, *sides, keep)
+        nulls = compare_sides_with_null(weights, written, points, circuit, *sides, keep)
     source = rules.token_source(vocabulary)
     return HeadSpectrum(
         model_name=weights.model_name,

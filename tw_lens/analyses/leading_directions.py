@@ -14,14 +14,9 @@ from tw_lens.analyses.head_directions import (
     compare_sides_with_null,
     head_svd,
     tokens_of_direction_pair,
+    with_readout_of_score,
 )
-from tw_lens.canonical import (
-    LayerVocabulary,
-    TokenPoints,
-    Weights,
-    standardise_readout,
-    token_points,
-)
+from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights, token_points
 from tw_lens.geometry import TopTokens, concat
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
 from tw_lens.results.token_lists import NullComparison
@@ -40,7 +35,7 @@ class LayerDirections(NamedTuple):
 
     sphere: tuple[Circuit, tuple[Hashable, ...]]
     points_of: Callable[[], TokenPoints]
-    standardised: bool
+    score: Score
     entries: list[Entry]
     S: Float[Tensor, " directions"]
     share: Float[Tensor, " directions"]
@@ -55,15 +50,15 @@ def leading_directions(
     block = weights.block(layer)
     points_of, parts = partial(token_points, weights, layer, block.norm, vocabulary), []
     key = points_of().key
-    own_readout = score == "standardised"
     for circuit in CIRCUITS:
+        own = score if circuit == "OV" else "dot"
         svd = head_svd(block, list(range(block.n_heads)), circuit)
         m = min(n, svd.S.shape[-1])
         parts.append(
             LayerDirections(
-                sphere=(circuit, (*key, layer) if own_readout and circuit == "OV" else key),
+                sphere=(circuit, key if own == "dot" else (*key, layer)),
                 points_of=points_of,
-                standardised=own_readout and circuit == "OV",
+                score=own,
                 entries=[(layer, h, circuit, i) for h in range(block.n_heads) for i in range(m)],
                 S=svd.S[:, :m].flatten(),
                 share=(svd.S / svd.S.sum(-1, keepdim=True))[:, :m].flatten(),
@@ -81,12 +76,11 @@ def tokens_of_directions(
     left = torch.cat([part.left for part in group])
     right = torch.cat([part.right for part in group])
     circuit, points = group[0].sphere[0], group[0].points_of()
-    if group[0].standardised:
-        block = weights.block(group[0].entries[0][0])
-        weights = standardise_readout(weights, block, points)
+    block = weights.block(group[0].entries[0][0])
+    written = with_readout_of_score(weights, block, points, group[0].score)
     chunks = [
-        tokens_of_direction_pair(weights, points, circuit, left_chunk, right_chunk, k, keep=keep)
+        tokens_of_direction_pair(written, points, circuit, left_chunk, right_chunk, k, keep=keep)
         for left_chunk, right_chunk in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
     ]
     lists = concat([left for left, _ in chunks]), concat([right for _, right in chunks])
-    return lists, compare_sides_with_null(weights, points, circuit, *lists, keep)
+    return lists, compare_sides_with_null(weights, written, points, circuit, *lists, keep)

@@ -10,14 +10,13 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.files import cache_folder, write_atomically
+from tw_lens.files import cache_folder, write_to_cache
 from tw_lens.geometry import ReducedPoints, umap
 
 CACHE_VERSION = 1  # increase it whenever `umap` gives another result for the same points
@@ -68,15 +67,11 @@ def _write(path: Path, result: ReducedPoints) -> None:
 
     points = result.points.contiguous()
     header = {"digest": _digest(points), "trustworthiness": repr(result.trustworthiness)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda to: save_file({"points": points}, to, metadata=header))
-    except OSError as error:
-        warnings.warn(
-            f"the UMAP projection could not be cached in {path.parent} ({error}) and will be "
-            "refitted each time; set TW_LENS_CACHE to a writable folder.",
-            stacklevel=4,
-        )
+    write_to_cache(
+        path,
+        lambda to: save_file({"points": points}, to, metadata=header),
+        "the UMAP projection",
+    )
 
 
 def _digest(points: Tensor) -> str:

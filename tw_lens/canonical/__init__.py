@@ -12,6 +12,7 @@ from tw_lens.canonical.layer_vocabulary import (
     LayerVocabulary,
     Source,
     VocabularyFileError,
+    apply_affine_map,
     load_vocabulary,
 )
 from tw_lens.canonical.rotary import Rotary
@@ -51,6 +52,7 @@ __all__ = [
     "VocabularyFileError",
     "Weights",
     "ablate_pieces",
+    "apply_affine_map",
     "combined_mask",
     "load_vocabulary",
     "score_contribution",

@@ -26,6 +26,13 @@ MEASURED = ("heads", "value", "low", "high", "floor")
 HEADER = ("model_name", "fingerprint", "source", "layers", "d_vocab")
 
 
+def apply_affine_map(
+    x: Float[Tensor, "points d_model"], matrix: Float[Tensor, "d_and_1 d_model"]
+) -> Float[Tensor, "points d_model"]:
+    """Return `[x, 1] M`."""
+    return torch.addmm(matrix[-1], x, matrix[:-1])
+
+
 @dataclass(frozen=True, eq=False)
 class LayerVocabulary:
     """Points `p_l(w)` of tokens w at layers l, in the place of `N(W_E)`.

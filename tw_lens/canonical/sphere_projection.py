@@ -41,6 +41,11 @@ class Norm:
         return "none" if not self.normalises else "LayerNorm" if self.centred else "RMSNorm"
 
     @property
+    def key(self) -> tuple[str, float]:
+        """Equal for norms with the same `N(x)`."""
+        return self.kind, self.eps
+
+    @property
     def folded(self) -> bool:
         """Return whether the gain is one and the bias zero, exactly (folded away, or untrained)."""
         return bool((self.gain == 1).all()) and bool((self.bias == 0).all())

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks
-from tw_lens.canonical.layer_vocabulary import LayerVocabulary
+from tw_lens.canonical.layer_vocabulary import LayerVocabulary, apply_affine_map
 from tw_lens.canonical.sphere_projection import Norm
 from tw_lens.canonical.weights import Weights
 
@@ -62,9 +62,7 @@ def token_points(
         return norm.sphere(embedding.embed(ids))
 
     if vocabulary is None:
-        return TokenPoints(
-            gather=embedded, rows=embedding.on_sphere(norm), mask=None, key=(norm.kind, norm.eps)
-        )
+        return TokenPoints(gather=embedded, rows=embedding.on_sphere(norm), mask=None, key=norm.key)
     vocabulary.require_model(weights)
     points, matrix = vocabulary.of_layer(layer), vocabulary.map_of_layer(layer)
     row = torch.full((weights.d_vocab,), -1)
@@ -75,10 +73,11 @@ def token_points(
         if matrix is None:
             return found * seen[:, None]
         if not seen.all():
-            found[~seen] = torch.addmm(matrix[-1], embedded(ids[~seen]), matrix[:-1])
+            found[~seen] = apply_affine_map(embedded(ids[~seen]), matrix)
         return found
 
     everyone, kept = torch.arange(weights.d_vocab), []
+    keeps = len(everyone) * points.shape[1] <= TABLE_ENTRIES
 
     def rows() -> Iterator[Tensor]:
         if kept:
@@ -86,10 +85,9 @@ def token_points(
             return
         chunks = []
         for ids in everyone.split(ROWS_AT_ONCE):
-            chunks.append(gather(ids))
-            yield chunks[-1]
-            if len(everyone) * points.shape[1] > TABLE_ENTRIES:
-                chunks.clear()
+            chunk = gather(ids)
+            chunks += [chunk] if keeps else []
+            yield chunk
         kept[:] = chunks
 
     return TokenPoints(

@@ -231,17 +231,16 @@ def read_vocabulary(
         FileNotFoundError, ValueError: the file is missing, or no layer vocabulary.
     """
     from tw_lens.canonical import load_vocabulary
-    from tw_lens.studies import ReferenceTextError, reference_vocabulary
+    from tw_lens.studies.reference_text import choose_vocabulary
 
-    if option == "embedding" or convention == "published":
-        return None
-    if option != "text":
+    if option not in ("text", "embedding"):
         return load_vocabulary(option)
-    try:
-        return reference_vocabulary(model, layers=layers, progress=step)
-    except ReferenceTextError as error:
-        typer.echo(f"tw-lens: {error}", err=True)
+    if convention == "published":
         return None
+    chosen, reason = choose_vocabulary(model, option, layers=layers, progress=step)
+    if reason:
+        typer.echo(f"tw-lens: {reason}", err=True)
+    return chosen
 
 
 def load(model: str | None, step: Report) -> Any:

@@ -1,6 +1,6 @@
 """Geometry: pure, batched functions on tensors, in torch (PCA and UMAP from their libraries)."""
 
-from tw_lens.geometry.affine_map import apply_affine_map, fit_affine_map
+from tw_lens.geometry.affine_map import fit_affine_map
 from tw_lens.geometry.angles import angle, log_map, unit
 from tw_lens.geometry.dimension_reduction import (
     ReducedPoints,
@@ -47,7 +47,6 @@ __all__ = [
     "TopTokens",
     "TopTokensBothSigns",
     "angle",
-    "apply_affine_map",
     "concat",
     "factored_svd",
     "fit_affine_map",

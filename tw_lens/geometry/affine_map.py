@@ -37,10 +37,3 @@ def fit_affine_map(
     coefficients = torch.tensor(model.coef_).view(y.shape[1], x.shape[1])
     offset = torch.tensor(model.intercept_).view(1, y.shape[1])
     return torch.cat([coefficients.T, offset]).float()
-
-
-def apply_affine_map(
-    x: Float[Tensor, "points d"], matrix: Float[Tensor, "d_and_1 e"]
-) -> Float[Tensor, "points e"]:
-    """Return `[x, 1] M`."""
-    return torch.addmm(matrix[-1], x, matrix[:-1])

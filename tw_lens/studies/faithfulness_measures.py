@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tw_lens.canonical import Block
+from tw_lens.studies.token_rows import TokenRows
 
 MIN_KEYS = 4
 QUANTITIES = (
@@ -91,20 +92,20 @@ class EarlierStates:
     """
 
     def __init__(self, d_vocab: int, d_model: int, n_layers: int) -> None:
-        self._row = torch.full((d_vocab,), -1)
-        self._states = torch.empty(n_layers, 0, d_model)
+        self._rows = TokenRows(d_vocab, d_model, n_layers)
 
     def known(self, tokens: Int[Tensor, " position"]) -> Bool[Tensor, " position"]:
         """Return whether each token stands in an earlier prompt."""
-        return self._row[tokens] >= 0
+        return self._rows.row[tokens] >= 0
 
     def of_layer(
         self, layer: int, tokens: Int[Tensor, " position"]
     ) -> Float[Tensor, "position d_model"]:
         """Return the states of some tokens at the layer with this index; any row where unknown."""
-        if not self._states.shape[1]:
-            return self._states.new_zeros(len(tokens), self._states.shape[2])
-        return self._states[layer, self._row[tokens].clamp_min(0)]
+        states = self._rows.values[layer]
+        if not len(states):
+            return states.new_zeros(len(tokens), states.shape[1])
+        return states[self._rows.row[tokens].clamp_min(0)]
 
     def add(
         self,
@@ -112,13 +113,10 @@ class EarlierStates:
         y: Float[Tensor, "layers position d_model"],
     ) -> None:
         """Keep the states of a prompt; a later position replaces an earlier one."""
-        present = tokens.unique()
-        new = present[self._row[present] < 0]
-        n = self._states.shape[1]
-        self._row[new] = torch.arange(n, n + len(new))
-        self._states = torch.cat([self._states, y.new_zeros(len(y), len(new), y.shape[2])], dim=1)
-        last = [int((tokens == token).nonzero().max()) for token in present]
-        self._states[:, self._row[present]] = y[:, last]
+        self._rows.add_tokens(tokens)
+        last = {int(token): position for position, token in enumerate(tokens)}
+        rows = self._rows.row[list(last)]
+        self._rows.values[:, rows] = y[:, list(last.values())]
 
 
 def row_correlation(

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -116,7 +116,6 @@ def layer_vocabulary(
     weights = read_weights(model)
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
     norms = [weights.block(layer).norm for layer in chosen]
-    everyone = torch.arange(weights.d_vocab)
     hashes, maps = [], None
     if source == "text":
         if prompts is None:
@@ -132,13 +131,17 @@ def layer_vocabulary(
             )
         if unseen == "predicted":
             x = weights.vocabulary.embed(ids)
-            embedded = [norm.sphere(x) for norm in norms]
+            embedded = _once_per_sphere(norms, lambda norm: norm.sphere(x))
             seen, maps = sums.predicted_points(min_count, prior_count, embedded)
         else:
             seen = sums.points(min_count, prior_count)
     else:
-        make = _embedding_points if source == "embedding" else _alone_points
-        points = make(model, weights, chosen, norms, progress)
+        points = (
+            _once_per_sphere(norms, lambda n: torch.cat(list(weights.vocabulary.on_sphere(n)())))
+            if source == "embedding"
+            else _alone_points(model, weights, chosen, norms, progress)
+        )
+        everyone = torch.arange(weights.d_vocab)
         seen = SeenPoints(everyone, torch.ones_like(everyone), points)
     made = LayerVocabulary(
         model_name=weights.model_name,
@@ -188,15 +191,10 @@ def _sum_states(
     return sums, hashes
 
 
-def _embedding_points(
-    model: Any, weights: Weights, layers: Sequence[int], norms: Sequence[Norm], progress: Progress
-) -> list[Float[Tensor, "d_vocab d_model"]]:
-    """`N_l(embed(w))`; layers whose norms project alike share their points."""
-    made: dict[tuple[str, float], Tensor] = {}
-    for norm in norms:
-        if (norm.kind, norm.eps) not in made:
-            made[norm.kind, norm.eps] = torch.cat(list(weights.vocabulary.on_sphere(norm)()))
-    return [made[norm.kind, norm.eps] for norm in norms]
+def _once_per_sphere(norms: Sequence[Norm], make: Callable[[Norm], Tensor]) -> list[Tensor]:
+    """Return what `make` gives for every norm; norms with the same `N(x)` share one tensor."""
+    made = {key: make(norm) for key, norm in {norm.key: norm for norm in norms}.items()}
+    return [made[norm.key] for norm in norms]
 
 
 def _alone_points(

@@ -7,18 +7,17 @@ holds as `pydoc_data.topics`. A corpus of the kind of text that a question is ab
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from tw_lens.canonical import LayerVocabulary, VocabularyFileError, Weights, load_vocabulary
-from tw_lens.files import cache_folder
+from tw_lens.files import cache_folder, write_to_cache
 from tw_lens.progress import Progress
 from tw_lens.reading import read_weights
-from tw_lens.results.arguments import require_positive
+from tw_lens.results.arguments import require_choice, require_positive
 from tw_lens.studies.layer_vocabulary import layer_vocabulary
 
 PARAGRAPH = re.compile(r"\n\s*\n")
@@ -107,17 +106,39 @@ def reference_vocabulary(
     made = layer_vocabulary(
         model, layers=chosen, prompts=fitted, held_out=held_out, progress=progress
     )
+    if write_to_cache(path, made.save, "the layer vocabulary"):
+        return load_vocabulary(path)
+    with TemporaryDirectory() as folder:
+        return load_vocabulary(made.save(Path(folder) / "vocabulary"))
+
+
+def choose_vocabulary(
+    model: Any,
+    vocabulary: LayerVocabulary | Literal["text", "embedding"],
+    *,
+    layers: Sequence[int] | None = None,
+    progress: Progress = False,
+) -> tuple[LayerVocabulary | None, str]:
+    """Return a vocabulary (None: embeddings), and why embeddings take the place of text.
+
+    Args:
+        model: a `HookedTransformer` or a `TransformerBridge`.
+        vocabulary: one, or "text" (`reference_vocabulary`) or "embedding".
+        layers: of the reference vocabulary; all attention layers by default.
+        progress: True shows a bar; a function is called with a sentence at each step.
+
+    Raises:
+        TypeError, ValueError: another value.
+    """
+    if isinstance(vocabulary, LayerVocabulary):
+        return vocabulary, ""
+    require_choice("vocabulary", vocabulary, ("text", "embedding"))
+    if vocabulary == "embedding":
+        return None, ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return load_vocabulary(made.save(path))
-    except OSError as error:
-        warnings.warn(
-            f"the layer vocabulary could not be cached in {path.parent} ({error}) and will be "
-            "computed each time; set TW_LENS_CACHE to a writable folder.",
-            stacklevel=2,
-        )
-        with TemporaryDirectory() as folder:
-            return load_vocabulary(made.save(Path(folder) / "vocabulary"))
+        return reference_vocabulary(model, layers=layers, progress=progress), ""
+    except ReferenceTextError as error:
+        return None, str(error)
 
 
 def _require_known_words(weights: Weights) -> None:

@@ -26,7 +26,6 @@ from tw_lens.rendering.figures.style import (
     MUTED,
     apply_layout,
     escape_token,
-    escape_token_3d,
     non_overlapping,
     to_lists,
     to_screen,
@@ -164,7 +163,6 @@ def draw_head_ellipsoid(result: HeadEllipsoid) -> go.Figure:
     before = non_overlapping(to_screen(result.before, -unit, unit), **NAME_IN_HALF)
     after = non_overlapping(to_screen(result.after, -longest, longest), **NAME_IN_HALF)
     named = [fits and fits_after for fits, fits_after in zip(before, after, strict=True)]
-    labels = [escape_token_3d(w) if n else "" for w, n in zip(result.words, named, strict=True)]
     for column, (axes, points) in enumerate(
         ((unit, result.before), (result.semi_axes, result.after)), start=1
     ):
@@ -172,20 +170,30 @@ def draw_head_ellipsoid(result: HeadEllipsoid) -> go.Figure:
         _add_axes(scenes, axes, column)
         scenes.add_scatter3d(
             x=to_lists(points[:, 0]), y=to_lists(points[:, 1]), z=to_lists(points[:, 2]),
-            mode="markers+text", text=labels, hovertext=[escape_token(w) for w in result.words],
-            marker={"size": 4, "color": COLORS[1]}, textfont={"size": 11}, showlegend=False,
-            textposition="top center", hovertemplate="%{hovertext}<extra></extra>",
-            row=1, col=column,
+            mode="markers", hovertext=[escape_token(w) for w in result.words],
+            marker={"size": 4, "color": COLORS[1]}, showlegend=False,
+            hovertemplate="%{hovertext}<extra></extra>", row=1, col=column,
         )  # fmt: skip
+    labels = [escape_token(word) if n else "" for word, n in zip(result.words, named, strict=True)]
     scenes.update_layout(
-        scene=_scene("left", unit.tolist()), scene2=_scene("right", result.semi_axes.tolist())
+        scene=_scene("left", unit.tolist(), _labels(labels, result.before)),
+        scene2=_scene("right", result.semi_axes.tolist(), _labels(labels, result.after)),
     )
     title = f"L{result.layer}H{result.head} {result.circuit}: image of the unit sphere"
     axes = " by ".join(f"{axis:.2f}" for axis in result.semi_axes.tolist())
     return apply_layout(scenes, f"{title} (semi-axes {axes})", height=560)
 
 
-def _scene(side: str, axes: list[float]) -> dict[str, Any]:
+def _labels(labels: list[str], points: Float[Tensor, "points 3"]) -> list[dict[str, Any]]:
+    """Return annotations above the points: the surface does not hide them, as it hides text."""
+    return [
+        {"text": label, "x": x, "y": y, "z": z, "showarrow": False, "yshift": 12,
+         "font": {"size": 11}}
+        for label, (x, y, z) in zip(labels, points.tolist(), strict=True) if label
+    ]  # fmt: skip
+
+
+def _scene(side: str, axes: list[float], annotations: list[dict[str, Any]]) -> dict[str, Any]:
     """Scale the axes to the solid, in one unit, so that a long semi-axis stays inside its panel."""
     longest = max(axes)
     scene: dict[str, Any] = {
@@ -194,6 +202,7 @@ def _scene(side: str, axes: list[float]) -> dict[str, Any]:
             a: max(length / longest, 0.05) for a, length in zip("xyz", axes, strict=True)
         },
         "camera": {"eye": EYE},
+        "annotations": annotations,
     }
     for i, (a, length) in enumerate(zip("xyz", axes, strict=True)):
         ticks = [0, length] if length > longest / 3 else []  # ticks of short axes would overlap

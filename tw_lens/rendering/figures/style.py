@@ -60,11 +60,6 @@ def escape_token(token: str) -> str:
     return html.escape(visible(token), quote=False)
 
 
-def escape_token_3d(token: str) -> str:
-    """Return a token as text of a 3-D scene, which parses tags but no HTML entities."""
-    return visible(token).replace("<", "<\u200b")
-
-
 def truncate(token: str, length: int = 13) -> str:
     """Shorten a token to a length, with an ellipsis; show the full token on hover."""
     return token if len(token) <= length else token[: length - 1] + "\u2026"

@@ -22,9 +22,9 @@ from tw_lens.rendering.page.head_sections import atlas_section, layer_section, t
 from tw_lens.rendering.page.panels import Section, Table
 from tw_lens.rendering.page.trajectory_sections import prompts_section, trajectory_section
 from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
-from tw_lens.results.arguments import CIRCUITS, require_choice
+from tw_lens.results.arguments import CIRCUITS
 from tw_lens.results.token_source import token_source
-from tw_lens.studies import ReferenceTextError, reference_vocabulary
+from tw_lens.studies.reference_text import choose_vocabulary
 
 if TYPE_CHECKING:
     from tw_lens.analyses.projection import Method
@@ -103,7 +103,7 @@ def report(
         certificate = certify(model, weights, prompt)
         states = read_states(model, prompt)
         step("Reading tokens where the layers meet them")
-        points, reason = _points_of(model, vocabulary, step)
+        points, reason = choose_vocabulary(model, vocabulary, progress=step)
         probed = _probed_words(weights, words, states.tokens.tolist())
         step("Reading the token embeddings")
         sections = [tokens_section(weights)]
@@ -191,21 +191,6 @@ def _versions() -> str:
     packages = (("TransformerLens", "transformer-lens"), ("torch", "torch"))
     others = (f"{name} {version(package)}" for name, package in packages)
     return ", ".join([f"tw_lens {__version__}", *others])
-
-
-def _points_of(
-    model: Any, vocabulary: LayerVocabulary | Literal["text", "embedding"], step: Progress
-) -> tuple[LayerVocabulary | None, str]:
-    """Return the vocabulary (None: embeddings), and why embeddings take the place of text."""
-    if isinstance(vocabulary, LayerVocabulary):
-        return vocabulary, ""
-    require_choice("vocabulary", vocabulary, ("text", "embedding"))
-    if vocabulary == "embedding":
-        return None, ""
-    try:
-        return reference_vocabulary(model, progress=step), ""
-    except ReferenceTextError as error:
-        return None, str(error)
 
 
 def _default_layers(weights: Weights) -> tuple[int, ...]:

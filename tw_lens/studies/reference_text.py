@@ -14,11 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, VocabularyFileError, Weights, load_vocabulary
 from tw_lens.files import cache_folder
 from tw_lens.progress import Progress
 from tw_lens.reading import read_weights
-from tw_lens.results.arguments import require_positive
 from tw_lens.studies.layer_vocabulary import layer_vocabulary
 
 PARAGRAPH = re.compile(r"\n\s*\n")
@@ -34,6 +34,7 @@ class ReferenceTextError(ValueError):
     """A tokenizer that knows too little of the reference text."""
 
 
+@checked
 def reference_prompts(n: int = N_PROMPTS + N_HELD_OUT) -> list[str]:
     """Return n English sentences, spread evenly over Python's language reference.
 
@@ -51,7 +52,6 @@ def reference_prompts(n: int = N_PROMPTS + N_HELD_OUT) -> list[str]:
     """
     from pydoc_data.topics import topics
 
-    require_positive("n", n)
     sentences = [
         sentence
         for topic in topics.values()
@@ -65,6 +65,7 @@ def reference_prompts(n: int = N_PROMPTS + N_HELD_OUT) -> list[str]:
     return [sentences[i * len(sentences) // n] for i in range(n)]
 
 
+@checked
 def reference_vocabulary(
     model: Any, *, layers: Sequence[int] | None = None, progress: Progress = False
 ) -> LayerVocabulary:
@@ -114,7 +115,7 @@ def reference_vocabulary(
         warnings.warn(
             f"the layer vocabulary could not be cached in {path.parent} ({error}) and will be "
             "computed each time; set TW_LENS_CACHE to a writable folder.",
-            stacklevel=2,
+            stacklevel=3,
         )
         with TemporaryDirectory() as folder:
             return load_vocabulary(made.save(Path(folder) / "vocabulary"))

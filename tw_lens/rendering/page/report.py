@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from tw_lens.analyses.projection import Method
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.files import require_writable, write_atomically
 from tw_lens.progress import Progress, steps
@@ -22,13 +24,11 @@ from tw_lens.rendering.page.head_sections import atlas_section, layer_section, t
 from tw_lens.rendering.page.panels import Section, Table
 from tw_lens.rendering.page.trajectory_sections import prompts_section, trajectory_section
 from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
-from tw_lens.results.arguments import CIRCUITS, require_choice
+from tw_lens.results.arguments import CIRCUITS
 from tw_lens.results.token_source import token_source
 from tw_lens.studies import ReferenceTextError, reference_vocabulary
 
-if TYPE_CHECKING:
-    from tw_lens.analyses.projection import Method
-
+PageVocabulary = Literal["text", "embedding"]
 N_PROBED = 12
 LAYERS_OPEN = 4
 
@@ -46,6 +46,7 @@ class Page:
     why_embeddings: str
 
 
+@checked
 def report(
     model: Any,
     path: str | Path,
@@ -54,7 +55,7 @@ def report(
     layers: Sequence[int] | None = None,
     method: Method = "pca",
     words: Sequence[str | int] | None = None,
-    vocabulary: LayerVocabulary | Literal["text", "embedding"] = "text",
+    vocabulary: LayerVocabulary | PageVocabulary = "text",
     prompts: Iterable[Prompt] | None = None,
     progress: Progress = False,
 ) -> Path:
@@ -194,12 +195,11 @@ def _versions() -> str:
 
 
 def _points_of(
-    model: Any, vocabulary: LayerVocabulary | Literal["text", "embedding"], step: Progress
+    model: Any, vocabulary: LayerVocabulary | PageVocabulary, step: Progress
 ) -> tuple[LayerVocabulary | None, str]:
     """Return the vocabulary (None: embeddings), and why embeddings take the place of text."""
     if isinstance(vocabulary, LayerVocabulary):
         return vocabulary, ""
-    require_choice("vocabulary", vocabulary, ("text", "embedding"))
     if vocabulary == "embedding":
         return None, ""
     try:

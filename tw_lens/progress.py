@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from tw_lens.argument_kinds import require_progress
+
 Progress = bool | Callable[[str], object]
 
 
@@ -35,10 +37,7 @@ def steps(progress: Progress, *, total: int | None = None, unit: str = "step") -
     """
     from tqdm import tqdm
 
-    if not isinstance(progress, bool) and not callable(progress):
-        raise TypeError(
-            f"progress must be True, False or a function of one sentence; got {progress!r}."
-        )
+    require_progress("progress", progress)
     with tqdm(total=total, unit=unit, disable=progress is not True) as bar:
 
         def step(sentence: str, done: int = 1) -> None:

@@ -92,7 +92,7 @@ def test_conventions_readouts_and_methods(weights, states):
 
 def test_the_librarys_own_errors():
     """Without beartype: the library's own sentences."""
-    from tw_lens.results.arguments import require_choice, require_choices, require_positive
+    from tw_lens.argument_kinds import require_choice, require_choices, require_positive
 
     with pytest.raises(ValueError, match=r"^unknown circuit 'VO'; expected 'QK' or 'OV'\.$"):
         require_choice("circuit", "VO", ("QK", "OV"))
@@ -196,7 +196,7 @@ def test_prompts_of_one_token_have_a_trajectory(weights):
 @pytest.mark.parametrize("name", ANALYSES)
 def test_a_model_in_place_of_weights_is_rejected(name):
     model = torch.nn.Linear(2, 2)
-    with pytest.raises(TypeError, match=rf"{name} expects Weights;.*\(got Linear\)\."):
+    with pytest.raises(TypeError, match=r"^weights must be Weights; call .*\(got Linear\)\.$"):
         getattr(tw, name)(model)
 
 
@@ -235,7 +235,7 @@ CASES = {
     "tw.token_norms(w, scale='no')": "scale must be True or False, got 'no'.",
     "tw.token_norms(w).top('a')": "k must be an int, got 'a'.",
     "tw.token_filter(w, leading_space=1)": "leading_space must be True or False, got 1.",
-    "tw.token_filter(w, script=5)": "script must be a name such as 'Latin', got 5.",
+    "tw.token_filter(w, script=5)": "script must be a string, got 5.",
     "tw.token_filter(w, norm_band=5)":
         "norm_band must be two percentiles from 0 to 100, the lower first; got 5.",
     "tw.token_filter(w, id_band=(1, 2, 3))":
@@ -250,8 +250,8 @@ CASES = {
     "tw.direction_coherence(w, measures=5)":
         "measures must be a list of names, e.g. ['embedding']; got 5.",
     "tw.trajectory(w, [5, 6])": "states must be States; call read_states(model, prompt) first (got",
-    "tw.fit_projection(w, 5)": "states must be States; call read_states(model, prompt) first (got",
-    "tw.fit_projection(w, [s, 5])": "states must be States; call read_states(model, prompt) first",
+    "tw.fit_projection(w, 5)": "states must be States or a list of them; call read_states(model,",
+    "tw.fit_projection(w, [s, 5])": "states must be States or a list of them; call",
     "tw.fit_projection(w, s, method='tsne')": "unknown method 'tsne'; expected 'pca' or 'umap'.",
     "tw.fit_projection(w, s, n_words=9).plot('red')":
         "unknown color 'red'; expected 'token' or 'layer'.",
@@ -263,7 +263,7 @@ CASES = {
     "tw.trajectory(w, s).readout(0, 4)": "position must be between 0 and 3, got 4.",
     "tw.trajectory(w, s).readout('a', 0)": "layer must be an int, got 'a'.",
     "tw.trajectory_attribution(w, s).plot('a')": "position must be an int, got 'a'.",
-    "tw.trajectory_attribution(w, s).plot(4)": "position 4 does not exist: the prompt has",
+    "tw.trajectory_attribution(w, s).plot(4)": "position must be between 0 and 3, got 4.",
     "atlas.only(layers=1)": "layers must be a list of ints, e.g. [1]; got 1.",
     "atlas.only(word=5)": "word must be a string, got 5.",
 }  # fmt: skip

@@ -10,10 +10,10 @@ DIRECTIONS = (
     "directions must be a list of ints or of sets of ints, e.g. [0, 1] or [(0, 1, 2)]; got "
 )
 CASES = {
-    "no head": ("effect(head=None)", "head must be an int, 0 to 3; got None."),
-    "no head, uses": ("uses(head=None)", "head must be an int, 0 to 3; got None."),
-    "two heads": ("effect(head=[0, 1])", "head must be an int, 0 to 3; got [0, 1]."),
-    "no layer": ("uses(layer=None)", "layer must be an int, 0 to 2; got None."),
+    "no head": ("effect(head=None)", "head must be an int, got None."),
+    "no head, uses": ("uses(head=None)", "head must be an int, got None."),
+    "two heads": ("effect(head=[0, 1])", "head must be an int, got [0, 1]."),
+    "no layer": ("uses(layer=None)", "layer must be an int, got None."),
     "a number": ("effect(directions=0)", DIRECTIONS + "0."),
     "a text": ("effect(directions='01')", DIRECTIONS + "'01'."),
     "no prompts": ("uses(prompts=None)", "prompts must be a list of texts or of token ids"),

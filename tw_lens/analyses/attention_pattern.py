@@ -8,9 +8,9 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
-from tw_lens.results.arguments import require_states, require_weights
 from tw_lens.results.base import HeadComponents, Result, head_columns
 
 
@@ -54,7 +54,7 @@ class AttentionPattern(HeadComponents, Result):
         return pd.DataFrame(rows, columns=columns)
 
 
-@require_weights
+@checked
 def attention_pattern(
     weights: Weights, states: States, *, layer: int, head: int | None = None
 ) -> AttentionPattern:
@@ -79,7 +79,7 @@ def attention_pattern(
 
     Source: definitions of a head in canonical form; certified by `check` (attn_out).
     """
-    require_states(weights, states)
+    weights.require_states(states)
     block = weights.block(layer)
     x = states.stream[layer]
     heads = block.heads(head)

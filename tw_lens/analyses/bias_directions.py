@@ -16,10 +16,11 @@ from tw_lens.analyses.token_filter import (
     filter_caveat,
     filter_summary,
 )
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights, combined_mask
 from tw_lens.errors import Caveat
 from tw_lens.geometry import top_tokens
-from tw_lens.results.arguments import Convention, require_positive, require_weights
+from tw_lens.results.arguments import Convention
 from tw_lens.results.base import HeadComponents, Result, head_columns
 from tw_lens.results.token_lists import TokenLists, make_token_lists, significance_summary
 from tw_lens.results.token_source import TokenSource
@@ -66,7 +67,7 @@ class BiasDirections(HeadComponents, Result):
         return pd.DataFrame(rows)
 
 
-@require_weights
+@checked
 def bias_directions(
     weights: Weights,
     *,
@@ -106,7 +107,6 @@ def bias_directions(
 
     Source: arXiv 2309.07315, section 4.3.
     """
-    require_positive("k", k)
     rules = convention_rules(weights, convention)
     keep = allowed_mask(weights, token_filter, convention)
     block = weights.block(layer)

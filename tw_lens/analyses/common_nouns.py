@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
-from tw_lens.results.arguments import require_weights
 from tw_lens.results.base import Result
 
 NOUNS = """
@@ -56,7 +56,7 @@ class CommonNouns(Result):
         return pd.DataFrame({"token_index": self.token_index, "token_string": self.token_strings})
 
 
-@require_weights
+@checked
 def common_nouns(weights: Weights, *, leading_space: bool = True) -> CommonNouns:
     """Return the token ids of a hundred frequent English nouns, those that are single tokens.
 

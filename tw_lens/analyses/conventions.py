@@ -22,6 +22,7 @@ from tw_lens.analyses.convention_rules import (
     Ids,
     TokenTable,
 )
+from tw_lens.argument_kinds import require_choice
 from tw_lens.canonical import (
     Block,
     LayerVocabulary,
@@ -32,7 +33,7 @@ from tw_lens.canonical import (
     token_points,
 )
 from tw_lens.geometry import top_tokens
-from tw_lens.results.arguments import CONVENTIONS, Circuit, Convention, require_choice
+from tw_lens.results.arguments import CONVENTIONS, Circuit, Convention
 from tw_lens.results.token_source import PUBLISHED_SOURCE, TokenSource, token_source
 
 

@@ -14,11 +14,12 @@ from tw_lens.analyses.direction_coherence import benjamini_hochberg
 from tw_lens.analyses.head_atlas import HeadAtlas, head_atlas
 from tw_lens.analyses.similarity import centred_embeddings
 from tw_lens.analyses.token_filter import TokenFilter, filter_summary
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import unit, upper_p_values
 from tw_lens.progress import Progress
-from tw_lens.results.arguments import Circuit, require_positive, require_weights
+from tw_lens.results.arguments import Circuit
 from tw_lens.results.base import Result, head_columns
 from tw_lens.results.token_lists import SIGNIFICANCE
 from tw_lens.tokens import visible
@@ -89,7 +90,7 @@ class DirectionAssociation(Result):
         return pd.DataFrame(rows, columns=names)
 
 
-@require_weights
+@checked
 def direction_association(
     weights: Weights,
     *,
@@ -138,7 +139,6 @@ def direction_association(
 
     Source: permutation of pairs, Fisher 1935; p-values by rank, Phipson and Smyth 2010.
     """
-    require_positive("n_permutations", n_permutations)
     atlas = head_atlas(
         weights,
         layers=layers,

@@ -23,16 +23,12 @@ from tw_lens.analyses.null_directions import (
 )
 from tw_lens.analyses.similarity import SIMILARITY_MEASURES, SimilarityMeasure, token_similarity
 from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_summary
+from tw_lens.argument_kinds import require_choices, require_positive
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import upper_p_values
 from tw_lens.progress import Progress, steps
-from tw_lens.results.arguments import (
-    require_choice,
-    require_choices,
-    require_positive,
-    require_weights,
-)
 from tw_lens.results.base import Result, head_columns
 from tw_lens.results.token_lists import SIGNIFICANCE
 
@@ -66,6 +62,7 @@ class DirectionCoherence(Result):
         """The entries along the last axis: (layer, head, circuit, direction)."""
         return self.atlas.entries
 
+    @checked
     def q(self, family: Family = "head") -> Float[Tensor, "measures nulls 2 entries"]:
         """Return p-values corrected by Benjamini-Hochberg over a head, a layer or the model.
 
@@ -74,7 +71,6 @@ class DirectionCoherence(Result):
         Raises:
             ValueError: unknown family.
         """
-        require_choice("family", family, FAMILIES)
         depth = {"head": 2, "layer": 1, "model": 0}[family]
         members: dict[tuple, list[int]] = {}
         for i, entry in enumerate(self.entries):
@@ -141,7 +137,7 @@ def benjamini_hochberg(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.from_numpy(false_discovery_control(flat.double().numpy())).to(p).view_as(p)
 
 
-@require_weights
+@checked
 def direction_coherence(
     weights: Weights,
     *,
@@ -213,8 +209,6 @@ def direction_coherence(
     Phipson and Smyth 2010.
     """
     require_positive("k", k, at_least=2)
-    require_positive("n_null", n_null)
-    require_positive("n_null_within", n_null_within)
     measures = require_choices("measures", measures, SIMILARITY_MEASURES)
     chosen = require_choices("nulls", nulls, NULLS)
     nulls = tuple(name for name in NULLS if name in chosen)

@@ -19,16 +19,12 @@ from tw_lens.analyses.token_filter import (
     filter_caveat,
     filter_summary,
 )
+from tw_lens.argument_kinds import require_index
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import FactoredSVD, top_tokens_both_signs
-from tw_lens.results.arguments import (
-    CIRCUITS,
-    Circuit,
-    require_choice,
-    require_positive,
-    require_weights,
-)
+from tw_lens.results.arguments import Circuit
 from tw_lens.results.base import Result, head_columns
 
 TokenIndex = Int[Tensor, "heads n k"]
@@ -61,11 +57,12 @@ class DirectionDegeneracy(Result):
     token_filter: TokenFilter | None = None
     caveats: tuple[Caveat, ...] = ()
 
+    @checked
     def subspaces(self, index: int) -> list[list[int]]:
         """Return the directions of the head `heads[index]`, grouped by subspace."""
+        row = self.subspace[require_index("index", index, len(self.heads))]
         return [
-            [i for i, first in enumerate(self.subspace[index]) if first == start]
-            for start in dict.fromkeys(self.subspace[index])
+            [i for i, first in enumerate(row) if first == start] for start in dict.fromkeys(row)
         ]
 
     def headline(self) -> str:
@@ -113,7 +110,7 @@ class DirectionDegeneracy(Result):
         return pd.DataFrame(rows, columns=names)
 
 
-@require_weights
+@checked
 def direction_degeneracy(
     weights: Weights,
     *,
@@ -164,9 +161,6 @@ def direction_degeneracy(
 
     Source: singular subspaces under perturbation, Wedin 1972.
     """
-    require_choice("circuit", circuit, CIRCUITS)
-    for name, value in (("n", n), ("k", k), ("n_perturbations", n_perturbations)):
-        require_positive(name, value)
     keep = allowed_mask(weights, token_filter)
     block = weights.block(layer)
     points = EXACT.points(weights, block, vocabulary)

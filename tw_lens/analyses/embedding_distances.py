@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
-from tw_lens.results.arguments import require_weights
 from tw_lens.results.base import Result
 
 RELEVANT_CAVEATS = ("centred", "normalised stream", "stream read as it is")
@@ -48,7 +48,7 @@ class EmbeddingDistances(Result):
         return pd.DataFrame([vars(setting) for setting in self.settings])
 
 
-@require_weights
+@checked
 def embedding_distances(weights: Weights) -> EmbeddingDistances:
     """Measure the distance between every token embedding and its normalised point.
 

@@ -17,13 +17,14 @@ from tw_lens.analyses.leading_directions import (
     leading_directions,
     tokens_of_directions,
 )
-from tw_lens.analyses.null_directions import SIDES, Side
+from tw_lens.analyses.null_directions import Side
 from tw_lens.analyses.token_filter import (
     TokenFilter,
     allowed_mask,
     filter_caveat,
     filter_summary,
 )
+from tw_lens.arguments import checked
 from tw_lens.canonical import (
     LayerVocabulary,
     Weights,
@@ -31,16 +32,7 @@ from tw_lens.canonical import (
 from tw_lens.errors import Caveat
 from tw_lens.geometry import concat
 from tw_lens.progress import Progress, steps
-from tw_lens.results.arguments import (
-    CIRCUITS,
-    SCORES,
-    Circuit,
-    Score,
-    require_choice,
-    require_ints,
-    require_positive,
-    require_weights,
-)
+from tw_lens.results.arguments import CIRCUITS, Circuit, Score
 from tw_lens.results.base import Result, head_columns
 from tw_lens.results.token_lists import (
     TokenLists,
@@ -117,20 +109,20 @@ class HeadAtlas(Result):
                  "right_coherence", "right_exceeds_null", "faithfulness"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
 
+    @checked
     def hubness(self, circuit: Circuit, side: Side) -> float:
         """Return the share of all entries of a side's lists that its 50 commonest tokens take.
 
         Raises:
             ValueError: unknown circuit or side, or no entry of the circuit.
         """
-        require_choice("circuit", circuit, CIRCUITS)
-        require_choice("side", side, SIDES)
         rows = [i for i, (_, _, of, _) in enumerate(self.entries) if of == circuit]
         if not rows:
             raise ValueError(f"the atlas has no entry of {circuit}.")
         counts = getattr(self, side).token_index[rows].flatten().bincount()
         return float(counts.topk(min(N_HUBS, len(counts))).values.sum() / counts.sum())
 
+    @checked
     def only(
         self,
         *,
@@ -153,22 +145,17 @@ class HeadAtlas(Result):
             >>> len(head_atlas(weights, n=1).only(layers=[2], circuit="OV").entries)
             4
         """
-        if circuit is not None:
-            require_choice("circuit", circuit, CIRCUITS)
-        chosen = None if layers is None else require_ints("layers", layers)
-        if word is not None and not isinstance(word, str):
-            raise TypeError(f"word must be a string, got {word!r}.")
         lists = map(operator.add, self.left.token_string, self.right.token_string)
         selected = [
             i
             for i, ((layer, _, of, _), tokens) in enumerate(zip(self.entries, lists, strict=True))
-            if (chosen is None or layer in chosen)
+            if (layers is None or layer in layers)
             and circuit in (None, of)
             and (word is None or any(word.lower() in token.lower() for token in tokens))
         ]
         if not selected:
             raise ValueError(
-                f"no entry of the atlas has layers={'all' if chosen is None else list(chosen)}, "
+                f"no entry of the atlas has layers={'all' if layers is None else list(layers)}, "
                 f"circuit={circuit or 'QK or OV'} and a token with {word!r}: relax one of them, or "
                 "call head_atlas with more directions (n) or tokens (k)."
             )
@@ -182,7 +169,7 @@ class HeadAtlas(Result):
         )
 
 
-@require_weights
+@checked
 def head_atlas(
     weights: Weights,
     *,
@@ -225,9 +212,6 @@ def head_atlas(
 
     Source: arXiv 2309.07315, section 4.5.
     """
-    require_positive("n", n)
-    require_positive("k", k)
-    require_choice("score", score, SCORES)
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
     keep = allowed_mask(weights, token_filter)
     parts: list[LayerDirections] = []

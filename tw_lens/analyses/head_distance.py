@@ -20,10 +20,10 @@ from tw_lens.analyses.token_filter import (
     filter_summary,
     look_up_words,
 )
+from tw_lens.arguments import checked
 from tw_lens.canonical import Block, LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import concat
-from tw_lens.results.arguments import require_positive, require_weights
 from tw_lens.results.base import HeadComponents, Result, dropped_summary, head_columns
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import TokenLists, make_token_lists
@@ -123,7 +123,7 @@ class HeadScoreByDistance(HeadComponents, Result):
         return pd.DataFrame(rows)
 
 
-@require_weights
+@checked
 def head_probe_by_distance(
     weights: Weights,
     *,
@@ -164,7 +164,6 @@ def head_probe_by_distance(
 
     Source: rotary positions, arXiv 2104.09864, in the canonical form of a head.
     """
-    require_positive("k", k)
     keep = allowed_mask(weights, token_filter)
     block = weights.block(layer)
     heads, distances = block.heads(head), _distances(block, distances)
@@ -196,7 +195,7 @@ def head_probe_by_distance(
     )
 
 
-@require_weights
+@checked
 def head_score_by_distance(
     weights: Weights,
     *,

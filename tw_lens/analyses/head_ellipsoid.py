@@ -12,10 +12,11 @@ from torch import Tensor
 
 from tw_lens.analyses.head_directions import head_svd
 from tw_lens.analyses.token_filter import look_up_words
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights, token_points
 from tw_lens.errors import Caveat
 from tw_lens.geometry import unit
-from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_weights
+from tw_lens.results.arguments import Circuit
 from tw_lens.results.base import Result, component_label, dropped_summary, head_columns
 from tw_lens.results.token_source import TokenSource, token_source
 
@@ -75,7 +76,7 @@ class HeadEllipsoid(Result):
         return pd.concat([words, before, after], axis=1)
 
 
-@require_weights
+@checked
 def head_ellipsoid(
     weights: Weights,
     *,
@@ -111,7 +112,6 @@ def head_ellipsoid(
 
     Source: arXiv 2309.07315, figure 1.
     """
-    require_choice("circuit", circuit, CIRCUITS)
     if weights.d_head < 3:
         raise ValueError(
             f"head_ellipsoid needs heads of at least 3 dimensions, and d_head is {weights.d_head}."

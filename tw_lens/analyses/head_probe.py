@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tw_lens.analyses.convention_rules import READOUT_TARGETS, ReadoutTarget
+from tw_lens.analyses.convention_rules import ReadoutTarget
 from tw_lens.analyses.conventions import convention_rules
 from tw_lens.analyses.head_directions import with_readout_of_score
 from tw_lens.analyses.null_directions import compare_with_null
@@ -21,19 +21,16 @@ from tw_lens.analyses.token_filter import (
     filter_summary,
     look_up_words,
 )
+from tw_lens.arguments import checked
 from tw_lens.canonical import Block, LayerVocabulary, TokenPoints, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import TopTokens
 from tw_lens.results.arguments import (
-    CIRCUITS,
     Circuit,
     Convention,
     Score,
-    require_choice,
     require_distance,
-    require_positive,
     require_score,
-    require_weights,
 )
 from tw_lens.results.base import HeadComponents, Result, dropped_summary, head_columns
 from tw_lens.results.caveats import caveats_at_distance
@@ -101,7 +98,7 @@ class HeadProbe(HeadComponents, Result):
         return pd.DataFrame(rows).astype({"head": "Int64"})
 
 
-@require_weights
+@checked
 def head_probe(
     weights: Weights,
     *,
@@ -163,11 +160,8 @@ def head_probe(
 
     Source: arXiv 2309.07315, sections 4.3 and 4.4.
     """
-    require_choice("circuit", circuit, CIRCUITS)
-    require_choice("readout", readout, READOUT_TARGETS)
     require_distance(distance, circuit, convention)
     require_score(score, circuit, convention)
-    require_positive("k", k)
     rules = convention_rules(weights, convention)
     if readout == "residual" and vocabulary is not None:
         raise ValueError(

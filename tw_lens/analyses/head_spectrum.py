@@ -21,18 +21,15 @@ from tw_lens.analyses.token_filter import (
     filter_caveat,
     filter_summary,
 )
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import (
-    CIRCUITS,
     Circuit,
     Convention,
     Score,
-    require_choice,
     require_distance,
-    require_positive,
     require_score,
-    require_weights,
 )
 from tw_lens.results.base import HeadComponents, Result, head_columns
 from tw_lens.results.caveats import caveats_at_distance
@@ -115,7 +112,7 @@ class HeadSpectrum(HeadComponents, Result):
         return pd.DataFrame(rows)
 
 
-@require_weights
+@checked
 def head_spectrum(
     weights: Weights,
     *,
@@ -175,9 +172,6 @@ def head_spectrum(
 
     Source: arXiv 2309.07315, section 4.5.
     """
-    require_choice("circuit", circuit, CIRCUITS)
-    require_positive("n", n)
-    require_positive("k", k)
     require_distance(distance, circuit, convention)
     require_score(score, circuit, convention)
     rules = convention_rules(weights, convention)

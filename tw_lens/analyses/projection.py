@@ -13,15 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.umap_cache import cached_umap
+from tw_lens.argument_kinds import require_choice, shown
+from tw_lens.arguments import checked
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import angle, pca, reduce_with, step_rank_correlation, top_tokens
-from tw_lens.results.arguments import (
-    require_choice,
-    require_positive,
-    require_states,
-    require_weights,
-)
 from tw_lens.results.base import Result, figure
 
 if TYPE_CHECKING:
@@ -91,6 +87,7 @@ class Projection(Result):
         n = self.state_points.shape[0] * self.state_points.shape[1]
         return f"{self.model_name}: {n} states among {len(self.words)} tokens, {self.quality}"
 
+    @checked
     def points_of(self, path: PromptPath) -> Float[Tensor, "layers_and_end position axes"]:
         """Return the projected states of one prompt.
 
@@ -100,6 +97,11 @@ class Projection(Result):
         Raises:
             ValueError: the projection was fitted on other states.
         """
+        if not isinstance(path, PromptPath):
+            raise TypeError(
+                "path must be a Trajectory; call trajectory(weights, states) first (got "
+                f"{type(path).__name__})."
+            )
         start = 0
         for length in self.prompt_lengths:
             positions = slice(start, start := start + length)
@@ -126,17 +128,17 @@ class Projection(Result):
             rows.append(_row("word", None, None, None, word, point))
         return pd.DataFrame(rows).astype(dict.fromkeys(("prompt", "layer", "position"), "Int64"))
 
+    @checked
     def plot(self, color: Color = "token") -> go.Figure:
         """Return a figure of the states and tokens, the paths colored by token or by layer.
 
         Raises:
             ValueError: unknown color.
         """
-        require_choice("color", color, COLORS)
         return figure(self, color)
 
 
-@require_weights
+@checked
 def fit_projection(
     weights: Weights,
     states: States | Sequence[States],
@@ -179,11 +181,10 @@ def fit_projection(
         if not isinstance(method, str):
             raise ValueError(
                 "method must be 'pca', 'umap' or an object with fit_transform; "
-                f"{method!r} has no fit_transform."
+                f"{shown(method)} has no fit_transform."
             )
         require_choice("method", method, METHODS)
     prompts = _prompts(weights, states)
-    require_positive("n_words", n_words)
     if n_components not in (2, 3):
         raise ValueError(f"n_components must be 2 or 3, got {n_components}.")
     norm = weights.readout.norm
@@ -230,12 +231,12 @@ def _prompts(weights: Weights, states: States | Iterable[States]) -> list[States
         ValueError: an empty list, or states of another model.
     """
     if not isinstance(states, States | Iterable):
-        require_states(weights, states)  # raises
+        weights.require_states(states)  # raises
     prompts = [states] if isinstance(states, States) else list(states)
     if not prompts:
         raise ValueError("states is empty; give one or several results of read_states.")
     for prompt in prompts:
-        require_states(weights, prompt)
+        weights.require_states(prompt)
     return prompts
 
 

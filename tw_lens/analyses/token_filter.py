@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tw_lens.argument_kinds import shown
+from tw_lens.arguments import checked
 from tw_lens.canonical import TokenPoints, Weights
 from tw_lens.errors import Caveat
-from tw_lens.results.arguments import Convention, require_weights
+from tw_lens.results.arguments import Convention
 from tw_lens.results.base import Result
 from tw_lens.tokens import TokenStrings
 
@@ -82,7 +84,7 @@ class TokenFilter(Result):
         return ", ".join(repr(self.tokens.string(index)) for index in spread.tolist())
 
 
-@require_weights
+@checked
 def token_filter(
     weights: Weights,
     *,
@@ -243,10 +245,8 @@ def _scripts(text: str) -> set[str]:
     return {unicodedata.name(c, "?").split()[0] for c in text if c.isalpha()}
 
 
-def _require_script(script: Any, scripts: list[set[str]]) -> None:
+def _require_script(script: str, scripts: list[set[str]]) -> None:
     """Reject a script that no token is written in."""
-    if not isinstance(script, str):
-        raise TypeError(f"script must be a name such as 'Latin', got {script!r}.")
     count = Counter(name for names in scripts for name in names)
     if script.upper() not in count:
         present = ", ".join(repr(name.capitalize()) for name, _ in count.most_common(8)) or "none"
@@ -255,7 +255,7 @@ def _require_script(script: Any, scripts: list[set[str]]) -> None:
 
 def _band(name: str, band: Any, end: int, unit: str) -> tuple[float | int, float | int]:
     """Return the two ends of a band; reject what is no band."""
-    sentence = f"{name} must be two {unit} from 0 to {end}, the lower first; got {band!r}."
+    sentence = f"{name} must be two {unit} from 0 to {end}, the lower first; got {shown(band)}."
     try:
         low, high = band
         valid = 0 <= low < high <= end

@@ -16,9 +16,10 @@ from tw_lens.analyses.token_filter import (
     filter_caveat,
     filter_summary,
 )
+from tw_lens.arguments import checked
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
-from tw_lens.results.arguments import Convention, require_positive, require_weights
+from tw_lens.results.arguments import Convention
 from tw_lens.results.base import Result
 from tw_lens.tokens import TokenStrings
 
@@ -58,15 +59,15 @@ class TokenNorms(Result):
             f"{low.token_string!r} {low.score:.3g}"
         )
 
+    @checked
     def top(self, k: int = 5) -> pd.DataFrame:
         """Return the k highest tokens: rank (from 0), token_index, token_string, score."""
-        require_positive("k", k)
         highest = self._masked(-torch.inf).topk(min(k, self._n_listed))
         return self._table(highest.values, highest.indices, first_rank=0)
 
+    @checked
     def bottom(self, k: int = 5) -> pd.DataFrame:
         """Return the k lowest tokens, lowest last; ranks count all listed tokens, from 0."""
-        require_positive("k", k)
         k = min(k, self._n_listed)
         lowest = self._masked(torch.inf).topk(k, largest=False)
         return self._table(lowest.values.flip(0), lowest.indices.flip(0), self._n_listed - k)
@@ -97,7 +98,7 @@ class TokenNorms(Result):
         )
 
 
-@require_weights
+@checked
 def token_norms(
     weights: Weights,
     *,

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tw_lens.analyses.projection import Projection
+from tw_lens.analyses.projection import Color, Projection
 from tw_lens.analyses.token_filter import (
     TokenFilter,
     allowed_mask,
@@ -18,23 +18,17 @@ from tw_lens.analyses.token_filter import (
     filter_summary,
 )
 from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES, trajectory_measures
+from tw_lens.argument_kinds import require_index
+from tw_lens.arguments import checked
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import PathMeasures, rank_of, top_tokens
-from tw_lens.results.arguments import (
-    require_int,
-    require_names,
-    require_positive,
-    require_states,
-    require_weights,
-)
 from tw_lens.results.base import Result, figure
 from tw_lens.results.token_lists import TokenLists, make_token_lists
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from tw_lens.analyses.projection import Color
     from tw_lens.analyses.trajectory_attribution import TrajectoryAttribution
 
 SHOWN = ("norm", "step_angle", "arc_length", "turning_angle")  # by `plot` without `measures=`
@@ -86,6 +80,7 @@ class Trajectory(Result):
             f"readout {last!r}{filter_summary(self.token_filter)}"
         )
 
+    @checked
     def readout(self, layer: int, position: int) -> tuple[str, ...]:
         """Return the top tokens of a state's readout, best first.
 
@@ -97,11 +92,10 @@ class Trajectory(Result):
             IndexError: the state does not exist.
             TypeError: layer or position is not an int.
         """
-        sizes = {"layer": len(self.labels), "position": len(self.token_strings)}
-        for name, index in (("layer", layer), ("position", position)):
-            if not 0 <= require_int(name, index) < sizes[name]:
-                raise IndexError(f"{name} must be between 0 and {sizes[name] - 1}, got {index}.")
-        return self.readouts.token_string[layer * len(self.token_strings) + position]
+        n_positions = len(self.token_strings)
+        layer = require_index("layer", layer, len(self.labels))
+        position = require_index("position", position, n_positions)
+        return self.readouts.token_string[layer * n_positions + position]
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per layer and position.
@@ -132,6 +126,7 @@ class Trajectory(Result):
                 )
         return pd.DataFrame(rows)
 
+    @checked
     def plot(
         self,
         projection: Projection | None = None,
@@ -152,15 +147,10 @@ class Trajectory(Result):
             TypeError: projection is no `Projection`, or measures is no list.
             ValueError: projection or attribution are of other states; an unknown color or measure.
         """
-        if not isinstance(projection, Projection | None):
-            raise TypeError(
-                "projection must be a Projection; call fit_projection(weights, states) first (got "
-                f"{type(projection).__name__})."
-            )
-        return figure(self, projection, color, require_names("measures", measures, "norm"))
+        return figure(self, projection, color, measures)
 
 
-@require_weights
+@checked
 def trajectory(
     weights: Weights, states: States, *, k: int = 5, token_filter: TokenFilter | None = None
 ) -> Trajectory:
@@ -198,8 +188,7 @@ def trajectory(
 
     Source: arXiv 2309.07315, section 5; angles by definitions of great circles.
     """
-    require_positive("k", k)
-    require_states(weights, states)
+    weights.require_states(states)
     keep = allowed_mask(weights, token_filter)
     readout = weights.readout
     y = readout.sphere(states.stream).flatten(0, 1)

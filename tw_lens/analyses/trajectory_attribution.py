@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.argument_kinds import require_index
+from tw_lens.arguments import checked
 from tw_lens.canonical import Block, Norm, States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import tangential_shares
-from tw_lens.results.arguments import require_int, require_states, require_weights
 from tw_lens.results.base import Result, figure
 from tw_lens.results.caveats import without_distance
 
@@ -68,14 +69,17 @@ class TrajectoryAttribution(Result):
             f"within {self.residual_error:.0e}"
         )
 
+    @checked
     def label(self, layer: int, component: int) -> str:
         """Return a component's label: `L5H1`, `L5 MLP`."""
-        name = self.components[component]
+        layer = require_index("layer", layer, len(self.share))
+        name = self.components[require_index("component", component, len(self.components))]
         return f"L{layer}{name}" if name.startswith("H") else f"L{layer} {name}"
 
+    @checked
     def head_of(self, component: int) -> int | None:
         """Return a component's head; None for the other components."""
-        name = self.components[component]
+        name = self.components[require_index("component", component, len(self.components))]
         return int(name[1:]) if name.startswith("H") else None
 
     def mean_share(self) -> Float[Tensor, "n_layers components"]:
@@ -105,6 +109,7 @@ class TrajectoryAttribution(Result):
                 )
         return pd.DataFrame(rows).astype({"head": "Int64"})
 
+    @checked
     def plot(self, position: int | None = None) -> go.Figure:
         """Return a heat map of layers and components.
 
@@ -115,15 +120,12 @@ class TrajectoryAttribution(Result):
             IndexError: the position does not exist.
             TypeError: position is not an int.
         """
-        n = len(self.token_strings)
-        if position is not None and not 0 <= require_int("position", position) < n:
-            raise IndexError(
-                f"position {position} does not exist: the prompt has positions 0 to {n - 1}."
-            )
+        if position is not None:
+            require_index("position", position, len(self.token_strings))
         return figure(self, position)
 
 
-@require_weights
+@checked
 def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttribution:
     """Decompose every step into the contributions of each head and the MLP.
 
@@ -152,7 +154,7 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
 
     Source: arXiv 2309.07315, section 4 (heads as updates); shares by definition.
     """
-    require_states(weights, states)
+    weights.require_states(states)
     parts_of_layer, errors, not_separated = [], [], []
     for layer in range(weights.n_layers):
         parts, separated = _parts(weights, states, layer)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import index
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.argument_kinds import require_int
 from tw_lens.canonical.attention_output import AttentionOutput
 from tw_lens.canonical.attention_scores import AttentionScores
 from tw_lens.canonical.latent_attention import Bottleneck
@@ -79,17 +79,11 @@ class Block:
         """
         if head is None:
             return list(range(self.n_heads))
-        try:
-            head = index(head)
-        except TypeError:
-            raise TypeError(
-                f"head must be an int, 0 to {self.n_heads - 1}; got {head!r}."
-            ) from None
-        if not 0 <= head < self.n_heads:
+        if not 0 <= require_int("head", head) < self.n_heads:
             raise IndexError(
                 f"head {head} does not exist: layer {self.layer} has heads 0 to {self.n_heads - 1}."
             )
-        return [head]
+        return [require_int("head", head)]
 
     @cached_property
     def A_Q(self) -> Float[Tensor, "n_heads d_model d_head"]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tw_lens.arguments import checked
 from tw_lens.canonical.head_faithfulness import HeadFaithfulness
 from tw_lens.canonical.weights import Weights
 from tw_lens.files import write_atomically
@@ -95,6 +96,7 @@ class LayerVocabulary:
             return torch.ones(self.d_vocab, dtype=torch.bool)
         return torch.zeros(self.d_vocab, dtype=torch.bool).index_fill_(0, self.token_index, True)
 
+    @checked
     def of_layer(self, layer: int) -> Float[Tensor, "tokens d_model"]:
         """Return the points of one layer, float32, in the order of `token_index`.
 
@@ -108,10 +110,12 @@ class LayerVocabulary:
             )
         return self.points[self.layers.index(layer)].float()
 
+    @checked
     def map_of_layer(self, layer: int) -> Float[Tensor, "d_and_1 d_model"] | None:
         """Return the map that predicts the other tokens' points of one layer, float32."""
         return None if self.maps is None else self.maps[self.layers.index(layer)].float()
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write the vocabulary to one safetensors file, points in half precision.
 
@@ -132,6 +136,7 @@ class LayerVocabulary:
                 tensors[f"faithfulness.{name}"] = getattr(self.faithfulness, name).clone()
         return write_atomically(Path(path), lambda to: save_file(tensors, to, metadata=header))
 
+    @checked
     def require_model(self, weights: Weights) -> None:
         """Reject weights of another model.
 
@@ -149,6 +154,7 @@ class VocabularyFileError(ValueError):
     """A file that holds no layer vocabulary, or not all of it."""
 
 
+@checked
 def load_vocabulary(path: str | Path) -> LayerVocabulary:
     """Read a layer vocabulary that `LayerVocabulary.save` wrote.
 

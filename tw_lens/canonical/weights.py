@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import index
 
+from tw_lens.arguments import checked
 from tw_lens.canonical.attention_heads import Block
 from tw_lens.canonical.embedding import Vocabulary
 from tw_lens.canonical.states import States
@@ -59,6 +59,7 @@ class Weights:
         """Number of rows of the embedding."""
         return len(self.vocabulary)
 
+    @checked
     def block(self, layer: int) -> Block:
         """The attention of one layer, float32 on the CPU.
 
@@ -69,6 +70,7 @@ class Weights:
         self.require_layer(layer)
         return self.read_block(layer)
 
+    @checked
     def require_layer(self, layer: int) -> None:
         """Reject a layer that does not exist.
 
@@ -76,18 +78,13 @@ class Weights:
             IndexError: the layer does not exist.
             TypeError: the layer is not an int.
         """
-        try:
-            index(layer)
-        except TypeError:
-            raise TypeError(
-                f"layer must be an int, 0 to {self.n_layers - 1}; got {layer!r}."
-            ) from None
         if not 0 <= layer < self.n_layers:
             raise IndexError(
                 f"layer {layer} does not exist: {self.model_name} has layers 0 to "
                 f"{self.n_layers - 1}."
             )
 
+    @checked
     def require_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
         """Return the layers, each once; reject what is no list of existing layers.
 
@@ -96,8 +93,6 @@ class Weights:
             TypeError: layers is not a list of ints.
             ValueError: the list is empty.
         """
-        if not _is_list_of_ints(layers):
-            raise TypeError(f"layers must be a list of ints, e.g. [1]; got {layers!r}.")
         unique = tuple(dict.fromkeys(layers))
         if not unique:
             raise ValueError("layers is empty; give at least one layer, or leave it out.")
@@ -105,6 +100,7 @@ class Weights:
             self.require_layer(layer)
         return unique
 
+    @checked
     def require_states(self, states: States) -> None:
         """Reject states that cannot come from the weights' model.
 
@@ -118,6 +114,7 @@ class Weights:
                 f"({self.n_layers} layers, width {self.d_model}); read both from one model."
             )
 
+    @checked
     def require_unprocessed(self, what: str) -> None:
         """Reject an analysis or option where processing has destroyed what it needs.
 
@@ -143,9 +140,3 @@ class Weights:
             f"{self.d_head}, {self.d_vocab} tokens, {self.readout.norm.kind})"
         ]
         return "\n  caveat, ".join(lines + [str(caveat) for caveat in self.caveats])
-
-
-def _is_list_of_ints(values: object) -> bool:
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        return False
-    return all(hasattr(value, "__index__") for value in values)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
 from tw_lens.reading.embeddings import initial_residual
@@ -98,6 +99,7 @@ class Certificate(Result):
         return pd.DataFrame([vars(c) for c in self.comparisons])
 
 
+@checked
 def check(
     model: Any, prompt: str | Sequence[int] | Tensor, *, tolerance: float | None = None
 ) -> Certificate:

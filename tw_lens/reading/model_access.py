@@ -18,6 +18,20 @@ def optional(owner: Any, *names: str) -> Any:
     return next((value for value in values if value is not None), None)
 
 
+def require_model(model: Any) -> None:
+    """Reject what is no TransformerLens model.
+
+    Raises:
+        TypeError: with the type that was given.
+    """
+    has_stack = any(name.endswith("blocks") for name in dir(model))
+    if not hasattr(model, "cfg") or not (has_stack or hasattr(model, "run_with_cache")):
+        raise TypeError(
+            "model must be a TransformerLens model (HookedTransformer or TransformerBridge), got "
+            f"{type(model).__name__}; wrap it with TransformerBridge.boot_transformers."
+        )
+
+
 def number(owner: Any, name: str, default: float) -> float:
     """Return a numeric attribute as a float, or the default where the owner does not have it."""
     value = optional(owner, name)

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from tw_lens.arguments import checked
 from tw_lens.errors import UnsupportedModelError
-from tw_lens.reading.model_access import architecture_of
+from tw_lens.reading.model_access import architecture_of, require_model
 
 ENTRIES_HASHED = 64
 
 
+@checked
 def permute_weights(model: Any, *, seed: int = 0) -> Any:
     """Return a copy of the model with the entries of every tensor in random order.
 
@@ -33,6 +35,7 @@ def permute_weights(model: Any, *, seed: int = 0) -> Any:
         >>> permuted.W_E.shape == model.W_E.shape, fingerprint(permuted) == fingerprint(model)
         (True, False)
     """
+    require_model(model)
     if any(p.is_meta or not p.is_floating_point() for p in model.parameters()):
         raise UnsupportedModelError(
             architecture_of(model),

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import States
 from tw_lens.reading.forward import residual_hooks, run
 from tw_lens.reading.layer import HostLayer, host_layers
-from tw_lens.reading.model_access import name_of, tokenizer_of
+from tw_lens.reading.model_access import name_of, require_model, tokenizer_of
 from tw_lens.reading.model_exceptions import normalises_stream
 from tw_lens.reading.offloaded import materialised
 from tw_lens.reading.prompts import tokenize_prompt
@@ -58,6 +59,7 @@ def attn_and_mlp_out(
     return attn_out, step - attn_out if mlp_out is None else mlp_out
 
 
+@checked
 def read_states(
     model: Any, prompt: str | Sequence[int] | Tensor | Any, *, tokens: Sequence[int] | None = None
 ) -> States:
@@ -80,6 +82,7 @@ def read_states(
         >>> states.stream.shape
         torch.Size([4, 4, 64])
     """
+    require_model(model)
     layers = host_layers(model)
     residuals, writes = residual_hooks(len(layers)), write_hooks(len(layers))
     if hasattr(prompt, "cache_dict") or isinstance(prompt, dict):

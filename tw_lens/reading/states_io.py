@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import States
 from tw_lens.files import write_atomically
 
@@ -22,6 +23,7 @@ class StatesFileError(ValueError):
     """A file does not hold states, or not all of them."""
 
 
+@checked
 def save_states(states: States, path: str | Path) -> Path:
     """Write states to one file, atomically.
 
@@ -48,6 +50,7 @@ def save_states(states: States, path: str | Path) -> Path:
     return write_atomically(Path(path), lambda target: save_file(tensors, target, metadata=header))
 
 
+@checked
 def load_states(path: str | Path) -> States:
     """Read states from a file written by `save_states`.
 

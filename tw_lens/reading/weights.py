@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import Block, Norm, Readout, Vocabulary, Weights
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
@@ -16,6 +17,7 @@ from tw_lens.reading.model_access import (
     architecture_of,
     name_of,
     optional,
+    require_model,
     resolved_module,
     tokenizer_of,
     unsupported,
@@ -29,6 +31,7 @@ from tw_lens.tokens import TokenStrings
 READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
+@checked
 def read_weights(model: Any) -> Weights:
     """Read a model's weights in canonical (folded-layernorm) form.
 
@@ -113,13 +116,7 @@ def _block_reader(layers: list[HostLayer], norms: dict[int, Norm], centred_strea
 
 def _require_readable(model: Any) -> None:
     """Reject what is no TransformerLens language model, and weights that are not plain numbers."""
-    has_stack = any(name.endswith("blocks") for name in dir(model))
-    if not hasattr(model, "cfg") or not (has_stack or hasattr(model, "run_with_cache")):
-        raise TypeError(
-            "read_weights expects a TransformerLens model (HookedTransformer or "
-            f"TransformerBridge), got {type(model).__name__}; wrap it with "
-            "TransformerBridge.boot_transformers."
-        )
+    require_model(model)
     if optional(model, "blocks") is None:
         stacks = [name for name, _ in model.named_children() if name.endswith("blocks")]
         has_decoder = any("decoder" in stack for stack in stacks)

@@ -1,20 +1,6 @@
 """Results: base class, token lists with their null comparison, and argument checks."""
 
-from tw_lens.results.arguments import (
-    CIRCUITS,
-    CONVENTIONS,
-    Circuit,
-    Convention,
-    require_bool,
-    require_choice,
-    require_choices,
-    require_distance,
-    require_int,
-    require_ints,
-    require_positive,
-    require_states,
-    require_weights,
-)
+from tw_lens.results.arguments import CIRCUITS, CONVENTIONS, Circuit, Convention, require_distance
 from tw_lens.results.base import Result, figure
 from tw_lens.results.caveats import caveats_at_distance, without_distance
 from tw_lens.results.token_lists import (
@@ -39,15 +25,7 @@ __all__ = [
     "caveats_at_distance",
     "figure",
     "make_token_lists",
-    "require_bool",
-    "require_choice",
-    "require_choices",
     "require_distance",
-    "require_int",
-    "require_ints",
-    "require_positive",
-    "require_states",
-    "require_weights",
     "significance_summary",
     "without_distance",
 ]

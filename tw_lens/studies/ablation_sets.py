@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from operator import index
 from typing import SupportsIndex
 
+from tw_lens.argument_kinds import shown
+
 LEADING = 20
 
 
@@ -30,7 +32,7 @@ def ablation_sets(
     except TypeError:
         raise TypeError(
             "directions must be a list of ints or of sets of ints, e.g. [0, 1] or [(0, 1, 2)]; "
-            f"got {directions!r}."
+            f"got {shown(directions)}."
         ) from None
     if not sets:
         raise ValueError("directions must not be empty; pass e.g. [0] or [(0, 1, 2)].")

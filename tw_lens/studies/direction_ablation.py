@@ -21,10 +21,11 @@ import torch
 from tw_lens.analyses import head_spectrum
 from tw_lens.analyses.head_directions import head_svd
 from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.progress import Progress
 from tw_lens.reading import Prompt, is_half_precision, read_resid_pre, read_weights
-from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_positive
+from tw_lens.results.arguments import Circuit
 from tw_lens.results.caveats import without_distance
 from tw_lens.results.token_lists import TokenLists
 from tw_lens.studies.ablation_pieces import (
@@ -38,7 +39,7 @@ from tw_lens.studies.ablation_pieces import (
 from tw_lens.studies.ablation_sets import Sets, ablation_sets
 from tw_lens.studies.bootstrap import BootstrapSums, Estimate, difference, estimate
 from tw_lens.studies.checkpoint import Checkpoint, PartialResults
-from tw_lens.studies.direction_ablation_result import ACTIONS, SOURCES, Action, DirectionAblation
+from tw_lens.studies.direction_ablation_result import SOURCES, Action, DirectionAblation
 from tw_lens.studies.direction_pairs import require_head
 from tw_lens.studies.prompts import PromptStream, progress_bar, seeded_generator
 from tw_lens.tokens import visible
@@ -46,6 +47,7 @@ from tw_lens.tokens import visible
 N_TOKENS = 5
 
 
+@checked
 def direction_ablation(
     model: Any,
     prompts: Iterable[Prompt | Mapping[str, Any]],
@@ -118,9 +120,6 @@ def direction_ablation(
 
     Source: arXiv 2309.07315, section 4.5, for the directions; the test is causal ablation.
     """
-    require_choice("circuit", circuit, CIRCUITS)
-    require_choice("action", action, ACTIONS)
-    require_positive("n_random", n_random)
     stream = PromptStream(model, prompts, first_position)
     weights = read_weights(model)
     allowed_mask(weights, token_filter)  # a filter that does not fit is rejected before the work

@@ -21,11 +21,12 @@ from typing import Any
 
 from tw_lens.analyses.head_directions import tokens_of_direction_pair
 from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_caveat
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, whole_vocabulary_points
 from tw_lens.errors import Caveat
 from tw_lens.progress import Progress
 from tw_lens.reading import Prompt, read_resid_pre, read_weights
-from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_positive
+from tw_lens.results.arguments import Circuit
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import make_token_lists
 from tw_lens.results.token_source import token_source
@@ -45,6 +46,7 @@ WHOLE_VOCABULARY = Caveat(
 )
 
 
+@checked
 def direction_examples(
     model: Any,
     prompts: Iterable[Prompt | Mapping[str, Any]],
@@ -133,9 +135,6 @@ def direction_examples(
     Source: top-activating examples, as used for neurons; the directions of arXiv 2309.07315,
     section 4.5.
     """
-    require_choice("circuit", circuit, CIRCUITS)
-    for name, value in (("n_examples", n_examples), ("context", context)):
-        require_positive(name, value)
     stream, n_positions = PromptStream(model, prompts, first_position), 0
     weights = read_weights(model)
     keep = allowed_mask(weights, token_filter)

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.null_directions import OV_OUTPUT, SIDES
+from tw_lens.analyses.null_directions import OV_OUTPUT, SIDES, Side
 from tw_lens.analyses.token_filter import TokenFilter
+from tw_lens.arguments import checked
 from tw_lens.errors import Caveat
 from tw_lens.geometry import upper_p_values
 from tw_lens.results.arguments import Circuit
@@ -100,15 +101,18 @@ class DirectionExamples(Result):
         """The label of the head: "L5H1"."""
         return component_label(self.layer, self.head)
 
-    def words(self, side: str) -> TokenLists:
+    @checked
+    def words(self, side: Side) -> TokenLists:
         """Return the token list of a side (a `TokenLists` of one list)."""
         return self.tokens_left if side == "left" else self.tokens_right
 
-    def of_side(self, side: str) -> tuple[Example, ...]:
+    @checked
+    def of_side(self, side: Side) -> tuple[Example, ...]:
         """Return the examples of a side, highest first."""
         return tuple(example for example in self.examples if example.side == side)
 
-    def token_ranks(self, side: str) -> Float[Tensor, "own_and_pairs examples"]:
+    @checked
+    def token_ranks(self, side: Side) -> Float[Tensor, "own_and_pairs examples"]:
         """Return the token ranks on a side: row 0 of the direction, then of the random pairs."""
         random = self.random_ranks[SIDES.index(side)]
         own = random.new_full((1, random.shape[1]), torch.nan)
@@ -116,7 +120,8 @@ class DirectionExamples(Result):
             own[0, i] = example.token_rank
         return torch.cat([own, random])
 
-    def share_among_highest(self, side: str) -> tuple[float, float]:
+    @checked
+    def share_among_highest(self, side: Side) -> tuple[float, float]:
         """Return the share of examples whose token is among the side's 50 highest tokens.
 
         The highest of the whole vocabulary are meant, whatever `token_filter` lists. The second
@@ -131,7 +136,8 @@ class DirectionExamples(Result):
     def _n_highest(self) -> int:
         return min(N_TOKENS, self.d_vocab)
 
-    def median_rank(self, side: str) -> tuple[float, float]:
+    @checked
+    def median_rank(self, side: Side) -> tuple[float, float]:
         """Return the median token rank in percent of the vocabulary, and the random pairs' mean.
 
         Tokens unrelated to the direction have a median of 50.
@@ -139,12 +145,14 @@ class DirectionExamples(Result):
         medians = 100 * self.token_ranks(side).nanmedian(1).values / self.d_vocab
         return float(medians[0]), float(medians[1:].nanmean())
 
-    def p_value(self, side: str) -> float:
+    @checked
+    def p_value(self, side: Side) -> float:
         """Return the p-value of the median rank under the random pairs (at least 1 / 50)."""
         medians = -self.token_ranks(side).nanmedian(1).values
         return float(upper_p_values(medians[:1], medians[1:])[0])
 
-    def description(self, side: str) -> str:
+    @checked
+    def description(self, side: Side) -> str:
         """Return a summary of the token ranks on a side, for the headline."""
         if not self.of_side(side):
             return f"{side}: no place with a projection above 0"

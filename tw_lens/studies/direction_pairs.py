@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tw_lens.analyses.head_directions import head_svd
 from tw_lens.analyses.null_directions import OV_OUTPUT, SIDES
+from tw_lens.argument_kinds import require_int
 from tw_lens.canonical import Block, TokenPoints, Weights
 from tw_lens.geometry import random_directions_in_span, ranks_of, top_tokens_both_signs
 from tw_lens.results.arguments import Circuit
@@ -41,9 +42,7 @@ def require_head(block: Block, head: int) -> int:
         IndexError: the head does not exist.
         TypeError: the head is not an int.
     """
-    if head is None:
-        raise TypeError(f"head must be an int, 0 to {block.n_heads - 1}; got None.")
-    return block.heads(head)[0]
+    return block.heads(require_int("head", head))[0]
 
 
 def head_directions(

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import Block, LayerVocabulary, TokenPoints, token_points
 from tw_lens.progress import Progress
 from tw_lens.reading import Prompt, read_resid_pre_of_layers, read_weights
@@ -32,6 +33,7 @@ OWN = len(QUANTITIES)
 BOTH = [QUANTITIES.index("score"), QUANTITIES.index("value")]  # QK, OV
 
 
+@checked
 def faithfulness(
     model: Any,
     prompts: Iterable[Prompt | Mapping[str, Any]],

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import HeadFaithfulness, LayerVocabulary
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import CIRCUITS
@@ -122,6 +123,7 @@ class Faithfulness(Result):
             for s, source in enumerate(self.sources)
         )
 
+    @checked
     def attach_to(self, vocabulary: LayerVocabulary) -> LayerVocabulary:
         """Return the vocabulary with its measured faithfulness, for the lists made with it.
 

@@ -20,7 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.canonical import SOURCES, LayerVocabulary, Norm, Source, Weights
+from tw_lens.argument_kinds import require_positive
+from tw_lens.arguments import checked
+from tw_lens.canonical import LayerVocabulary, Norm, Source, Weights
 from tw_lens.progress import Progress, steps
 from tw_lens.reading import (
     Prompt,
@@ -28,7 +30,6 @@ from tw_lens.reading import (
     read_weights,
     special_tokens_around,
 )
-from tw_lens.results.arguments import require_choice, require_positive
 from tw_lens.studies.batching import batches
 from tw_lens.studies.checkpoint import Checkpoint, PartialResults
 from tw_lens.studies.faithfulness import faithfulness
@@ -41,6 +42,7 @@ PRIOR_COUNT = 2
 TOKENS_AT_ONCE = 256
 
 
+@checked
 def layer_vocabulary(
     model: Any,
     *,
@@ -102,14 +104,9 @@ def layer_vocabulary(
     Source: mean states of a token over text, after the static embeddings of Bommasani, Davis and
     Cardie 2020 (Interpreting pretrained contextualized representations via reductions).
     """
-    require_choice("source", source, SOURCES)
-    require_choice("unseen", unseen, UNSEEN)
-    require_positive("min_count", min_count)
     require_positive("first_position", first_position)
     if prior_count is None:
         prior_count = PRIOR_COUNT if unseen == "predicted" else 0
-    if prior_count < 0:
-        raise ValueError(f"prior_count must be at least 0, got {prior_count}.")
     for name, value in {"prompts": prompts, "checkpoint": checkpoint}.items():
         if value is not None and source != "text":
             raise ValueError(f'{name}= needs source="text", got source={source!r}.')

@@ -29,8 +29,6 @@ class PromptStream:
     def __init__(
         self, model: Any, prompts: Iterable[Prompt | Mapping[str, Any]], first_position: int
     ) -> None:
-        if first_position < 0:
-            raise ValueError(f"first_position must be at least 0, got {first_position}.")
         self.n_prompts = self.n_cut = self.n_skipped = 0
         self.prompts, self.first = prompts, first_position
         self._tokens = tokenize_prompts(model, prompts)

@@ -13,13 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, VocabularyFileError, Weights, load_vocabulary
 from tw_lens.files import cache_folder, write_to_cache
 from tw_lens.progress import Progress
 from tw_lens.reading import read_weights
-from tw_lens.results.arguments import require_choice, require_positive
 from tw_lens.studies.layer_vocabulary import layer_vocabulary
 
+PageVocabulary = Literal["text", "embedding"]
 PARAGRAPH = re.compile(r"\n\s*\n")
 SENTENCE = re.compile(r"(?<=[.?!])\s+")
 WORDS = range(8, 31)
@@ -33,6 +34,7 @@ class ReferenceTextError(ValueError):
     """A tokenizer that knows too little of the reference text."""
 
 
+@checked
 def reference_prompts(n: int = N_PROMPTS + N_HELD_OUT) -> list[str]:
     """Return n English sentences, spread evenly over Python's language reference.
 
@@ -50,7 +52,6 @@ def reference_prompts(n: int = N_PROMPTS + N_HELD_OUT) -> list[str]:
     """
     from pydoc_data.topics import topics
 
-    require_positive("n", n)
     sentences = [
         sentence
         for topic in topics.values()
@@ -64,6 +65,7 @@ def reference_prompts(n: int = N_PROMPTS + N_HELD_OUT) -> list[str]:
     return [sentences[i * len(sentences) // n] for i in range(n)]
 
 
+@checked
 def reference_vocabulary(
     model: Any, *, layers: Sequence[int] | None = None, progress: Progress = False
 ) -> LayerVocabulary:
@@ -114,7 +116,7 @@ def reference_vocabulary(
 
 def choose_vocabulary(
     model: Any,
-    vocabulary: LayerVocabulary | Literal["text", "embedding"],
+    vocabulary: LayerVocabulary | PageVocabulary,
     *,
     layers: Sequence[int] | None = None,
     progress: Progress = False,
@@ -126,13 +128,9 @@ def choose_vocabulary(
         vocabulary: one, or "text" (`reference_vocabulary`) or "embedding".
         layers: of the reference vocabulary; all attention layers by default.
         progress: True shows a bar; a function is called with a sentence at each step.
-
-    Raises:
-        TypeError, ValueError: another value.
     """
     if isinstance(vocabulary, LayerVocabulary):
         return vocabulary, ""
-    require_choice("vocabulary", vocabulary, ("text", "embedding"))
     if vocabulary == "embedding":
         return None, ""
     try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +31,6 @@ from tw_lens.reading import (
     read_residuals,
     read_weights,
 )
-from tw_lens.results.arguments import require_positive
 from tw_lens.studies.batching import batches
 from tw_lens.studies.bootstrap import BootstrapSums
 from tw_lens.studies.checkpoint import Checkpoint, PartialResults
@@ -41,7 +40,8 @@ MODEL = "model"
 PERMUTED = "permuted weights"
 SHUFFLED = "shuffled layers"
 PATH_NULLS = {SHUFFLED: shuffled_steps, "random steps": random_steps}
-CONTROLS = (*PATH_NULLS, PERMUTED)
+Control = Literal["shuffled layers", "random steps", "permuted weights"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
 """The controls: the prompt's own steps in another order, steps of the same lengths in random
 directions, and the same architecture with permuted weights."""
 
@@ -65,13 +65,6 @@ class Settings:
     first_position: int
     batch_size: int
     seed: int
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.controls if name not in CONTROLS]
-        if unknown:
-            expected = ", ".join(map(repr, CONTROLS))
-            raise ValueError(f"unknown control {unknown[0]!r}; expected one of {expected}.")
-        require_positive("batch_size", self.batch_size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,13 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tw_lens.arguments import checked
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import angle
@@ -33,10 +34,12 @@ from tw_lens.reading import Prompt
 from tw_lens.results import Result
 from tw_lens.studies.baseline_positions import position_two_away, random_position
 from tw_lens.studies.bootstrap import Estimate, difference, estimate
-from tw_lens.studies.runner import CONTROLS, MODEL, SHUFFLED, Settings, run_study
+from tw_lens.studies.runner import CONTROLS, MODEL, SHUFFLED, Control, Settings, run_study
 
-TARGETS = ("last state", "next state", "next readout")
-PLACES = ("middle", "end")
+Target = Literal["last state", "next state", "next readout"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+Place = Literal["middle", "end"]
+PLACES: tuple[Place, ...] = get_args(Place)
 BASELINES = {"another word": random_position, "two words away": position_two_away}
 NO_FALL = "no certain fall to compare with the controls"
 BOTH_MOVE = Caveat(
@@ -75,7 +78,8 @@ class TrajectoryAlignment(Result):
         parts = [self.claim("next state", place) for place in PLACES]
         return f"{self.model_name}, {self.n_prompts} prompts: {'; '.join(parts)}"
 
-    def claim(self, target: str, place: str) -> str:
+    @checked
+    def claim(self, target: Target, place: Place) -> str:
         """Return the fall towards a target in words, as certain as its interval."""
         fall, low, high = self.fall_of(target, place)
         change = f"falls by {fall:.2f} [{low:.2f}, {high:.2f}] rad"
@@ -85,13 +89,15 @@ class TrajectoryAlignment(Result):
             change = f"does not change for certain ({change})"
         return f"{place}: the angle to the {target} {change}, {self.verdict(target, place)}"
 
-    def fall_of(self, target: str, place: str) -> tuple[float, float, float]:
+    @checked
+    def fall_of(self, target: Target, place: Place) -> tuple[float, float, float]:
         """Return the model's fall towards a target and the ends of its interval, in radians."""
         index = (0, TARGETS.index(target), PLACES.index(place))
         value, low, high = (float(part[index]) for part in self.fall)
         return value, low, high
 
-    def verdict(self, target: str, place: str) -> str:
+    @checked
+    def verdict(self, target: Target, place: Place) -> str:
         """Return "above control", or "not above control" with the comparisons that fail.
 
         Without a certain fall there is nothing to compare, whatever the controls do.
@@ -151,11 +157,12 @@ def _numbers(names: Sequence[str], estimated: Estimate, index: tuple[int, ...]) 
     return {name: float(part[index]) for name, part in zip(names, estimated, strict=True)}
 
 
+@checked
 def trajectory_alignment(
     model: Any,
     prompts: Iterable[Prompt | Mapping[str, Any]],
     *,
-    controls: Sequence[str] = CONTROLS,
+    controls: Iterable[Control] = CONTROLS,
     first_position: int = 1,
     batch_size: int = 16,
     seed: int = 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES, trajectory_measures
+from tw_lens.arguments import checked
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.progress import Progress
 from tw_lens.reading import Prompt
 from tw_lens.results import Result
 from tw_lens.studies.bootstrap import Estimate, difference, estimate
-from tw_lens.studies.runner import CONTROLS, MODEL, Settings, run_study
+from tw_lens.studies.runner import CONTROLS, MODEL, Control, Settings, run_study
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -106,11 +107,12 @@ def _difference(difference: Estimate, index: tuple[int, int, int], source: str) 
     return {name: float(part[index]) for name, part in zip(names, difference, strict=True)}
 
 
+@checked
 def trajectory_statistics(
     model: Any,
     prompts: Iterable[Prompt | Mapping[str, Any]],
     *,
-    controls: Sequence[str] = CONTROLS,
+    controls: Iterable[Control] = CONTROLS,
     first_position: int = 1,
     batch_size: int = 16,
     seed: int = 0,

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from tw_lens.arguments import checked
 from tw_lens.files import require_writable, write_atomically
 from tw_lens.reading import Certificate
 from tw_lens.rendering.export.print_layout import INCHES, layout_of, print_layout
@@ -26,6 +27,7 @@ class FigureExportError(RuntimeError):
     """A program or package that figure export needs is missing."""
 
 
+@checked
 def save_figure(
     figure: Result | Certificate | go.Figure,
     path: str | Path,

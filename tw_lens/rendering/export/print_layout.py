@@ -130,7 +130,9 @@ def _wrap_panel_titles(fig: go.Figure, rows: list[Domain], width: float) -> dict
 
 
 def _legend_height(fig: go.Figure, width: float) -> float:
-    names = [trace.name or "" for trace in fig.data if trace.showlegend is not False]
+    names = [
+        trace.name or "" for trace in fig.data if getattr(trace, "showlegend", None) is not False
+    ]
     if layout_of(fig).showlegend is False or len(names) < 2:
         return 0.0
     entry = LEGEND_SYMBOL + LETTER * SMALL * max(map(len, names))

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tw_lens.arguments import checked
 from tw_lens.files import write_atomically
 from tw_lens.rendering.export.latex import latex_table, missing, numeric, rows
 from tw_lens.tokens import escaped_controls, visible
@@ -28,6 +29,7 @@ MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#&$!])")
 ROWS_ON_A_TERMINAL = 60
 
 
+@checked
 def cite(result: Any) -> str:
     """Return the line to cite a result by: this package's version, the model, the analysis.
 
@@ -57,6 +59,7 @@ def cite(result: Any) -> str:
     )
 
 
+@checked
 def save_table(
     result: Any,
     path: str | Path,

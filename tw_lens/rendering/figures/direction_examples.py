@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tw_lens.analyses.null_directions import SIDES
+from tw_lens.analyses.null_directions import SIDES, Side
 from tw_lens.rendering.figures.style import apply_layout, escape_token, traces_of, truncate
 from tw_lens.results import figure
 from tw_lens.studies import DirectionExamples, Example
@@ -48,7 +48,7 @@ def draw_direction_examples(result: DirectionExamples) -> go.Figure:
     return fig.update_layout(margin={"l": 0, "r": 0, "t": TOP, "b": 24})
 
 
-def _side_summary(result: DirectionExamples, side: str) -> str:
+def _side_summary(result: DirectionExamples, side: Side) -> str:
     """Two lines above a table: the side's top tokens, and how the examples compare with them."""
     lists = result.words(side)
     tokens = " ".join(escape_token(truncate(token)) for token in lists.token_string[0][:N_TOKENS])
@@ -60,7 +60,7 @@ def _side_summary(result: DirectionExamples, side: str) -> str:
     )
 
 
-def _example_table(result: DirectionExamples, side: str) -> go.Table:
+def _example_table(result: DirectionExamples, side: Side) -> go.Table:
     import plotly.graph_objects as go
 
     examples = result.of_side(side)

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses import Projection, Trajectory, TrajectoryAttribution
+from tw_lens.analyses.projection import Color
 from tw_lens.analyses.trajectory import SHOWN
+from tw_lens.arguments import checked
 from tw_lens.rendering.figures.layer_slider import add_layer_slider
 from tw_lens.rendering.figures.style import (
     COLORS,
@@ -32,10 +34,8 @@ from tw_lens.results import figure
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from tw_lens.analyses.projection import Color
 
 NAMED_LANDMARKS = 25
-COLORS_BY = ("token", "layer")
 KINDS = ("head", "attention", "bias", "MLP", "rest")
 KIND_COLORS: dict[str, str] = dict(zip(KINDS, COLORS, strict=False))
 CENTRE = {"x": 0, "y": 0, "z": -0.14}  # the camera's target, so that the cube fills the figure
@@ -62,8 +62,6 @@ def draw_trajectory(
 @figure.register(Projection)
 def draw_projection(result: Projection, color: Color = "token") -> go.Figure:
     """Draw the states and tokens of a projection, without the states' readouts."""
-    if color not in COLORS_BY:
-        raise ValueError(f"unknown color {color!r}; expected one of 'token', 'layer'.")
     hover = [
         [f"{escape_token(token)} at {label}" for label in result.labels]
         for token in result.token_strings
@@ -74,6 +72,7 @@ def draw_projection(result: Projection, color: Color = "token") -> go.Figure:
     )
 
 
+@checked
 def plot_trajectories(
     paths: Trajectory | Sequence[Trajectory],
     projection: Projection,
@@ -106,13 +105,8 @@ def plot_trajectories(
                 "same states, for a single path."
             )
         kinds, color_by = _largest_components(color), "component"
-    elif color in COLORS_BY:
-        kinds, color_by = None, color
     else:
-        raise ValueError(
-            f"unknown color {color!r}; expected 'token', 'layer' or the result of "
-            "trajectory_attribution."
-        )
+        kinds, color_by = None, color
     points = torch.cat([projection.points_of(path) for path in trajectories], dim=1)
     names = tuple(token for path in trajectories for token in path.token_strings)
     hidden = _first_positions([len(path.token_strings) for path in trajectories])

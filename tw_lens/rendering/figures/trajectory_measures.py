@@ -10,6 +10,8 @@ import torch
 from tw_lens.analyses import Trajectory
 from tw_lens.analyses.trajectory import SHOWN
 from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES
+from tw_lens.argument_kinds import shown
+from tw_lens.arguments import checked
 from tw_lens.rendering.figures.style import (
     COLORS,
     LOGARITHMIC,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
+@checked
 def plot_trajectory_measures(
     paths: Trajectory | Sequence[Trajectory], measures: Sequence[str] = SHOWN
 ) -> go.Figure:
@@ -106,14 +109,12 @@ def _add_lines(
 def _require_measures(paths: Sequence[Trajectory], measures: Sequence[str]) -> None:
     if not paths:
         raise ValueError("paths must hold at least one result of trajectory, got none.")
-    if isinstance(measures, str):
-        raise ValueError(f"measures must be a list of names, e.g. ['norm']; got {measures!r}.")
     expected = ", ".join(map(repr, TRAJECTORY_MEASURES))
     if not measures:
         raise ValueError(f"measures must hold at least one of {expected}; got none.")
     for name in measures:
         if name not in TRAJECTORY_MEASURES:
-            raise ValueError(f"unknown measure {name!r}; expected one of {expected}.")
+            raise ValueError(f"unknown measure {shown(name)}; expected one of {expected}.")
 
 
 def _path_name(paths: Sequence[Trajectory], index: int) -> str:

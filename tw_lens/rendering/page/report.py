@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from tw_lens.analyses.projection import Method
+from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.files import require_writable, write_atomically
 from tw_lens.progress import Progress, steps
@@ -24,10 +26,7 @@ from tw_lens.rendering.page.trajectory_sections import prompts_section, trajecto
 from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
 from tw_lens.results.arguments import CIRCUITS
 from tw_lens.results.token_source import token_source
-from tw_lens.studies.reference_text import choose_vocabulary
-
-if TYPE_CHECKING:
-    from tw_lens.analyses.projection import Method
+from tw_lens.studies.reference_text import PageVocabulary, choose_vocabulary
 
 N_PROBED = 12
 LAYERS_OPEN = 4
@@ -46,6 +45,7 @@ class Page:
     why_embeddings: str
 
 
+@checked
 def report(
     model: Any,
     path: str | Path,
@@ -54,7 +54,7 @@ def report(
     layers: Sequence[int] | None = None,
     method: Method = "pca",
     words: Sequence[str | int] | None = None,
-    vocabulary: LayerVocabulary | Literal["text", "embedding"] = "text",
+    vocabulary: LayerVocabulary | PageVocabulary = "text",
     prompts: Iterable[Prompt] | None = None,
     progress: Progress = False,
 ) -> Path:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses import AttentionPattern, Trajectory, TrajectoryAttribution
+from tw_lens.arguments import checked
 from tw_lens.rendering.figures.style import json_in_script, to_lists
 from tw_lens.tokens import visible
 
@@ -82,6 +83,7 @@ def circuitsvis_script() -> str:
     return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
 
 
+@checked
 def attention_widget(result: AttentionPattern) -> Widget:
     """Return a widget of a layer's attention patterns: thumbnails to choose from, one in full.
 
@@ -107,6 +109,7 @@ def attention_widget(result: AttentionPattern) -> Widget:
     )
 
 
+@checked
 def token_widget(result: Trajectory | TrajectoryAttribution, component: str = "MLP") -> Widget:
     """Return a widget of a prompt's tokens, colored by their value at a layer to choose.
 

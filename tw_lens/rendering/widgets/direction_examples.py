@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from tw_lens.analyses.null_directions import SIDES
+from tw_lens.arguments import checked
 from tw_lens.rendering.widgets.circuitsvis import Widget, neutralise_html
 from tw_lens.studies import DirectionExamples, Example
 
 MARKER = "\u25b8"  # before the token of the example
 
 
+@checked
 def examples_widget(result: DirectionExamples) -> Widget:
     """Return a widget of each side's examples in context, highest first; the reader picks the side.
 

@@ -89,6 +89,7 @@ class ExactConvention(ConventionRules):
             query = query.flatten(2).flatten(0, 1)
             rows = _whole_keys(points, block)
         result = top_tokens(query, rows, k, keep=combined_mask(keep, points))
+        result = result.without(~query.any(-1))
         return result._replace(score=block.attention_scores.softcap_scores(result.score))
 
     def update(  # noqa: D102
@@ -110,7 +111,8 @@ class ExactConvention(ConventionRules):
         if readout == "residual":
             state = state + weights.vocabulary.embed(ids)
         pulled_back = final.pull_back(final.sphere(state)).flatten(0, 1)
-        return top_tokens(pulled_back, final.columns, k, bias=final.bias(), keep=keep)
+        result = top_tokens(pulled_back, final.columns, k, bias=final.bias(), keep=keep)
+        return result if readout == "residual" else result.without(~state.flatten(0, 1).any(-1))
 
     def token_norms(  # noqa: D102
         self, weights: Weights, *, scale: bool, bias: bool
@@ -172,7 +174,8 @@ class PublishedConvention(ConventionRules):
         n = points.at(ids)
         kv = [block.kv_head[h] for h in heads]
         query = torch.einsum("wd,hde->hwe", n, block.W_Q[heads]) @ block.W_K[kv].mT
-        return top_tokens((query / block.d_head**0.5).flatten(0, 1), points.rows, k)
+        query = (query / block.d_head**0.5).flatten(0, 1)
+        return top_tokens(query, points.rows, k).without(~query.any(-1))
 
     def update(  # noqa: D102
         self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, heads: list[int]

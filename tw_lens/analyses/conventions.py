@@ -52,7 +52,8 @@ class ExactConvention(ConventionRules):
         return token_source(vocabulary)
 
     def output_tokens(self, weights: Weights) -> TokenTable:  # noqa: D102
-        return TokenTable(weights.readout.columns, weights.readout.pull_back, relative=True)
+        readout = weights.token_readout
+        return TokenTable(readout.columns, readout.pull_back, relative=True)
 
     def qk_factors(self, block: Block, distance: int) -> Factors:  # noqa: D102
         L, R = block.qk_factors(distance)
@@ -107,7 +108,7 @@ class ExactConvention(ConventionRules):
         return added - added.mean(-1, keepdim=True) if block.centred_stream else added
 
     def top_outputs(self, weights, update, ids, k, *, readout="update", keep=None):  # noqa: D102
-        final, state = weights.readout, update.u
+        final, state = weights.token_readout, update.u
         if readout == "residual":
             state = state + weights.vocabulary.embed(ids)
         pulled_back = final.pull_back(final.sphere(state)).flatten(0, 1)
@@ -117,7 +118,7 @@ class ExactConvention(ConventionRules):
     def token_norms(  # noqa: D102
         self, weights: Weights, *, scale: bool, bias: bool
     ) -> Float[Tensor, " d_vocab"]:
-        readout = weights.readout
+        readout = weights.token_readout
         if not scale:
             weights.require_unprocessed("scale=False")
         gain = readout.norm.gain if scale else torch.ones_like(readout.norm.gain)

@@ -88,7 +88,7 @@ def head_directions(
         for vectors in (svd.left, svd.right)
     )
     writes = circuit == "OV"
-    rows = weights.readout.directions() if writes else points.rows
+    rows = weights.token_readout.directions() if writes else points.rows
     positive = top_tokens_both_signs(right, rows, 1, relative=writes).positive
     sign = torch.where(positive, 1.0, -1.0)[:, None]
     return DirectionPairs(head, circuit, left * sign, right * sign, float(svd.S[0, direction]))

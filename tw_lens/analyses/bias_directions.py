@@ -120,6 +120,7 @@ def bias_directions(
         )
     directions = torch.stack([query, key, -query, -key], dim=1).flatten(0, 1)
     result = top_tokens(directions, points.rows, k, keep=combined_mask(keep, points))
+    result = result.without(~directions.any(-1))
     null = None
     if rules.has_null:
         null = compare_with_null(weights, result, "points", points, keep)

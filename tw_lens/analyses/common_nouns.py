@@ -77,7 +77,10 @@ def common_nouns(weights: Weights, *, leading_space: bool = True) -> CommonNouns
     Source: nouns by frequency in English; arXiv 2309.07315 probes a list of the same length.
     """
     words = [f" {noun}" if leading_space else noun for noun in NOUNS]
-    index, dropped = weights.tokens.look_up(words)
+    printed = [weights.tokens.printed(word) for word in words]
+    index, dropped = weights.tokens.look_up(
+        [word if token is None else token for word, token in zip(words, printed, strict=True)]
+    )
     strings = weights.tokens.strings(index)
     return CommonNouns(
         weights.model_name, leading_space, tuple(index), tuple(strings), tuple(dropped)

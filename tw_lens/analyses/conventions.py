@@ -53,7 +53,8 @@ class ExactConvention(ConventionRules):
         return token_source(vocabulary)
 
     def output_tokens(self, weights: Weights) -> TokenTable:  # noqa: D102
-        return TokenTable(weights.readout.columns, weights.readout.pull_back, relative=True)
+        readout = weights.token_readout
+        return TokenTable(readout.columns, readout.pull_back, relative=True)
 
     def qk_factors(self, block: Block, distance: int) -> Factors:  # noqa: D102
         L, R = block.qk_factors(distance)
@@ -90,6 +91,7 @@ class ExactConvention(ConventionRules):
             query = query.flatten(2).flatten(0, 1)
             rows = _whole_keys(points, block)
         result = top_tokens(query, rows, k, keep=combined_mask(keep, points))
+        result = result.without(~query.any(-1))
         return result._replace(score=block.attention_scores.softcap_scores(result.score))
 
     def update(  # noqa: D102
@@ -107,16 +109,17 @@ class ExactConvention(ConventionRules):
         return added - added.mean(-1, keepdim=True) if block.centred_stream else added
 
     def top_outputs(self, weights, update, ids, k, *, readout="update", keep=None):  # noqa: D102
-        final, state = weights.readout, update.u
+        final, state = weights.token_readout, update.u
         if readout == "residual":
             state = state + weights.vocabulary.embed(ids)
         pulled_back = final.pull_back(final.sphere(state)).flatten(0, 1)
-        return top_tokens(pulled_back, final.columns, k, bias=final.bias(), keep=keep)
+        result = top_tokens(pulled_back, final.columns, k, bias=final.bias(), keep=keep)
+        return result if readout == "residual" else result.without(~state.flatten(0, 1).any(-1))
 
     def token_norms(  # noqa: D102
         self, weights: Weights, *, scale: bool, bias: bool
     ) -> Float[Tensor, " d_vocab"]:
-        readout = weights.readout
+        readout = weights.token_readout
         if not scale:
             weights.require_unprocessed("scale=False")
         gain = readout.norm.gain if scale else torch.ones_like(readout.norm.gain)
@@ -173,7 +176,8 @@ class PublishedConvention(ConventionRules):
         n = points.at(ids)
         kv = [block.kv_head[h] for h in heads]
         query = torch.einsum("wd,hde->hwe", n, block.W_Q[heads]) @ block.W_K[kv].mT
-        return top_tokens((query / block.d_head**0.5).flatten(0, 1), points.rows, k)
+        query = (query / block.d_head**0.5).flatten(0, 1)
+        return top_tokens(query, points.rows, k).without(~query.any(-1))
 
     def update(  # noqa: D102
         self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, heads: list[int]

@@ -17,7 +17,7 @@ from tw_lens.analyses.token_filter import TokenFilter, filter_summary
 from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.errors import Caveat
-from tw_lens.geometry import unit, upper_p_values
+from tw_lens.geometry import NO_TOKEN, unit, upper_p_values
 from tw_lens.progress import Progress
 from tw_lens.results.arguments import Circuit
 from tw_lens.results.base import Result, head_columns
@@ -150,17 +150,25 @@ def direction_association(
     )
     vectors = centred_embeddings(weights)
     left, right = (
-        torch.cat([unit(vectors(chunk)).mean(1) for chunk in side.token_index.split(LISTS_AT_ONCE)])
-        for side in (atlas.left, atlas.right)
+        torch.cat([unit(vectors(chunk)).mean(1) for chunk in side.split(LISTS_AT_ONCE)])
+        for side in (atlas.left.token_index.clamp_min(0), atlas.right.token_index.clamp_min(0))
     )
+    listed = atlas.left.token_index[:, 0] != NO_TOKEN
     groups: dict[tuple[int, Circuit], dict[int, list[int]]] = {}
     for i, (layer, head, circuit, _) in enumerate(atlas.entries):
-        groups.setdefault((layer, circuit), {}).setdefault(head, []).append(i)
-    association, null_association, p_same, p_other = torch.empty(4, len(atlas.entries)).unbind()
+        group = groups.setdefault((layer, circuit), {}).setdefault(head, [])
+        group += [i] if listed[i] else []
+    association, null_association, p_same, p_other = torch.full(
+        (4, len(atlas.entries)), torch.nan
+    ).unbind()
     generator = torch.Generator().manual_seed(seed)
     heads, p_head = [], []
     for (layer, circuit), entries_of_head in groups.items():
         for head, index in entries_of_head.items():
+            heads.append((layer, head, circuit))
+            if not index:  # a head of zeros
+                p_head.append(torch.full((1,), torch.nan))
+                continue
             others = [
                 i for other, entries in entries_of_head.items() if other != head for i in entries
             ]
@@ -175,7 +183,6 @@ def direction_association(
                 [torch.randperm(len(index), generator=generator) for _ in range(n_permutations)]
             )
             permuted = own[torch.arange(len(index)), orders].mean(-1)
-            heads.append((layer, head, circuit))
             p_head.append(upper_p_values(own.diagonal().mean()[None] - ROUNDING, permuted))
     return DirectionAssociation(
         model_name=weights.model_name,

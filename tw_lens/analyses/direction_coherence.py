@@ -84,7 +84,8 @@ class DirectionCoherence(Result):
 
     def share_exceeding_null(self) -> Float[Tensor, "measures nulls"]:
         """Return the share of lists that exceed each null at the 5 % level; 5 % by chance."""
-        return (self.p <= SIGNIFICANCE).float().mean((-1, -2))
+        listed = self.p.isfinite().sum((-1, -2)).clamp_min(1)
+        return (self.p <= SIGNIFICANCE).sum((-1, -2)) / listed
 
     def headline(self) -> str:
         """Return the share of lists that exceed each null, for the first measure."""
@@ -130,11 +131,13 @@ class DirectionCoherence(Result):
 
 
 def benjamini_hochberg(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return the p-values of one family, corrected for the false discovery rate."""
+    """Return the p-values of one family, corrected for the false discovery rate; NaN stays."""
     from scipy.stats import false_discovery_control
 
-    flat = p.flatten()
-    return torch.from_numpy(false_discovery_control(flat.double().numpy())).to(p).view_as(p)
+    q, known = p.clone(), p.isfinite()
+    if known.any():
+        q[known] = torch.from_numpy(false_discovery_control(p[known].double().numpy())).to(p)
+    return q
 
 
 @checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -39,7 +40,8 @@ class DirectionDegeneracy(Result):
     `S_i - S_(i+1)` (for the last direction of all, its singular value); `perturbation_norm` is the
     norm of the rounding perturbation among these directions; `overlap_rotated` and
     `overlap_rounded` are shares of a subspace's tokens (left, right) that remain under rotations
-    within the subspace and under rounding; `sign_margin` is the margin of the choice of sign.
+    within the subspace and under rounding; `sign_margin` is the margin of the choice of sign; all
+    are NaN where the singular value is 0.
     """
 
     model_name: str
@@ -69,12 +71,16 @@ class DirectionDegeneracy(Result):
         """Return the number of separate directions, and the share of tokens that rounding keeps."""
         subspaces = [part for index in range(len(self.heads)) for part in self.subspaces(index)]
         single = sum(len(part) == 1 for part in subspaces)
-        overlap = 100 * float(self.overlap_rounded.mean())
+        overlap = 100 * float(self.overlap_rounded.nanmean())
+        remain = (
+            ""
+            if math.isnan(overlap)
+            else (f"; {overlap:.0f} % of the tokens remain after rounding to bfloat16")
+        )
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}: {single} of "
             f"{self.singular_value.numel()} directions are separate, the others form "
-            f"{len(subspaces) - single} subspaces; {overlap:.0f} % of the tokens remain after "
-            f"rounding to bfloat16{filter_summary(self.token_filter)}"
+            f"{len(subspaces) - single} subspaces{remain}{filter_summary(self.token_filter)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -172,11 +178,11 @@ def direction_degeneracy(
     tokens = _top_tokens(weights, points, circuit, svd, n, k, keep)
     generator = torch.Generator().manual_seed(seed)
     rotated = (_rotate(svd, first, n, generator) for _ in range(n_perturbations))
-    listed = [row[:n] for row in first]
+    listed, vanishing = [row[:n] for row in first], svd.vanishing[:, :n]
 
     def overlap(others: Iterable[FactoredSVD]) -> Float[Tensor, "2 heads n"]:
         lists = (_top_tokens(weights, points, circuit, other, n, k, keep) for other in others)
-        return _mean_overlap(tokens, lists, listed)
+        return _mean_overlap(tokens, lists, listed).masked_fill(vanishing, torch.nan)
 
     return DirectionDegeneracy(
         model_name=weights.model_name,
@@ -190,7 +196,9 @@ def direction_degeneracy(
         open_ended=tuple(n < len(row) and row[n] < n for row in first),
         overlap_rotated=overlap(rotated),
         overlap_rounded=overlap(result.moved),
-        sign_margin=_sign_margin(weights, points, circuit, svd, n),
+        sign_margin=_sign_margin(weights, points, circuit, svd, n).masked_fill(
+            vanishing, torch.nan
+        ),
         token_filter=token_filter,
         caveats=weights.caveats + filter_caveat(token_filter),
     )

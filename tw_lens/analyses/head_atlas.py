@@ -30,7 +30,7 @@ from tw_lens.canonical import (
     Weights,
 )
 from tw_lens.errors import Caveat
-from tw_lens.geometry import concat
+from tw_lens.geometry import NO_TOKEN, concat
 from tw_lens.progress import Progress, steps
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
 from tw_lens.results.base import Result, head_columns
@@ -67,13 +67,16 @@ class HeadAtlas(Result):
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
-        """Return the number of heads, and the most concentrated spectrum."""
+        """Return the number of heads, those of zeros, and the most concentrated spectrum."""
         heads = {(layer, head) for layer, head, _, _ in self.entries}
         strongest = int(self.share.argmax())
         layer, head, circuit, direction = self.entries[strongest]
+        first = torch.tensor([entry[3] == 0 for entry in self.entries])
+        zero = int((first & (self.share == 0)).sum())
+        of_zeros = f" ({zero} circuits of zeros)" if zero else ""
         return (
             f"{self.model_name}: {score_summary(self.score)}"
-            f"{len(heads)} heads; the most concentrated spectrum is that of "
+            f"{len(heads)} heads{of_zeros}; the most concentrated spectrum is that of "
             f"L{layer}H{head} {circuit} ({100 * float(self.share[strongest]):.0f} % in direction "
             f"{direction}){filter_summary(self.token_filter)}"
             f"{significance_summary(self.left, self.right)}"
@@ -119,8 +122,9 @@ class HeadAtlas(Result):
         rows = [i for i, (_, _, of, _) in enumerate(self.entries) if of == circuit]
         if not rows:
             raise ValueError(f"the atlas has no entry of {circuit}.")
-        counts = getattr(self, side).token_index[rows].flatten().bincount()
-        return float(counts.topk(min(N_HUBS, len(counts))).values.sum() / counts.sum())
+        counts = getattr(self, side).token_index[rows].flatten()
+        counts = counts[counts != NO_TOKEN].bincount()
+        return float(counts.topk(min(N_HUBS, len(counts))).values.sum() / counts.sum().clamp_min(1))
 
     @checked
     def only(
@@ -152,6 +156,7 @@ class HeadAtlas(Result):
             if (layers is None or layer in layers)
             and circuit in (None, of)
             and (word is None or any(word.lower() in token.lower() for token in tokens))
+            and (word is None or int(self.left.token_index[i, 0]) != NO_TOKEN)
         ]
         if not selected:
             raise ValueError(

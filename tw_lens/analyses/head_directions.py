@@ -51,6 +51,11 @@ def with_readout_of_score(
     return weights if score == "dot" else standardise_readout(weights, block, points)
 
 
+def shares(S: Float[Tensor, "heads r"]) -> Float[Tensor, "heads r"]:
+    """Return `S_i / sum(S)`; 0 for a head of zeros."""
+    return S / S.sum(-1, keepdim=True).clamp_min(torch.finfo(S.dtype).tiny)
+
+
 def compare_sides_with_null(
     weights: Weights,
     written: Weights,
@@ -82,6 +87,7 @@ def tokens_of_direction_pair(
     *,
     rules: ConventionRules = EXACT,
     keep: Bool[Tensor, " d_vocab"] | None = None,
+    vanishing: Bool[Tensor, " directions"] | None = None,
 ) -> tuple[TopTokens, TopTokens]:
     """Return the top tokens of both sides, each pair's sign chosen over the whole vocabulary.
 
@@ -94,7 +100,13 @@ def tokens_of_direction_pair(
         k: tokens per list.
         rules: of the convention.
         keep: mask of the tokens that may be listed; all of them by default.
+        vanishing: directions of singular value 0, which list no tokens.
     """
+    if vanishing is not None and vanishing.any():
+        sides = tokens_of_direction_pair(
+            weights, points, circuit, left, right, k, rules=rules, keep=keep
+        )
+        return sides[0].without(vanishing), sides[1].without(vanishing)
     n, known = len(left), combined_mask(keep, points)
     if circuit == "QK":  # the same points for both sides: one pass over the vocabulary
         both = top_tokens_both_signs(torch.cat([left, right]), points.rows, k, keep=known)

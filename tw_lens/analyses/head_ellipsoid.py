@@ -104,7 +104,7 @@ def head_ellipsoid(
     Raises:
         IndexError: the layer, head or a token id does not exist.
         TypeError: an argument of another type.
-        ValueError: unknown circuit, no word left, or heads of fewer than three dimensions.
+        ValueError: unknown circuit, no word left, or a head of fewer than three dimensions.
 
     Example:
         >>> head_ellipsoid(weights, layer=1, head=2, words=["w5", "w6"]).semi_axes.shape
@@ -120,6 +120,11 @@ def head_ellipsoid(
     points = token_points(weights, layer, block.norm, vocabulary)
     index, dropped = look_up_words(weights, words, points)
     svd = head_svd(block, block.heads(head), circuit)
+    if svd.vanishing[0, :3].any():
+        raise ValueError(
+            f"W_{circuit} of L{layer}H{head} has fewer than 3 singular values above 0: the image "
+            "of the sphere is no ellipsoid."
+        )
     projected = unit(points.at(torch.tensor(index))) @ svd.left[0, :, :3]
     before = unit(projected)
     semi_axes = svd.S[0, :3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from tw_lens.analyses.conventions import convention_rules
 from tw_lens.analyses.head_directions import (
     compare_sides_with_null,
     head_svd,
+    shares,
     tokens_of_direction_pair,
     with_readout_of_score,
 )
@@ -67,24 +69,33 @@ class HeadSpectrum(HeadComponents, Result):
 
     @property
     def coverage(self) -> Float[Tensor, "heads d_head"]:
-        """The cumulative share of the spectrum in percent, `100 cumsum(S) / sum(S)`."""
-        S = self.singular_values
-        return 100 * S.cumsum(-1) / S.sum(-1, keepdim=True)
+        """The cumulative share in percent, `100 cumsum(S) / sum(S)`; 0 for a head of zeros."""
+        return 100 * shares(self.singular_values).cumsum(-1)
 
     @property
     def directions_for_99(self) -> Float[Tensor, " heads"]:
-        """The share of directions (percent) at which the coverage first exceeds 99 %."""
-        rank = self.singular_values.shape[-1]
-        first = (self.coverage > 99).float().argmax(-1)
-        return 100 * (first + 1) / rank
+        """The share of directions (percent) at which the coverage first exceeds 99 %.
+
+        NaN for a head of zeros.
+        """
+        reached = self.coverage > 99
+        percent = 100 * (reached.float().argmax(-1) + 1) / reached.shape[-1]
+        return percent.masked_fill(~reached.any(-1), torch.nan)
 
     def headline(self) -> str:
         """Return the settings, and the share of directions that covers 99 % of the spectrum."""
+        needed = self.directions_for_99
+        zero = int(needed.isnan().sum())
+        spectrum = (
+            f"99 % of the spectrum in {float(needed.nanmean()):.0f} % of the directions"
+            if zero < len(needed)
+            else "no spectrum"
+        )
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}"
             f"{f' at distance {self.distance}' if self.distance else ''}, {self.convention}: "
-            f"{score_summary(self.score)}{len(self.heads)} heads, 99 % of the spectrum in "
-            f"{float(self.directions_for_99.mean()):.0f} % of the directions"
+            f"{score_summary(self.score)}{len(self.heads)} heads"
+            f"{f' ({zero} of zeros)' if zero else ''}, {spectrum}"
             f"{filter_summary(self.token_filter)}{significance_summary(self.left, self.right)}"
             f"{self.token_source.summary([self.layer], [self.circuit])}"
         )
@@ -94,7 +105,8 @@ class HeadSpectrum(HeadComponents, Result):
 
         Columns: layer, head, component, direction, side, singular_value, rank, token_index,
         token_string, score and, in the exact convention, count (states behind the token's point,
-        with a text vocabulary), coherence, exceeds_null (see `NullComparison`), faithfulness.
+        with a text vocabulary), coherence, exceeds_null (see `NullComparison`), faithfulness. A
+        direction of singular value 0 has one row per side, "nothing".
         """
         rows = []
         for h, head in enumerate(self.heads):
@@ -185,8 +197,9 @@ def head_spectrum(
     points = rules.points(weights, block, vocabulary)
     written = with_readout_of_score(weights, block, points, score)
     sides = tokens_of_direction_pair(
-        written, points, circuit, left, right, k, rules=rules, keep=keep
-    )
+        written, points, circuit, left, right, k, rules=rules, keep=keep,
+        vanishing=svd.vanishing[:, :n].flatten(),
+    )  # fmt: skip
     nulls = (None, None)
     if rules.has_null:
         nulls = compare_sides_with_null(weights, written, points, circuit, *sides, keep)

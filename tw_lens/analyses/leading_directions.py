@@ -13,6 +13,7 @@ from torch import Tensor
 from tw_lens.analyses.head_directions import (
     compare_sides_with_null,
     head_svd,
+    shares,
     tokens_of_direction_pair,
     with_readout_of_score,
 )
@@ -39,6 +40,7 @@ class LayerDirections(NamedTuple):
     entries: list[Entry]
     S: Float[Tensor, " directions"]
     share: Float[Tensor, " directions"]
+    vanishing: Bool[Tensor, " directions"]
     left: Float[Tensor, "directions d_model"]
     right: Float[Tensor, "directions d_model"]
 
@@ -61,7 +63,8 @@ def leading_directions(
                 score=own,
                 entries=[(layer, h, circuit, i) for h in range(block.n_heads) for i in range(m)],
                 S=svd.S[:, :m].flatten(),
-                share=(svd.S / svd.S.sum(-1, keepdim=True))[:, :m].flatten(),
+                share=shares(svd.S)[:, :m].flatten(),
+                vanishing=svd.vanishing[:, :m].flatten(),
                 left=svd.left[..., :m].mT.flatten(0, 1),
                 right=svd.right[..., :m].mT.flatten(0, 1),
             )
@@ -75,12 +78,15 @@ def tokens_of_directions(
     """Return the tokens and the null comparisons of both sides of directions on one sphere."""
     left = torch.cat([part.left for part in group])
     right = torch.cat([part.right for part in group])
+    vanishing = torch.cat([part.vanishing for part in group])
     circuit, points = group[0].sphere[0], group[0].points_of()
     block = weights.block(group[0].entries[0][0])
     written = with_readout_of_score(weights, block, points, group[0].score)
     chunks = [
-        tokens_of_direction_pair(written, points, circuit, left_chunk, right_chunk, k, keep=keep)
-        for left_chunk, right_chunk in zip(left.split(AT_ONCE), right.split(AT_ONCE), strict=True)
+        tokens_of_direction_pair(
+            written, points, circuit, left[at], right[at], k, keep=keep, vanishing=vanishing[at]
+        )
+        for at in torch.arange(len(left)).split(AT_ONCE)
     ]
     lists = concat([left for left, _ in chunks]), concat([right for _, right in chunks])
     return lists, compare_sides_with_null(weights, written, points, circuit, *lists, keep)

@@ -187,7 +187,7 @@ def fit_projection(
     prompts = _prompts(weights, states)
     if n_components not in (2, 3):
         raise ValueError(f"n_components must be 2 or 3, got {n_components}.")
-    norm = weights.readout.norm
+    norm = weights.token_readout.norm
     y = norm.sphere(torch.cat([prompt.stream for prompt in prompts], dim=1))
     n_states = y[..., 0].numel()
     tokens = [token for prompt in prompts for token in prompt.tokens.tolist()]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tw_lens.canonical import Weights
-from tw_lens.geometry import mean_pairwise_cosine
+from tw_lens.geometry import NO_TOKEN, mean_pairwise_cosine
 
 SimilarityMeasure = Literal["embedding", "unembedding", "word class"]
 SIMILARITY_MEASURES: tuple[SimilarityMeasure, ...] = ("embedding", "unembedding", "word class")
@@ -35,7 +35,7 @@ def token_similarity(weights: Weights, measure: SimilarityMeasure) -> TokenSimil
         ImportError: "word class" without lemminflect.
     """
     if measure == "word class":
-        return _class_similarity(word_classes(weights))
+        return _nan_without_tokens(_class_similarity(word_classes(weights)))
     vectors = centred_embeddings(weights)
     if measure == "unembedding":
         require_untied(weights)
@@ -46,7 +46,17 @@ def token_similarity(weights: Weights, measure: SimilarityMeasure) -> TokenSimil
         chunks = ordered.split(max(1, TOKENS_AT_ONCE // lists.shape[1]))
         return torch.cat([mean_pairwise_cosine(vectors(chunk)) for chunk in chunks])
 
-    return similarity
+    return _nan_without_tokens(similarity)
+
+
+def _nan_without_tokens(similarity: TokenSimilarity) -> TokenSimilarity:
+    """Return the similarity of lists, some of them without tokens: NaN."""
+
+    def of_lists(lists: Int[Tensor, "lists k"]) -> Float[Tensor, " lists"]:
+        values = similarity(lists.clamp_min(0))
+        return values.masked_fill(lists[:, 0] == NO_TOKEN, torch.nan)
+
+    return of_lists
 
 
 def centred_embeddings(weights: Weights) -> Vectors:
@@ -96,7 +106,7 @@ def word_classes(weights: Weights) -> Bool[Tensor, "d_vocab classes"]:
         ) from error
     class_index: dict[str, int] = {}
     pairs = []
-    for token_index, string in enumerate(weights.tokens.strings(range(weights.d_vocab))):
+    for token_index, string in enumerate(weights.tokens.texts()):
         word = string.strip()
         for name in getAllLemmas(word.lower()) if word.isalpha() else ():
             pairs.append((token_index, class_index.setdefault(name, len(class_index))))

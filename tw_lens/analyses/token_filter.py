@@ -127,7 +127,7 @@ def token_filter(
 
     Source: never-trained tokens by their embedding, arXiv 2405.05417.
     """
-    strings = weights.tokens.strings(range(weights.d_vocab))
+    strings = weights.tokens.texts()
     conditions: list[Condition] = []
 
     def require(description: str, passing: Tensor | list[bool]) -> None:

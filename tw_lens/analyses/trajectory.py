@@ -190,7 +190,7 @@ def trajectory(
     """
     weights.require_states(states)
     keep = allowed_mask(weights, token_filter)
-    readout = weights.readout
+    readout = weights.token_readout
     y = readout.sphere(states.stream).flatten(0, 1)
     shape = states.stream.shape[:2]
     directions, bias = readout.directions(), readout.bias()

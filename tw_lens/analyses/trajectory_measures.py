@@ -46,7 +46,7 @@ def trajectory_measures(
     `angle_to_last`, `angle_to_next` and `angle_to_next_readout` are not defined at the last
     position; step angles and shares are not defined after the last layer.
     """
-    readout = weights.readout
+    readout = weights.token_readout
     y = readout.norm.sphere(stream)
     own = readout.norm.sphere(weights.vocabulary.embed(tokens))
     next_readout = readout.direction(tokens[1:])

@@ -52,13 +52,13 @@ def standardise_readout(weights: Weights, block: Block, points: TokenPoints) -> 
         block: the layer.
         points: of the layer's tokens.
     """
-    readout = weights.readout
+    readout = weights.token_readout
     factor = _factor_of_writes(block, points)
     mean = torch.stack([chunk.sum(0) for chunk in readout.columns()]).sum(0) / weights.d_vocab
     written = readout.pull_back(factor.T)
     parts = [(written @ (chunk - mean).T).norm(dim=0) for chunk in readout.columns()]
     deviation = torch.cat(parts)
-    deviation = deviation.clamp_min(1e-6 * float(deviation.max()))
+    deviation = deviation.clamp_min(max(1e-6 * float(deviation.max()), 1e-30))  # heads of zeros
     shared = {f.name: getattr(readout, f.name) for f in fields(Readout)}
     shared["b_U"] = (readout.b_U - readout.b_U.mean()) / deviation
     return replace(weights, readout=StandardisedReadout(**shared, mean=mean, deviation=deviation))

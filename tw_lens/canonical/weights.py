@@ -11,7 +11,7 @@ from tw_lens.canonical.attention_heads import Block
 from tw_lens.canonical.embedding import Vocabulary
 from tw_lens.canonical.states import States
 from tw_lens.canonical.unembedding import Readout
-from tw_lens.errors import Caveat
+from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.tokens import TokenStrings
 
 
@@ -58,6 +58,23 @@ class Weights:
     def d_vocab(self) -> int:
         """Number of rows of the embedding."""
         return len(self.vocabulary)
+
+    @property
+    def token_readout(self) -> Readout:
+        """The readout, for analyses that read its outputs as tokens.
+
+        Raises:
+            UnsupportedModelError: the outputs are not the tokens that the model embeds.
+        """
+        n_outputs = self.readout.W_U.shape[1]
+        if n_outputs != self.d_vocab:
+            raise UnsupportedModelError(
+                self.architecture,
+                f"it embeds {self.d_vocab} tokens and has {n_outputs} outputs, so that its outputs "
+                "are not its tokens",
+                "Analyses of QK and of attention do not need them.",
+            )
+        return self.readout
 
     @checked
     def block(self, layer: int) -> Block:

@@ -29,6 +29,7 @@ from tw_lens.geometry.paths import (
     tangential_shares,
 )
 from tw_lens.geometry.top_tokens import (
+    NO_TOKEN,
     TopTokens,
     TopTokensBothSigns,
     concat,
@@ -40,6 +41,7 @@ from tw_lens.geometry.top_tokens import (
 )
 
 __all__ = [
+    "NO_TOKEN",
     "FactoredSVD",
     "PathMeasures",
     "ReducedPoints",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -19,6 +19,12 @@ class FactoredSVD(NamedTuple):
     left: Float[Tensor, "heads m r"]
     S: Float[Tensor, "heads r"]
     right: Float[Tensor, "heads n r"]
+
+    @property
+    def vanishing(self) -> Bool[Tensor, "heads r"]:
+        """The directions of singular value 0 (up to rounding), whose vectors are arbitrary."""
+        rounding = self.S.shape[-1] * torch.finfo(self.S.dtype).eps
+        return (rounding * self.S[:, :1]).expand_as(self.S) >= self.S
 
 
 def factored_svd(

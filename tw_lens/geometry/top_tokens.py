@@ -11,13 +11,24 @@ from torch import Tensor
 
 TokenVectorChunks = Callable[[], Iterator[Tensor]]
 BLOCK_SIZE = 64
+NO_TOKEN = -1
 
 
 class TopTokens(NamedTuple):
-    """The highest-scoring tokens of each query, best first."""
+    """The highest-scoring tokens of each query, best first.
+
+    A list without tokens has score 0 and `NO_TOKEN` throughout.
+    """
 
     score: Float[Tensor, "queries k"]
     token_index: Int[Tensor, "queries k"]
+
+    def without(self, queries: Bool[Tensor, " queries"]) -> TopTokens:
+        """Return the lists, those of some queries (directions of length 0) without tokens."""
+        none = queries[:, None]
+        return TopTokens(
+            self.score.masked_fill(none, 0.0), self.token_index.masked_fill(none, NO_TOKEN)
+        )
 
     def of(self, queries: slice | list[int]) -> TopTokens:
         """Return the lists of some of the queries."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical import Norm, Readout, Vocabulary
+from tw_lens.canonical.embedding import ROWS_AT_ONCE
 from tw_lens.reading.model_access import (
     hf_config_value,
     is_bridged,
@@ -149,16 +150,29 @@ def _measured_scale(model: Any) -> float:
         return 1.0  # a HookedTransformer's W_E is already scaled
     if _original_embed_norm(model) is not None:
         return 1.0
-    sample = torch.tensor([[1, 2]], device=model.embed.W_E.device)
-    stored = model.embed.W_E[sample[0]].detach().float().cpu()
+    W_E = model.embed.W_E
+    sample = _longest_rows(W_E)
+    if not len(sample):
+        raise unsupported(model, "its embedding W_E is zero")
+    stored = W_E[sample].detach().float().cpu()
     with torch.no_grad():
-        embedded = model.embed(sample)[0].float().cpu()
+        embedded = model.embed(sample[None])[0].float().cpu()
     if embedded.shape != stored.shape:
         raise unsupported(model, "its embedding is projected to another width")
     ratio = float((embedded * stored).sum() / stored.square().sum())
     if not torch.allclose(embedded, ratio * stored, rtol=1e-2, atol=1e-5):
         raise unsupported(model, "the embedding is more than a multiple of W_E's rows")
     return 1.0 if abs(ratio - 1) < 1e-4 else ratio
+
+
+def _longest_rows(W_E: Tensor) -> Tensor:
+    """Return the ids of two long rows of an embedding; rows of zeros measure nothing."""
+    for start in range(0, len(W_E), ROWS_AT_ONCE):
+        lengths = W_E[start : start + ROWS_AT_ONCE].detach().float().norm(dim=-1)
+        if lengths.any():
+            longest = lengths.topk(min(2, len(lengths)))
+            return start + longest.indices[longest.values > 0]
+    return torch.empty(0, dtype=torch.long)
 
 
 def _learned_positions(model: Any, n: int) -> Tensor | None:

@@ -14,17 +14,29 @@ from tw_lens.tokens import TokenStrings
 
 Prompt = str | Sequence[int] | Tensor
 """A text, or the ids of one prompt."""
+EXPECTED = (
+    "a prompt must be a text, the token ids of one prompt, e.g. [5, 6], or a tokenizer's output"
+)
 
 
-def tokenize_prompt(model: Any, prompt: Prompt) -> Int[Tensor, " position"]:
-    """Tokenize one prompt as the model itself does.
+def tokenize_prompt(model: Any, prompt: Any) -> Int[Tensor, " position"]:
+    """Return the ids of one prompt, as the model itself tokenizes it.
+
+    Args:
+        model: the model.
+        prompt: a text or a list of one, token ids `[position]` or `[1, position]`, or a
+            tokenizer's output for one text (padding is removed).
 
     Raises:
+        TypeError: none of these.
         ValueError: the prompt is empty, longer than the context, several prompts at once, or text
             for a model without a tokenizer.
         IndexError: an id outside the vocabulary.
     """
-    tokens = _ids(model, prompt)
+    rows = _rows(prompt)
+    if len(rows) != 1:
+        raise ValueError(f"one prompt at a time, got a batch of {len(rows)}.")
+    tokens = _ids(model, rows[0])
     if tokens.numel() == 0:
         unit = "word" if isinstance(prompt, str) else "token id"
         raise ValueError(f"the prompt is empty; give at least one {unit}.")
@@ -85,8 +97,12 @@ def tokenize_prompts(
             yield tokens[:n_ctx], tokens.numel() > n_ctx
 
 
-def _rows(prompt: Prompt | Mapping[str, Any]) -> list[Prompt]:
+def _rows(prompt: Any) -> list[Any]:
     """Return one prompt unchanged, or the rows of a padded batch without their padding."""
+    if isinstance(prompt, list | tuple) and prompt and all(isinstance(p, str) for p in prompt):
+        if len(prompt) > 1:
+            raise ValueError(f"one prompt at a time: a text or its token ids, got {prompt!r}.")
+        return list(prompt)
     if not isinstance(prompt, Mapping):
         return [prompt]
     if not {"input_ids", "attention_mask"} <= set(prompt):
@@ -94,7 +110,7 @@ def _rows(prompt: Prompt | Mapping[str, Any]) -> list[Prompt]:
             "input_ids and attention_mask are needed to tell tokens from padding, got a batch with "
             f"{', '.join(map(repr, prompt))}."
         )
-    ids, mask = (torch.as_tensor(prompt[name]) for name in ("input_ids", "attention_mask"))
+    ids, mask = (_integers(prompt[name]) for name in ("input_ids", "attention_mask"))
     if ids.shape != mask.shape:
         raise ValueError(
             "input_ids and attention_mask must both have one number per token, got shapes "
@@ -104,7 +120,7 @@ def _rows(prompt: Prompt | Mapping[str, Any]) -> list[Prompt]:
     return [row[is_token] for row, is_token in zip(ids, mask, strict=True)]
 
 
-def _ids(model: Any, prompt: Prompt) -> Tensor:
+def _ids(model: Any, prompt: Any) -> Tensor:
     """Return the ids of one prompt, of any length."""
     if isinstance(prompt, str):
         if not prompt.strip():
@@ -115,7 +131,7 @@ def _ids(model: Any, prompt: Prompt) -> Tensor:
         text = prompt.encode("utf-8", "replace").decode("utf-8")
         tokens = model.to_tokens(text, truncate=False)[0]
     else:
-        tokens = torch.as_tensor(prompt, dtype=torch.long)
+        tokens = _integers(prompt)
         if tokens.ndim == 2 and tokens.shape[0] == 1:
             tokens = tokens[0]
         if tokens.ndim != 1:
@@ -129,3 +145,29 @@ def _ids(model: Any, prompt: Prompt) -> Tensor:
             f"the prompt's token ids must be in the vocabulary; one is outside 0 to {d_vocab - 1}."
         )
     return tokens.cpu()
+
+
+def _integers(values: Any) -> Tensor:
+    """Return a tensor, an array or nested lists of ints as a tensor of ids.
+
+    Raises:
+        TypeError: it is something else, such as floats (hidden states, logits) or None.
+    """
+    if isinstance(values, bytes | bytearray):
+        raise TypeError(f"{EXPECTED}; got {type(values).__name__}.")
+    try:
+        ids = values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{EXPECTED}; got {_described(values)}.") from None
+    if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
+        raise TypeError(f"{EXPECTED}; got numbers of type {str(ids.dtype).removeprefix('torch.')}.")
+    return ids.long()
+
+
+def _described(value: Any) -> str:
+    """Return the kind of a value, and of what it holds."""
+    kind = type(value).__name__
+    if isinstance(value, list | tuple) and value:
+        kinds = ", ".join(dict.fromkeys(type(item).__name__ for item in value))
+        return f"a {kind} of {kinds}"
+    return kind

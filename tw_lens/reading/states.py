@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -60,21 +60,21 @@ def attn_and_mlp_out(
 
 
 @checked
-def read_states(
-    model: Any, prompt: str | Sequence[int] | Tensor | Any, *, tokens: Sequence[int] | None = None
-) -> States:
+def read_states(model: Any, prompt: Any, *, tokens: Any = None) -> States:
     """Read a prompt's residual stream: every block's input, what each part added, the final state.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`.
-        prompt: a text, token ids `[position]`, or an `ActivationCache` of one prompt that holds
-            the residual hooks (the model is not run then).
-        tokens: the ids that produced the cache; needed where the cache does not hold them itself
+        prompt: a text, token ids `[position]` or `[1, position]`, a tokenizer's output, or an
+            `ActivationCache` of one prompt that holds the residual hooks, as a dict of tensors or
+            arrays or as `run_with_cache` returns it (the model is not run then).
+        tokens: the prompt that produced the cache; needed where the cache does not hold its tokens
             and the embeddings do not identify them.
 
     Raises:
-        ValueError: the prompt is empty or longer than the context, the cache lacks hooks or holds
-            several prompts.
+        TypeError: the prompt is none of these.
+        ValueError: the prompt is empty or longer than the context; the cache lacks hooks, holds
+            several prompts, or is another model's or another prompt's; the states contain NaN.
         UnsupportedModelError: the model has no residual stream of this form.
 
     Example:
@@ -85,19 +85,18 @@ def read_states(
     require_model(model)
     layers = host_layers(model)
     residuals, writes = residual_hooks(len(layers)), write_hooks(len(layers))
-    if hasattr(prompt, "cache_dict") or isinstance(prompt, dict):
-        values = _from_cache(prompt, residuals, writes)
-        ids = _tokens_of_cache(model, prompt) if tokens is None else torch.as_tensor(tokens).long()
-        n_positions = values[residuals[0]].shape[0]
-        if ids.numel() != n_positions:
-            raise ValueError(
-                f"{ids.numel()} tokens were given and the cache holds {n_positions} positions; "
-                "give the tokens that produced the cache."
-            )
+    cache = _cache_in(prompt)
+    if cache is not None:
+        values = _from_cache(cache, residuals, writes)
+        ids = _tokens_beside(model, cache, tokens, len(values[residuals[0]]))
+    elif tokens is not None:
+        raise ValueError(
+            "tokens= belongs to an ActivationCache, and the prompt is none; give the prompt alone."
+        )
     else:
         ids = tokenize_prompt(model, prompt)
         _, values = run(model, ids, residuals, also=writes)
-    stream = torch.stack([values[name] for name in residuals])
+    stream = _stacked(model, [values[name] for name in residuals])
     added = [
         attn_and_mlp_out(values, layer, before, after)
         for layer, before, after in zip(layers, stream[:-1], stream[1:], strict=True)
@@ -113,6 +112,36 @@ def read_states(
     )
 
 
+def _cache_in(prompt: Any) -> Any:
+    """Return the cache that a prompt is, alone or beside its logits; None where it is no cache."""
+    if isinstance(prompt, tuple) and len(prompt) == 2:  # what run_with_cache returns
+        prompt = prompt[1]
+    is_mapping = isinstance(prompt, Mapping) and "input_ids" not in prompt
+    return prompt if is_mapping or hasattr(prompt, "cache_dict") else None
+
+
+def _stacked(model: Any, residuals: list[Tensor]) -> Tensor:
+    """Return the residual stream, if it is one of the model's width without NaN.
+
+    Raises:
+        ValueError: it is not.
+    """
+    shapes = {tuple(residual.shape) for residual in residuals}
+    d_model = int(model.cfg.d_model)
+    if len(shapes) > 1 or residuals[0].shape[-1] != d_model:
+        raise ValueError(
+            f"the cache must hold states of {name_of(model)}, [position, {d_model}], at every "
+            f"layer; got {', '.join(map(str, sorted(shapes)))}."
+        )
+    stream = torch.stack(residuals)
+    if not torch.isfinite(stream).all():
+        raise ValueError(
+            "the residual stream contains NaN or infinity, which would make every result "
+            "meaningless; half precision may overflow: run the model in float32."
+        )
+    return stream
+
+
 def _from_cache(cache: Any, residuals: list[str], writes: list[str]) -> dict[str, Tensor]:
     """Return one prompt's values at the hooks that a cache holds."""
     missing = [name for name in residuals if name not in cache]
@@ -122,14 +151,21 @@ def _from_cache(cache: Any, residuals: list[str], writes: list[str]) -> dict[str
     if missing:
         raise ValueError(
             f"the cache does not hold {missing[0]} ({len(missing)} hooks are missing); run the "
-            "model with a names_filter that keeps the residual hooks."
+            "model with a names_filter that keeps every hook_resid_pre, the last hook_resid_post "
+            "and every hook_attn_out (or hook_mlp_out)."
+        )
+    if (beyond := f"blocks.{len(residuals) - 1}.hook_resid_pre") in cache:
+        raise ValueError(
+            f"the cache holds {beyond}, and the model has {len(residuals) - 1} layers; give a "
+            "cache of this model."
         )
     names = [name for name in (*residuals, *writes) if name in cache]
     return {name: _one_prompt(cache[name], 2).float().cpu() for name in names}
 
 
-def _one_prompt(value: Tensor, ndim: int) -> Tensor:
-    """Return a cached value without its batch dimension."""
+def _one_prompt(value: Any, ndim: int) -> Tensor:
+    """Return a cached value, a tensor or an array, without its batch dimension."""
+    value = torch.as_tensor(value)
     if value.ndim == ndim + 1:
         if value.shape[0] != 1:
             raise ValueError(f"the cache must hold one prompt, got {value.shape[0]} prompts.")
@@ -137,8 +173,34 @@ def _one_prompt(value: Tensor, ndim: int) -> Tensor:
     return value.detach()
 
 
-def _tokens_of_cache(model: Any, cache: Any) -> Tensor:
-    """Return the ids that produced a cache: stored in it, else identified by their embeddings."""
+def _tokens_beside(model: Any, cache: Any, tokens: Any, n_positions: int) -> Tensor:
+    """Return the ids that produced a cache: those given, or those that the cache tells.
+
+    Raises:
+        ValueError: the cache tells none, or others than those given, or another number of them.
+    """
+    told = _tokens_of_cache(model, cache)
+    ids = told if tokens is None else tokenize_prompt(model, tokens)
+    if ids is None:
+        raise ValueError(
+            "the cache does not tell which tokens produced it; give them as read_states(model, "
+            "cache, tokens=[...])."
+        )
+    if ids.numel() != n_positions:
+        raise ValueError(
+            f"{ids.numel()} tokens were given and the cache holds {n_positions} positions; "
+            "give the tokens that produced the cache."
+        )
+    if told is not None and told.tolist() != ids.tolist():
+        raise ValueError(
+            "the tokens given are not those that produced the cache, which holds its own; leave "
+            "tokens= out."
+        )
+    return ids
+
+
+def _tokens_of_cache(model: Any, cache: Any) -> Tensor | None:
+    """Return the ids that a cache tells, stored or by their embeddings; None where it does not."""
     if EMBEDDED_TOKENS in cache:
         return _one_prompt(cache[EMBEDDED_TOKENS], 1).long().cpu()
     if "hook_embed" in cache:
@@ -147,11 +209,8 @@ def _tokens_of_cache(model: Any, cache: Any) -> Tensor:
             W_E = model.embed.W_E.detach().float()
         embedded = embedded.to(W_E)
         unit = W_E / W_E.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        cosines = embedded @ unit.T / embedded.norm(dim=-1, keepdim=True)
+        cosines = embedded @ unit.T / embedded.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         best, second = cosines.topk(2, dim=-1).values.unbind(-1)
         if bool((best > 0.9999).all()) and bool((second < 0.9999).all()):
             return cosines.argmax(dim=-1).cpu()
-    raise ValueError(
-        "the cache does not tell which tokens produced it; give them as read_states(model, cache, "
-        "tokens=[...])."
-    )
+    return None

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tw_lens.geometry import TopTokens
+from tw_lens.geometry import NO_TOKEN, TopTokens
 from tw_lens.tokens import TokenStrings
 
 SIGNIFICANCE = 0.05
+NOTHING = "nothing"
 
 
 class NullComparison(NamedTuple):
@@ -47,7 +48,8 @@ class TokenLists:
 
     `null` is None where lists have no null: in the published convention, for lists of one token,
     for normalised keys, and for readouts of the residual state. `count`, with a text vocabulary, is
-    the number of states that the point of each listed token is the mean of.
+    the number of states that the point of each listed token is the mean of. What a head of zeros
+    reads or writes has a list of one string, "nothing", with token -1 and score 0.
     """
 
     score: Float[Tensor, "lists k"]
@@ -113,6 +115,9 @@ def significance_summary(*lists: TokenLists) -> str:
     if not p_values:
         return ""
     p = torch.cat(p_values)
+    p = p[p.isfinite()]
+    if not len(p):
+        return ""
     n = int((p <= SIGNIFICANCE).sum())
     return f"; {n} of {len(p)} token lists are more coherent than 95 % of random directions'"
 
@@ -124,7 +129,11 @@ def make_token_lists(
     count: Int[Tensor, " d_vocab"] | None = None,
 ) -> TokenLists:
     """Return top tokens with their strings, null comparison, and counts of their points."""
-    strings = {int(i): tokens.string(int(i)) for i in result.token_index.unique()}
-    rows = tuple(tuple(strings[i] for i in row) for row in result.token_index.tolist())
-    of_lists = None if count is None else count[result.token_index]
+    rows = tuple(
+        (NOTHING,) if row and row[0] == NO_TOKEN else tuple(tokens.strings(row))
+        for row in result.token_index.tolist()
+    )
+    of_lists = None
+    if count is not None:
+        of_lists = count[result.token_index.clamp_min(0)] * (result.token_index != NO_TOKEN)
     return TokenLists(result.score, result.token_index, rows, null, of_lists)

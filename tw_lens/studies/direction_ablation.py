@@ -127,6 +127,8 @@ def direction_ablation(
     head = require_head(block, head)
     precise = to_float64(block)
     svd = head_svd(precise, [head], circuit)
+    if not svd.S.any():
+        raise ValueError(f"W_{circuit} of L{layer}H{head} is zero: there is nothing to ablate.")
     sets = ablation_sets(directions, svd.S.shape[-1])
     A = precise.A_Q[head] if circuit == "QK" else precise.A_V[block.kv_head[head]]
     shape = (len(SOURCES), len(sets), len(ABLATION_MEASURES))

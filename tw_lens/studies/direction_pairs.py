@@ -63,6 +63,7 @@ def head_directions(
     Raises:
         IndexError: the layer, the head or the direction does not exist.
         TypeError: one of them is not an int.
+        ValueError: the direction has singular value 0.
     """
     block = weights.block(layer)
     head = require_head(block, head)
@@ -73,6 +74,11 @@ def head_directions(
             f"direction {direction} does not exist: W_{circuit} of L{layer}H{head} has directions "
             f"0 to {rank - 1}."
         )
+    if svd.vanishing[0, direction]:
+        raise ValueError(
+            f"direction {direction} of W_{circuit} of L{layer}H{head} has singular value 0, which "
+            "leaves its vectors arbitrary; choose a direction that the head has."
+        )
     generator = torch.Generator().manual_seed(seed)
     left, right = (
         torch.cat(
@@ -81,7 +87,7 @@ def head_directions(
         for vectors in (svd.left, svd.right)
     )
     writes = circuit == "OV"
-    rows = weights.readout.directions() if writes else points.rows
+    rows = weights.token_readout.directions() if writes else points.rows
     positive = top_tokens_both_signs(right, rows, 1, relative=writes).positive
     sign = torch.where(positive, 1.0, -1.0)[:, None]
     return DirectionPairs(head, circuit, left * sign, right * sign, float(svd.S[0, direction]))

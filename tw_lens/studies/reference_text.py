@@ -141,9 +141,10 @@ def choose_vocabulary(
 
 def _require_known_words(weights: Weights) -> None:
     """Reject a tokenizer that has a single token for too few of some common English words."""
+    words = () if weights.tokens.tokenizer is None else COMMON_WORDS
     known = sum(
         any(weights.tokens.single(form) is not None for form in (word, f" {word}"))
-        for word in COMMON_WORDS
+        for word in words
     )
     if 2 * known < len(COMMON_WORDS):
         raise ReferenceTextError(

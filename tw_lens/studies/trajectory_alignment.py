@@ -264,7 +264,7 @@ def _angles(
     others: Int[Tensor, " position"] | None,
 ) -> Float[Tensor, "targets layers_and_end position"]:
     """Return the angles to the three targets, or to other positions instead (NaN: none)."""
-    readout = weights.readout
+    readout = weights.token_readout
     y = readout.norm.sphere(stream)
     successor = torch.arange(1, len(tokens) + 1).clamp_max(len(tokens) - 1)
     last = torch.full_like(successor, len(tokens) - 1)

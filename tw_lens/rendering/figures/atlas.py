@@ -26,7 +26,9 @@ def draw_head_atlas(result: HeadAtlas) -> go.Figure:
     layers = sorted({layer for layer, *_ in result.entries})
     heads = range(1 + max(head for _, head, *_ in result.entries))
     fig = make_subplots(1, 2, subplot_titles=[f"W_{c}" for c in CIRCUITS], shared_yaxes=True)
-    lowest, highest = (math.log10(100 * float(end)) for end in result.share.aminmax())
+    shares = result.share[result.share > 0]
+    ends = shares.aminmax() if len(shares) else (1.0, 1.0)
+    lowest, highest = (math.log10(100 * float(end)) for end in ends)
     ticks = _ticks(lowest, highest)
     entry_of = {(layer, head, circuit): i for i, (layer, head, circuit, d)
                 in enumerate(result.entries) if d == 0}  # fmt: skip
@@ -71,7 +73,9 @@ def _percent(result: HeadAtlas, entry: int | None) -> str:
 
 
 def _log_percent(result: HeadAtlas, entry: int | None) -> float | None:
-    return None if entry is None else round(math.log10(100 * float(result.share[entry])), 3)
+    if entry is None or not result.share[entry]:  # a head of zeros has no share
+        return None
+    return round(math.log10(100 * float(result.share[entry])), 3)
 
 
 def _both_sides(result: HeadAtlas, entry: int | None) -> str:

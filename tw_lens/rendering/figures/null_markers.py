@@ -28,7 +28,7 @@ class NullMarker(NamedTuple):
 
 def null_marker(lists: TokenLists, index: int) -> NullMarker:
     """Return the marker of one list; empty where the list has no null comparison."""
-    if lists.null is None:
+    if lists.null is None or lists.null.coherence[index].isnan():
         return NullMarker("", "")
     isotropic, vocabulary = lists.null.p[index].tolist()
     number = f"{float(lists.null.coherence[index]):.2f}"
@@ -50,9 +50,9 @@ def hover_text(lists: TokenLists, index: int, separator: str = "<br>") -> str:
 def significance_sentence(where: str, *lists: TokenLists) -> str:
     """Return one sentence: the share of token lists that exceed each null."""
     p_values = [group.null.p for group in lists if group.null is not None]
-    if not p_values:
+    n = sum(int(p[:, 0].isfinite().sum()) for p in p_values)
+    if not n:
         return ""
-    n = sum(map(len, p_values))
     isotropic, vocabulary = (
         100 * sum(float((p[:, null] <= SIGNIFICANCE).sum()) for p in p_values) / n
         for null in (0, 1)

@@ -252,13 +252,17 @@ def _ellipsoid_panels(
     if weights.d_head < 3:
         return ()
     head = int(spectrum.singular_values[:, 0].argmax())
-    ellipsoid = head_ellipsoid(
-        weights, layer=spectrum.layer, head=head, words=words, vocabulary=vocabulary
-    )
+    title = "Image of the unit sphere under W_QK: an ellipsoid"
+    try:
+        ellipsoid = head_ellipsoid(
+            weights, layer=spectrum.layer, head=head, words=words, vocabulary=vocabulary
+        )
+    except ValueError as refusal:  # heads of zeros
+        return (refusal_panel(title, refusal),)
     share = 100 * float(ellipsoid.share.mean())
     return (
         Panel(
-            "Image of the unit sphere under W_QK: an ellipsoid",
+            title,
             f"L{ellipsoid.layer}H{ellipsoid.head} has the largest singular value of the layer; the "
             "unit sphere of its three leading query directions becomes an ellipsoid on the key "
             f"side. Tokens are placed by their direction in this subspace, which holds {share:.1f} "

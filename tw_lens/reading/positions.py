@@ -25,7 +25,7 @@ from tw_lens.reading.model_access import (
 from tw_lens.reading.offloaded import device_of
 
 ADJACENT_PAIRS = ("rotary_adjacent_pairs", "rotary_interleaved_cos_sin")
-QUARTER_TURNS = ("rotate_half", "rotate_every_two")  # (x, y) -> (-y, x) of every pair, in transformers
+QUARTER_TURNS = ("rotate_half", "rotate_every_two")  # (x, y) -> (-y, x), beside the attention class
 OTHER_MODALITIES = ("vision", "audio")
 
 

@@ -14,7 +14,17 @@ PAGE := out/smollm2.html
 # Tests that also run on TransformerLens 3.9, the last version with HookedTransformer.
 LEG39 := tests/hooked tests/reading
 
-.PHONY: demo test lint docs notebooks bench faithfulness chromium tex clean
+# Newest releases, and the lowest that pyproject.toml admits: the matrix of architectures and the core.
+LATEST := .venv-latest
+LOWEST := .venv-lowest
+UNPINNED := -m pip install --quiet --disable-pip-version-check
+CORE := tests/canonical tests/geometry tests/analyses tests/reading
+# Deprecations between transformers and TransformerLens are theirs; the documentation's table of
+# architectures is of the pinned releases.
+OTHER_RELEASES := -W ignore::FutureWarning -W ignore::DeprecationWarning \
+	--deselect tests/architectures/test_support.py::test_the_table_in_the_docs_is_the_run
+
+.PHONY: demo test test-latest lint docs notebooks bench faithfulness chromium tex clean
 
 demo: $(VENV)/installed
 	mkdir -p $(dir $(PAGE))
@@ -23,6 +33,19 @@ demo: $(VENV)/installed
 test: lint $(VENV39)/tested chromium tex
 	$(VENV39)/bin/python -m pytest $(LEG39)
 	$(VENV)/bin/python -m pytest --ignore=tests/hooked
+
+# Not part of .ci/run: what it installs changes from day to day.
+test-latest:
+	rm -rf $(LATEST) $(LOWEST)
+	$(PYTHON) -m venv $(LATEST)
+	$(LATEST)/bin/python $(UNPINNED) --editable ".[bundled,test]"
+	$(LATEST)/bin/python $(BUNDLED)
+	$(LATEST)/bin/python -m pytest $(OTHER_RELEASES) tests/architectures $(CORE)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python $(UNPINNED) --constraint constraints-lowest.txt \
+		--editable ".[bundled]" beartype psutil pytest pyyaml
+	$(LOWEST)/bin/python $(BUNDLED)
+	$(LOWEST)/bin/python -m pytest $(OTHER_RELEASES) tests/hooked $(CORE)
 
 lint: $(VENV)/tested
 	$(VENV)/bin/ruff check tw_lens tests examples
@@ -77,4 +100,4 @@ tex:
 	@command -v pdflatex >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends texlive-latex-base texlive-latex-recommended >/dev/null; } || true
 
 clean:
-	rm -rf $(VENV) $(VENV39) out
+	rm -rf $(VENV) $(VENV39) $(LATEST) $(LOWEST) out

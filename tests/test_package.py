@@ -48,8 +48,9 @@ def test_the_wheel_contains_the_package_its_templates_and_its_types(built):
 def test_the_sdist_contains_what_the_tests_need(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    files = ["README.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "constraints.txt", "LICENSE",
-             ".ci/run", ".github/CONTRIBUTING.md", "tests/conftest.py"]  # fmt: skip
+    files = ["README.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "constraints.txt",
+             "constraints-lowest.txt", "LICENSE", ".ci/run", ".github/CONTRIBUTING.md",
+             "tests/conftest.py"]  # fmt: skip
     folders = [ROOT / "examples", ROOT / "examples" / "site"]
     sources = [p for folder in folders for p in folder.rglob("*") if p.suffix in KINDS]
     assert {*files, *(str(path.relative_to(ROOT)) for path in sources)} <= names
@@ -89,3 +90,15 @@ def test_forms_citation_and_hooks_are_valid_yaml():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     pinned = re.search(r"^ruff==(.+)$", (ROOT / "constraints.txt").read_text(), re.M)[1]
     assert [hook["rev"] for hook in hooks] == [f"v{pinned}"]
+
+
+def test_the_lowest_versions_are_those_that_pyproject_admits():
+    """`make test-latest` runs them; transformers is what TransformerLens itself admits."""
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    runtime = pyproject[pyproject.index("dependencies = [") : pyproject.index("[project.urls]")]
+    bundled = re.search(r"bundled = \[.*\]", pyproject)
+    assert bundled
+    admitted = dict(re.findall(r'"([\w-]+)>=([\d.]+)', runtime + bundled[0]))
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    lowest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert lowest.pop("transformers") and lowest == admitted

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,23 @@ def zoo_bridge(architecture: str, seed: int = 0, **own: Any) -> Any:
     """`tiny` behind a TransformerBridge; nothing is installed or fetched on the way."""
     if architecture == NATIVE:
         return native(seed, **own)
-    from transformer_lens.model_bridge.sources.transformers import helpers
+    with _no_installation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return as_bridge(tiny(architecture, seed, **own), f"tiny-{architecture}")
 
-    ensure = helpers._ensure_torchvision
-    helpers._ensure_torchvision = lambda: False  # it would run pip
+
+@contextlib.contextmanager
+def _no_installation() -> Iterator[None]:
+    """Keep TransformerLens 4 from running pip for torchvision."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return as_bridge(tiny(architecture, seed, **own), f"tiny-{architecture}")
+        from transformer_lens.model_bridge.sources.transformers import helpers
+    except ImportError:  # 3.9 does not
+        yield
+        return
+    ensure = helpers._ensure_torchvision
+    helpers._ensure_torchvision = lambda: False
+    try:
+        yield
     finally:
         helpers._ensure_torchvision = ensure
 

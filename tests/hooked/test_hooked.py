@@ -167,3 +167,11 @@ def test_ablating_a_whole_map_equals_setting_its_weights_to_zero(kind: tuple, ci
     kl = (p.exp() * (p - q)).sum(-1)[1:].mean()
     assert float(result.effect.value[0, 0, 2]) == pytest.approx(float(kl), rel=1e-3, abs=1e-7)
     assert float(kl) > 1e-4 and result.residual_error < 1e-5
+
+
+def test_grouped_weights_before_they_are_repeated():
+    """Private names of 3.9, the last release with HookedTransformer: reading/matrices.py."""
+    attention = tiny_hooked("LN", True, 2, False).blocks[0].attn
+    for name in ("W_K", "W_V", "b_K", "b_V"):
+        own, repeated = getattr(attention, f"_{name}"), getattr(attention, name)
+        assert len(own) == 2 and torch.equal(own.repeat_interleave(2, dim=0), repeated)

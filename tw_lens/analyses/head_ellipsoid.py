@@ -37,7 +37,7 @@ class HeadEllipsoid(Result):
     layer: int
     head: int
     circuit: Circuit
-    semi_axes: Float[Tensor, 3]
+    semi_axes: Float[Tensor, " 3"]
     words: tuple[str, ...]
     word_index: tuple[int, ...]
     before: Float[Tensor, "words 3"]

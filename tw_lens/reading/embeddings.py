@@ -199,14 +199,21 @@ def _learned_positions(model: Any, n: int) -> Tensor | None:
 
 def _logit_scale(model: Any) -> float:
     """Return the factor on the logits, 1 where it was already folded into the unembedding."""
-    if optional(optional(model, "adapter"), "_logit_scale_already_folded"):
-        return 1.0
     scale = 1.0
     for name in LOGIT_FACTORS:
-        scale *= float(hf_config_value(model, name) or 1.0)
+        scale *= _own_or_configured(model, name)
     for name in LOGIT_DIVISORS:
-        scale /= float(hf_config_value(model, name) or 1.0)
+        scale /= _own_or_configured(model, name)
     return scale
+
+
+def _own_or_configured(model: Any, name: str) -> float:
+    """Return a factor that the original model itself holds, else its configuration's, else 1.
+
+    Folding a factor into the unembedding changes the model's own and leaves the configuration.
+    """
+    own = optional(original_model(model), name)
+    return float((hf_config_value(model, name) if own is None else own) or 1.0)
 
 
 def _logit_softcap(model: Any) -> float | None:

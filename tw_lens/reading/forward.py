@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from tw_lens.reading.model_access import architecture_of, name_of, optional
 from tw_lens.reading.offloaded import device_of
 
 UNEMBEDDED = "unembed.hook_in"
+HOST_PACKAGES = ("transformer-lens", "transformers")
+# What a call raises whose other side has renamed an attribute, an argument or an entry.
+MISFITS = (AttributeError, TypeError, KeyError, ImportError, NotImplementedError)
 
 
 def residual_hooks(n_layers: int) -> list[str]:
@@ -67,15 +71,14 @@ def run_batch(
     _require_no_dropout(model)
     requested = set(names) | set(also or [])
     tokens = tokens.to(device_of(model))
-    with _unhooked_attention(model) as outputs, torch.no_grad():
-        logits, cache = model.run_with_cache(tokens, names_filter=lambda name: name in requested)
+    with _unhooked_attention(model) as outputs:
+        logits, cache = _run_with_cache(model, tokens, requested)
     values = {name: cache[name].float().cpu() for name in requested if name in cache}
     values |= {name: out.float().cpu() for name, out in outputs.items() if name in requested}
     last = names[-1]
     if last not in values and optional(model, "ln_final") is None:
         # GPT: the last state goes to the unembedding unchanged.
-        with torch.no_grad():
-            _, cache = model.run_with_cache(tokens, names_filter=lambda name: name == UNEMBEDDED)
+        _, cache = _run_with_cache(model, tokens, {UNEMBEDDED})
         values[last] = cache[UNEMBEDDED].float().cpu()
     missing = [name for name in names if name not in values]
     if missing:
@@ -85,6 +88,25 @@ def run_batch(
             "Analyses of the weights alone (spectra, probes) do not need it.",
         )
     return logits.float().cpu(), values
+
+
+def _run_with_cache(model: Any, tokens: Tensor, names: set[str]) -> tuple[Tensor, Any]:
+    """Run the model with hooks on the names.
+
+    Raises:
+        UnsupportedModelError: TransformerLens and transformers do not fit each other on this model.
+    """
+    try:
+        with torch.no_grad():
+            return model.run_with_cache(tokens, names_filter=lambda name: name in names)
+    except MISFITS as error:
+        versions = ", ".join(f"{name} {version(name)}" for name in HOST_PACKAGES)
+        raise UnsupportedModelError(
+            architecture_of(model),
+            f"it does not run with {versions} ({type(error).__name__}: {error})",
+            "Analyses of the weights alone (spectra, probes) do not run it; to run it, install "
+            "the versions that the documentation lists as tried.",
+        ) from error
 
 
 def _require_no_dropout(model: Any) -> None:

@@ -25,6 +25,7 @@ from tw_lens.reading.model_access import (
 from tw_lens.reading.offloaded import device_of
 
 ADJACENT_PAIRS = ("rotary_adjacent_pairs", "rotary_interleaved_cos_sin")
+QUARTER_TURNS = ("rotate_half", "rotate_every_two")  # (x, y) -> (-y, x), beside the attention class
 OTHER_MODALITIES = ("vision", "audio")
 
 
@@ -107,14 +108,17 @@ def _computed_rotary(layer: HostLayer) -> Rotary:
 
     def tables(n: int) -> tuple[Tensor, Tensor]:
         result = call(n)
-        cos, sin = (result.real, result.imag) if as_complex else result
+        first, second = (result.real, result.imag) if as_complex else result
+        at_zero = first[0, 0]  # GPT-J returns the sines first: at position 0 they are all 0
+        cos, sin = (first, second) if bool(at_zero.any()) else (second, first)
         return cos[0], sin[0]
 
+    adjacent, backwards = (True, False) if as_complex else _turning(layer)
     return _rotary(
         tables,
-        adjacent=as_complex or any(optional(cfg, flag) for flag in ADJACENT_PAIRS),
+        adjacent=adjacent,
         start=int(layer.part("qk_nope_head_dim") or 0),
-        backwards=_rotates_backwards(layer),
+        backwards=backwards,
     )
 
 
@@ -178,7 +182,6 @@ def _rotary_module(layer: HostLayer) -> Any:
     """Find the module that computes cosines and sines: the bridge's, the layer's, the model's."""
     modules = [
         optional(layer.model, "rotary_emb"),
-        optional(layer.attention, "_rotary_emb"),
         layer.part("rotary_emb"),
     ]
     if (original := original_model(layer.model)) is not None:
@@ -190,13 +193,21 @@ def _rotary_module(layer: HostLayer) -> Any:
     return next((m for m in map(resolved_module, modules) if callable(m)), None)
 
 
-def _rotates_backwards(layer: HostLayer) -> bool:
-    """Return whether a model that rotates by itself turns the other way (NanoChat)."""
-    if hasattr(layer.attention, "_rotary_emb"):  # TransformerLens rotates, always forwards
-        return False
+def _turning(layer: HostLayer) -> tuple[bool, bool]:
+    """Return whether a layer rotates adjacent dimensions, and whether backwards (NanoChat).
+
+    Where TransformerLens rotates (its hooks on cosines and sines tell), its configuration says how.
+    A model that rotates by itself is asked where its own function takes a unit vector.
+    """
+    if hasattr(layer.attention, "hook_cos"):
+        return any(optional(layer.model.cfg, flag) for flag in ADJACENT_PAIRS), False
     source = sys.modules[type(layer.original_attention).__module__]
-    rotate_half = optional(source, "rotate_half")
-    return rotate_half is not None and float(rotate_half(torch.tensor([1.0, 0.0]))[1]) < 0
+    rotate = optional(source, *QUARTER_TURNS)
+    if rotate is None:
+        return False, False
+    turned = rotate(torch.eye(4)[:1].reshape(1, 1, 1, 4)).flatten()
+    partner = int(turned.abs().argmax())
+    return partner == 1, bool(turned[partner] < 0)
 
 
 def _rotary(tables: Tables, *, adjacent: bool, start: int = 0, backwards: bool = False) -> Rotary:

@@ -213,7 +213,7 @@ def _scene(side: str, axes: list[float], annotations: list[dict[str, Any]]) -> d
     return scene
 
 
-def _add_surface(scenes: go.Figure, axes: Float[Tensor, 3], column: int) -> None:
+def _add_surface(scenes: go.Figure, axes: Float[Tensor, " 3"], column: int) -> None:
     theta = torch.linspace(0, math.pi, 25)[:, None]
     phi = torch.linspace(0, 2 * math.pi, 49)[None, :]
     x, y = axes[0] * theta.sin() * phi.cos(), axes[1] * theta.sin() * phi.sin()
@@ -226,7 +226,7 @@ def _add_surface(scenes: go.Figure, axes: Float[Tensor, 3], column: int) -> None
     )  # fmt: skip
 
 
-def _add_axes(scenes: go.Figure, axes: Float[Tensor, 3], column: int) -> None:
+def _add_axes(scenes: go.Figure, axes: Float[Tensor, " 3"], column: int) -> None:
     for i, length in enumerate(axes.tolist()):
         ends = [[-length if j == i else 0, length if j == i else 0] for j in range(3)]
         scenes.add_scatter3d(

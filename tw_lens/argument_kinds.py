@@ -19,7 +19,7 @@ Name = TypeVar("Name", bound=str)
 Check = Callable[[str, Any], Any]
 
 MANY = 2**31 - 1
-DRAWS = 10**6  # each draw is read against the whole vocabulary, or is a run of the model
+DRAWS = 10**5  # each draw is read against the whole vocabulary, or is a run of the model
 RANGES: dict[str, tuple[float | int, float | int]] = {
     **dict.fromkeys(
         ("k", "n", "n_words", "n_examples", "context", "batch_size", "min_count"), (1, MANY)
@@ -101,7 +101,7 @@ def require_int(name: str, value: Any) -> int:
         TypeError: it is not an int.
         ValueError: it is out of range.
     """
-    if (number := _int(value)) is None:
+    if (number := int_of(value)) is None:
         raise TypeError(f"{name} must be an int, got {shown(value)}.")
     return _in_range(name, number, *RANGES.get(name, ANY_INT))
 
@@ -173,7 +173,7 @@ def require_ints(name: str, values: Any) -> tuple[int, ...]:
         TypeError: the values are no list, or one of them is not an int.
     """
     items = items_of(values)
-    numbers = () if items is None else tuple(map(_int, items))
+    numbers = () if items is None else tuple(map(int_of, items))
     if items is None or None in numbers:
         raise TypeError(f"{name} must be a list of ints, e.g. [1]; got {shown(values)}.")
     return tuple(_in_range(name, number, *ANY_INT) for number in numbers)
@@ -187,7 +187,7 @@ def require_words(name: str, values: Any) -> tuple[str | int, ...]:
         ValueError: a string that is no text.
     """
     items = (values,) if isinstance(values, str) else items_of(values)
-    words = [item if isinstance(item, str) else _int(item) for item in items or ()]
+    words = [item if isinstance(item, str) else int_of(item) for item in items or ()]
     if items is None or None in words:
         raise TypeError(
             f"{name} must be a list of strings or token ids, e.g. [' dog']; got {shown(values)}."
@@ -243,7 +243,7 @@ def require_progress(name: str, value: Any) -> Any:
     return value
 
 
-def _int(value: Any) -> int | None:
+def int_of(value: Any) -> int | None:
     """Return a whole number as an int; None for all else, booleans included."""
     if isinstance(value, bool):
         return None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import index
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
-from tw_lens.argument_kinds import shown
+from tw_lens.argument_kinds import int_of, items_of, shown
 
 LEADING = 20
 
@@ -26,27 +25,26 @@ def ablation_sets(
     """
     if directions is None:
         return tuple((i,) for i in range(min(LEADING, rank)))
-    try:
-        members = (tuple(sorted({index(i) for i in _members(item)})) for item in directions)
-        sets = tuple(dict.fromkeys(members))
-    except TypeError:
+    items = items_of(directions)
+    groups = [_members(item) for item in items or ()]
+    if items is None or any(None in members for members in groups):
         raise TypeError(
             "directions must be a list of ints or of sets of ints, e.g. [0, 1] or [(0, 1, 2)]; "
             f"got {shown(directions)}."
-        ) from None
+        )
+    sets = tuple(dict.fromkeys(tuple(sorted(set(members))) for members in groups))
     if not sets:
         raise ValueError("directions must not be empty; pass e.g. [0] or [(0, 1, 2)].")
     for i in (i for members in sets for i in members):
         if not 0 <= i < rank:
-            raise IndexError(f"direction {i} does not exist: the head has 0 to {rank - 1}.")
+            raise IndexError(f"direction {shown(i)} does not exist: the head has 0 to {rank - 1}.")
     return sets
 
 
-def _members(item: SupportsIndex | Iterable[SupportsIndex]) -> Iterable[SupportsIndex]:
-    """Return the directions of one set; an int, array or tensor of dimension 0 is one direction."""
-    if isinstance(item, Iterable) and getattr(item, "ndim", None) != 0:
-        return item
-    return (index(item),)  # pyright: ignore[reportArgumentType]  # `index` raises the TypeError
+def _members(item: SupportsIndex | Iterable[SupportsIndex]) -> list[Any]:
+    """Return the directions of one set, or the one direction; None for what is no int."""
+    items = items_of(item)
+    return [int_of(member) for member in ((item,) if items is None else items)]
 
 
 def set_label(members: tuple[int, ...]) -> str:

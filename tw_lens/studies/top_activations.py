@@ -43,7 +43,7 @@ def local_maxima(
     projections: Float[Tensor, "position pairs"], *, reach: int, first_position: int
 ) -> Bool[Tensor, "position pairs"]:
     """Return where a value is above 0 and the highest within `reach` positions on either side."""
-    values = projections.clone()
+    values, reach = projections.clone(), min(reach, len(projections))
     values[:first_position] = -torch.inf
     highest = torch.nn.functional.max_pool1d(values.T, 2 * reach + 1, stride=1, padding=reach).T
     return (values == highest) & (values > 0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical import States
+from tw_lens.reading.cached_prompt import require_whole_prompt
 from tw_lens.reading.forward import residual_hooks, run
 from tw_lens.reading.layer import HostLayer, host_layers
 from tw_lens.reading.model_access import name_of, tokenizer_of
@@ -66,13 +67,14 @@ def read_states(
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`.
         prompt: a text, token ids `[position]`, or an `ActivationCache` of one prompt that holds
-            the residual hooks (the model is not run then).
+            the residual hooks (the model is run all the same, to confirm that the cache is of the
+            whole prompt).
         tokens: the ids that produced the cache; needed where the cache does not hold them itself
             and the embeddings do not identify them.
 
     Raises:
-        ValueError: the prompt is empty or longer than the context, the cache lacks hooks or holds
-            several prompts.
+        ValueError: the prompt is empty or longer than the context, the cache lacks hooks, holds
+            several prompts, some positions of one, or a padded row.
         UnsupportedModelError: the model has no residual stream of this form.
 
     Example:
@@ -91,6 +93,7 @@ def read_states(
                 f"{ids.numel()} tokens were given and the cache holds {n_positions} positions; "
                 "give the tokens that produced the cache."
             )
+        require_whole_prompt(model, torch.stack([values[name] for name in residuals]), ids)
     else:
         ids = tokenize_prompt(model, prompt)
         _, values = run(model, ids, residuals, also=writes)

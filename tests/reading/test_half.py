@@ -72,5 +72,5 @@ def test_the_coarsest_format_of_a_mixed_model_decides():
     model = as_bridge(hf_model, "tiny-llama")
     assert next(model.parameters()).dtype == torch.float32
     weights = tw.read_weights(model)
-    assert tw.reading.certificate.default_tolerance(model) == 8 * torch.finfo(torch.bfloat16).eps
+    assert tw.reading.precision.default_tolerance(model) == 8 * torch.finfo(torch.bfloat16).eps
     assert weights.block(0).A_Q.dtype == torch.float32

@@ -5,6 +5,7 @@ import torch
 
 import tw_lens as tw
 from tests.models import BRIDGES, CONTEXT, VOCABULARY, shared_bridge, tiny_bridge
+from tests.zoo import zoo_bridge
 from tw_lens.reading.forward import residual_hooks
 from tw_lens.reading.states import write_hooks
 
@@ -192,3 +193,95 @@ def test_a_model_with_active_dropout_is_rejected():
             call()
     model.eval()
     assert tw.check(model, [5, 6, 7]).passed
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("OPTForCausalLM", {"dropout": 0.5}),
+        ("GraniteForCausalLM", {"attention_dropout": 0.5}),
+        ("MistralForCausalLM", {"attention_dropout": 0.5}),
+    ],
+)
+def test_dropout_by_a_function_is_rejected(architecture: str, settings: dict):
+    """No module of the model is a Dropout, or its Dropout is not the one that is called."""
+    model = zoo_bridge(architecture, **settings)
+    model.train()
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"in training mode.*model.eval\(\)"):
+        tw.read_states(model, [5, 6, 7])
+    assert torch.get_rng_state().equal(before)
+    model.eval()
+    assert tw.read_states(model, [5, 6, 7]).adds_up < 1e-5
+
+
+def test_training_mode_without_dropout_is_the_same_model():
+    model = zoo_bridge("LlamaForCausalLM")
+    states = tw.read_states(model, [5, 6, 7])
+    model.train()
+    assert torch.equal(tw.read_states(model, [5, 6, 7]).stream, states.stream)
+
+
+def test_noise_outside_training_mode_is_rejected():
+    model = zoo_bridge("LlamaForCausalLM")
+    mlp = model.original_model.model.layers[1].mlp
+    mlp.register_forward_hook(lambda _module, _inputs, out: out + torch.randn_like(out))
+    with pytest.raises(ValueError, match="draws random numbers when it runs"):
+        tw.read_states(model, [5, 6, 7])
+
+
+ROWS = [[3, 4, 5, 6, 7, 8, 3, 3], [9, 8, 7, 6, 5, 4, 3, 2]]
+
+
+@pytest.mark.parametrize("positions", [(4, 8), (1, 8), (0, 8, 2)])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_cache_of_some_positions_is_rejected(architecture: str, positions: tuple[int, ...]):
+    model = shared_bridge(architecture)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(torch.tensor(ROWS[:1]), pos_slice=positions)
+    ids = ROWS[0][slice(*positions)]
+    with pytest.raises(ValueError, match=r"not of these \d tokens as a whole prompt"):
+        tw.read_states(model, cache, tokens=ids)
+
+
+def test_a_cache_of_the_first_positions_is_one_of_a_shorter_prompt():
+    """In a causal model the first positions see no others."""
+    model = shared_bridge("llama")
+    with torch.no_grad():
+        _, cache = model.run_with_cache(torch.tensor(ROWS[:1]), pos_slice=(0, 5))
+    states, own = (
+        tw.read_states(model, x, **t)
+        for x, t in ((cache, {"tokens": ROWS[0][:5]}), (ROWS[0][:5], {}))
+    )
+    assert torch.allclose(states.stream, own.stream, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_padded_row_of_a_cache_is_rejected(architecture: str, side: str):
+    model = shared_bridge(architecture)
+    ids, mask = torch.tensor(ROWS), torch.ones(2, 8, dtype=torch.long)
+    padding = slice(0, 3) if side == "left" else slice(5, 8)
+    ids[0, padding], mask[0, padding] = 0, 0
+    with torch.no_grad():
+        _, cache = model.run_with_cache(ids, attention_mask=mask)
+    padded, whole = ({n: cache[n][row : row + 1] for n in ALL_HOOKS} for row in (0, 1))
+    with pytest.raises(ValueError, match="of a padded row"):
+        tw.read_states(model, padded, tokens=ids[0].tolist())
+    assert tw.read_states(model, whole, tokens=ids[1].tolist()).adds_up < 1e-5
+
+
+def test_a_cache_of_other_tokens_is_rejected():
+    model = shared_bridge("llama")
+    cache = cache_of(model, [[5, 6, 7]], ALL_HOOKS)
+    with pytest.raises(ValueError, match=r"at position 1 is off by .* of other tokens"):
+        tw.read_states(model, cache, tokens=[5, 8, 7])
+
+
+def test_a_cache_of_a_run_changed_in_later_layers_is_the_users_own():
+    model = shared_bridge("llama")
+    name = "blocks.1.hook_attn_out"
+    with model.hooks(fwd_hooks=[(name, lambda value, hook: 0 * value)]), torch.no_grad():
+        _, cache = model.run_with_cache(torch.tensor([[5, 6, 7]]))
+    states = tw.read_states(model, cache, tokens=[5, 6, 7])
+    assert not states.attn_out[1].any() and states.attn_out[0].any()

@@ -1,6 +1,6 @@
 """Reading: the only place that knows TransformerLens."""
 
-from tw_lens.reading.certificate import Certificate, Comparison, certify, check, is_half_precision
+from tw_lens.reading.certificate import Certificate, Comparison, certify, check
 from tw_lens.reading.forward import (
     read_resid_pre,
     read_resid_pre_of_layers,
@@ -8,6 +8,7 @@ from tw_lens.reading.forward import (
 )
 from tw_lens.reading.intervention import InterventionRun, run_with_head_change
 from tw_lens.reading.loading import ModelLoadError, load_model
+from tw_lens.reading.precision import is_half_precision
 from tw_lens.reading.prompts import Prompt, special_tokens_around, tokenize_prompts
 from tw_lens.reading.random_weights import fingerprint, permute_weights
 from tw_lens.reading.states import read_states

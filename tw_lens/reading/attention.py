@@ -10,6 +10,7 @@ from torch import Tensor
 from tw_lens.canonical import AttentionOutput, AttentionScores, Block, Gate, Norm
 from tw_lens.reading.latent_attention import is_latent, read_latent
 from tw_lens.reading.layer import HostLayer
+from tw_lens.reading.linear_maps import require_plain_maps
 from tw_lens.reading.matrices import read_matrices
 from tw_lens.reading.model_access import (
     number,
@@ -47,6 +48,7 @@ def read_block(
         UnsupportedModelError: a part of the layer does not fit the canonical form.
         ValueError: weights without data, quantised, or with NaN.
     """
+    require_plain_maps(layer.attention, layer.model, layer.attention_name)
     matrices = read_latent(layer) if is_latent(layer) else read_matrices(layer)
     _require_supported(layer)
     n_heads, _, d_head = matrices.W_Q.shape

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from tw_lens.arguments import checked
@@ -31,6 +30,7 @@ from tw_lens.errors import Caveat
 from tw_lens.reading.embeddings import initial_residual
 from tw_lens.reading.forward import residual_hooks, run
 from tw_lens.reading.layer import host_layer
+from tw_lens.reading.precision import default_tolerance, is_half_precision
 from tw_lens.reading.prompts import tokenize_prompt
 from tw_lens.reading.states import attn_and_mlp_out, write_hooks
 from tw_lens.reading.weights import read_weights
@@ -39,8 +39,6 @@ from tw_lens.results import Result
 if TYPE_CHECKING:
     import pandas as pd
 
-TOLERANCE = 1e-4
-ROUNDINGS = 8
 HOOKS = ("hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern")
 
 
@@ -168,20 +166,6 @@ def certify(
         comparisons=tuple(comparisons),
         caveats=weights.caveats,
     )
-
-
-def default_tolerance(model: Any) -> float:
-    """Return the tolerance for a model's own rounding, set by its coarsest number format."""
-    return max(TOLERANCE, ROUNDINGS * _coarsest_step(model))
-
-
-def is_half_precision(model: Any) -> bool:
-    """Return whether some of the model's parameters are coarser than float32."""
-    return _coarsest_step(model) > torch.finfo(torch.float32).eps
-
-
-def _coarsest_step(model: Any) -> float:
-    return max(torch.finfo(p.dtype).eps for p in model.parameters())
 
 
 def _attention(

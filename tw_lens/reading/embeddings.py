@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tw_lens.canonical import Norm, Readout, Vocabulary
 from tw_lens.canonical.embedding import ROWS_AT_ONCE
+from tw_lens.reading.linear_maps import require_plain_maps
 from tw_lens.reading.model_access import (
     hf_config_value,
     is_bridged,
@@ -105,6 +106,7 @@ def read_readout(model: Any, vocabulary: Vocabulary) -> Readout:
     if not has_unembedding(model):
         W_U = vocabulary.W_E.T
         return Readout(Norm.none(d_model), W_U, torch.zeros(W_U.shape[1]), is_embedding=True)
+    require_plain_maps(resolved_module(model.unembed), model, "unembed")
     W_U = _matrix(model, model.unembed, "W_U")
     to_float32_cpu(W_U, "the unembedding W_U")
     b_U = optional(model.unembed, "b_U")

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tw_lens.errors import UnsupportedModelError
 from tw_lens.reading.layer import host_layers
@@ -68,10 +68,10 @@ def run_batch(
     model: Any, tokens: Tensor, names: list[str], *, also: list[str] | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run prompts of one length (see `run`); the first axis of every result is the prompt."""
-    _require_no_dropout(model)
     requested = set(names) | set(also or [])
-    tokens = tokens.to(device_of(model))
-    with _unhooked_attention(model) as outputs:
+    device = device_of(model)
+    tokens = tokens.to(device)
+    with _unhooked_attention(model) as outputs, _without_randomness(model, device):
         logits, cache = _run_with_cache(model, tokens, requested)
     values = {name: cache[name].float().cpu() for name in requested if name in cache}
     values |= {name: out.float().cpu() for name, out in outputs.items() if name in requested}
@@ -109,17 +109,34 @@ def _run_with_cache(model: Any, tokens: Tensor, names: set[str]) -> tuple[Tensor
         ) from error
 
 
-def _require_no_dropout(model: Any) -> None:
-    """Reject a model whose passes differ from each other.
+@contextmanager
+def _without_randomness(model: Any, device: torch.device) -> Iterator[None]:
+    """Reject a pass that draws random numbers, and leave the random states as they were.
+
+    What the pass does decides, not its modules: dropout may be a function.
 
     Raises:
-        ValueError: dropout is active.
+        ValueError: the pass drew random numbers (dropout of a model in training mode).
     """
-    if any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in model.modules()):
+    on_cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=on_cuda):
+        before = _random_states(on_cuda)
+        yield
+        drew = any(not a.equal(b) for a, b in zip(before, _random_states(on_cuda), strict=True))
+    if drew and any(module.training for module in model.modules()):
         raise ValueError(
             f"{name_of(model)} is in training mode, where dropout makes every pass different; "
             "call model.eval() first."
         )
+    if drew:
+        raise ValueError(
+            f"{name_of(model)} draws random numbers when it runs, so every pass is different; "
+            "switch its noise off first."
+        )
+
+
+def _random_states(on_cuda: list[torch.device]) -> list[Tensor]:
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, on_cuda)]
 
 
 def read_residuals(model: Any, tokens: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from tw_lens.canonical import Block
 from tw_lens.errors import UnsupportedModelError
-from tw_lens.reading.certificate import default_tolerance
 from tw_lens.reading.forward import residual_hooks, run_batch
 from tw_lens.reading.layer import HostLayer, host_layer
 from tw_lens.reading.model_access import architecture_of, optional
+from tw_lens.reading.precision import default_tolerance
 from tw_lens.reading.states import WRITE_HOOKS, attn_and_mlp_out
 
 

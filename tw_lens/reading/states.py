@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tw_lens.arguments import checked
 from tw_lens.canonical import States
+from tw_lens.reading.cached_prompt import require_whole_prompt
 from tw_lens.reading.forward import residual_hooks, run
 from tw_lens.reading.layer import HostLayer, host_layers
 from tw_lens.reading.model_access import name_of, require_model, tokenizer_of
@@ -60,21 +61,28 @@ def attn_and_mlp_out(
 
 
 @checked
-def read_states(model: Any, prompt: Any, *, tokens: Any = None) -> States:
+def read_states(
+    model: Any,
+    prompt: str | Sequence[int] | Tensor | Any,
+    *,
+    tokens: Sequence[int] | Tensor | None = None,
+) -> States:
     """Read a prompt's residual stream: every block's input, what each part added, the final state.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`.
         prompt: a text, token ids `[position]` or `[1, position]`, a tokenizer's output, or an
             `ActivationCache` of one prompt that holds the residual hooks, as a dict of tensors or
-            arrays or as `run_with_cache` returns it (the model is not run then).
+            arrays or as `run_with_cache` returns it (the model is run all the same, to confirm
+            that the cache is of the whole prompt).
         tokens: the prompt that produced the cache; needed where the cache does not hold its tokens
             and the embeddings do not identify them.
 
     Raises:
         TypeError: the prompt is none of these.
         ValueError: the prompt is empty or longer than the context; the cache lacks hooks, holds
-            several prompts, or is another model's or another prompt's; the states contain NaN.
+            several prompts or some positions of one, or is of another model or prompt; the states
+            contain NaN.
         UnsupportedModelError: the model has no residual stream of this form.
 
     Example:
@@ -89,6 +97,7 @@ def read_states(model: Any, prompt: Any, *, tokens: Any = None) -> States:
     if cache is not None:
         values = _from_cache(cache, residuals, writes)
         ids = _tokens_beside(model, cache, tokens, len(values[residuals[0]]))
+        require_whole_prompt(model, torch.stack([values[name] for name in residuals]), ids)
     elif tokens is not None:
         raise ValueError(
             "tokens= belongs to an ActivationCache, and the prompt is none; give the prompt alone."

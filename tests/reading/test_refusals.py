@@ -1,6 +1,5 @@
 """Unsupported models and invalid weights are rejected by name."""
 
-import inspect
 from types import SimpleNamespace
 
 import pytest
@@ -109,12 +108,11 @@ def test_layers_that_do_not_exist(layer: int):
         weights.block(layer)
 
 
-@pytest.mark.parametrize("layers", [1, "1", [1.5], [[1]], None, (n for n in [1])])
+@pytest.mark.parametrize("layers", [1, "1", [1.5], [[1]], None])
 def test_layers_that_are_no_list_of_ints(layers):
     weights = tw.read_weights(shared_bridge("gpt2"))
-    require = inspect.unwrap(type(weights).require_layers)  # without the tests' type checks
     with pytest.raises(TypeError, match=r"^layers must be a list of ints, e\.g\. \[1\]; got .*\.$"):
-        require(weights, layers)
+        weights.require_layers(layers)
 
 
 def test_lists_of_layers():

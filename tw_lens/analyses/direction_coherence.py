@@ -130,11 +130,16 @@ class DirectionCoherence(Result):
 
 
 def benjamini_hochberg(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return the p-values of one family, corrected for the false discovery rate."""
+    """Return the p-values of one family, corrected for the false discovery rate.
+
+    A p-value that is NaN (a list without a similarity) is no test of the family and stays NaN.
+    """
     from scipy.stats import false_discovery_control
 
-    flat = p.flatten()
-    return torch.from_numpy(false_discovery_control(flat.double().numpy())).to(p).view_as(p)
+    q, known = torch.full_like(p, torch.nan), ~p.isnan()
+    if known.any():
+        q[known] = torch.from_numpy(false_discovery_control(p[known].double().numpy())).to(p)
+    return q
 
 
 @checked

@@ -15,7 +15,7 @@ import tw_lens as tw
 from tests.models import shared_bridge, tiny_bridge
 from tests.planted import planted
 from tw_lens.analyses.conventions import EXACT
-from tw_lens.analyses.direction_coherence import NULLS
+from tw_lens.analyses.direction_coherence import NULLS, benjamini_hochberg
 from tw_lens.analyses.null_directions import (
     CIRCUIT_SIDES,
     READOUT_KINDS,
@@ -174,6 +174,14 @@ def test_p_values_count_ties_and_never_reach_zero():
     observed = torch.tensor([3.0, 2.0, 1.0, 0.5, -1.0, torch.nan])
     p = upper_p_values(observed, controls).tolist()
     assert p[:5] == pytest.approx([1 / 5, 2 / 5, 4 / 5, 4 / 5, 1]) and np.isnan(p[5])
+
+
+def test_a_list_without_a_value_is_no_test_of_its_family():
+    p = torch.tensor([[0.01, torch.nan, 0.04], [0.5, 0.02, torch.nan]])
+    q = benjamini_hochberg(p)
+    assert torch.equal(q.isnan(), p.isnan())
+    assert torch.equal(q[~p.isnan()], benjamini_hochberg(p[~p.isnan()]))
+    assert benjamini_hochberg(torch.full((2,), torch.nan)).isnan().all()
 
 
 def test_corrected_over_a_head_is_benjamini_and_hochbergs_step_up():

@@ -131,10 +131,13 @@ class DirectionCoherence(Result):
 
 
 def benjamini_hochberg(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return the p-values of one family, corrected for the false discovery rate; NaN stays."""
+    """Return the p-values of one family, corrected for the false discovery rate.
+
+    A p-value that is NaN (a list without a similarity) is no test of the family and stays NaN.
+    """
     from scipy.stats import false_discovery_control
 
-    q, known = p.clone(), p.isfinite()
+    q, known = torch.full_like(p, torch.nan), ~p.isnan()
     if known.any():
         q[known] = torch.from_numpy(false_discovery_control(p[known].double().numpy())).to(p)
     return q

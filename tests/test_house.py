@@ -12,13 +12,14 @@ import tw_lens
 
 ROOT = Path(tw_lens.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-GROUND = {"_version", "errors", "files", "progress", "tokens"}
+GROUND = {"_version", "errors", "files", "progress", "tensor_files", "tokens"}
 READ = GROUND | {"canonical", "geometry", "results", "reading", "analyses", "studies"}
 MAY_IMPORT = {
     "_version": set(),
     "errors": set(),
     "files": set(),
     "progress": set(),
+    "tensor_files": {"files"},
     "tokens": {"errors"},
     "canonical": GROUND | {"canonical"},
     "geometry": {"geometry"},

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from operator import index
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from operator import getitem, index
+from typing import Any
 
 from tw_lens.canonical.attention_heads import Block
 from tw_lens.canonical.embedding import Vocabulary
 from tw_lens.canonical.states import States
 from tw_lens.canonical.unembedding import Readout
-from tw_lens.errors import Caveat
+from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.tokens import TokenStrings
 
 
@@ -31,6 +32,9 @@ class Weights:
         processed: TransformerLens' processing: "folded" (the norms' gains and biases are gone),
             "centred" (means are gone), "without value biases" (moved into b_O).
         caveats: the conditions under which readings of this model hold.
+
+    Blocks are read from the model on demand. A copy (`copy.deepcopy`, `pickle`, joblib) holds all
+    of them, float32, and needs no model: 4 bytes for every weight of the attention.
     """
 
     model_name: str
@@ -54,6 +58,13 @@ class Weights:
         """A digest of the model's parameters; empty for weights that no model was read into."""
         return self.read_fingerprint()
 
+    def __getstate__(self) -> dict[str, Any]:
+        blocks = {layer: self.block(layer) for layer in self.attention_layers}
+        held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        held["read_block"] = partial(getitem, blocks)
+        held["read_fingerprint"] = partial(str, self.fingerprint)
+        return held
+
     @property
     def d_vocab(self) -> int:
         """Number of rows of the embedding."""
@@ -64,9 +75,16 @@ class Weights:
 
         Raises:
             IndexError: the layer does not exist.
+            UnsupportedModelError: the layer has no attention.
             ValueError: the layer's weights contain NaN or infinity.
         """
         self.require_layer(layer)
+        if layer not in self.attention_layers:
+            raise UnsupportedModelError(
+                self.architecture,
+                f"layer {layer} has no attention",
+                f"The layers with attention are {', '.join(map(str, self.attention_layers))}.",
+            )
         return self.read_block(layer)
 
     def require_layer(self, layer: int) -> None:

@@ -93,12 +93,6 @@ def _block_reader(layers: list[HostLayer], norms: dict[int, Norm], centred_strea
 
     @lru_cache(maxsize=1)
     def read(index: int) -> Block:
-        if index not in by_index:
-            raise unsupported(
-                layers[0].model,
-                f"layer {index} has no attention",
-                f"The layers with attention are {', '.join(map(str, by_index))}.",
-            )
         layer = by_index[index]
         with materialised(layer.block, exclude=optional(layer.block, "mlp")):
             return read_block(

@@ -12,7 +12,7 @@ import tw_lens
 
 ROOT = Path(tw_lens.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-GROUND = {"_version", "errors", "files", "progress", "tensor_files", "tokens"}
+GROUND = {"_version", "errors", "files", "progress", "tensor_files", "tokens", "torch_settings"}
 READ = GROUND | {"canonical", "geometry", "results", "reading", "analyses", "studies"}
 MAY_IMPORT = {
     "_version": set(),
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "progress": set(),
     "tensor_files": {"files"},
     "tokens": {"errors"},
+    "torch_settings": set(),
     "canonical": GROUND | {"canonical"},
     "geometry": {"geometry"},
     "results": GROUND | {"canonical", "geometry", "results"},

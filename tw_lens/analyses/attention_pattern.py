@@ -12,6 +12,7 @@ from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import require_states, require_weights
 from tw_lens.results.base import HeadComponents, Result, head_columns
+from tw_lens.torch_settings import default_settings
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -54,6 +55,7 @@ class AttentionPattern(HeadComponents, Result):
         return pd.DataFrame(rows, columns=columns)
 
 
+@default_settings()
 @require_weights
 def attention_pattern(
     weights: Weights, states: States, *, layer: int, head: int | None = None

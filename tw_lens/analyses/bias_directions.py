@@ -23,6 +23,7 @@ from tw_lens.results.arguments import Convention, require_positive, require_weig
 from tw_lens.results.base import HeadComponents, Result, head_columns
 from tw_lens.results.token_lists import TokenLists, make_token_lists, significance_summary
 from tw_lens.results.token_source import TokenSource
+from tw_lens.torch_settings import default_settings
 
 CELLS = (("query", "+"), ("key", "+"), ("query", "-"), ("key", "-"))
 
@@ -66,6 +67,7 @@ class BiasDirections(HeadComponents, Result):
         return pd.DataFrame(rows)
 
 
+@default_settings()
 @require_weights
 def bias_directions(
     weights: Weights,

@@ -11,6 +11,7 @@ from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import require_weights
 from tw_lens.results.base import Result
+from tw_lens.torch_settings import default_settings
 
 NOUNS = """
 time year people way day man thing woman life child world school state family student group
@@ -56,6 +57,7 @@ class CommonNouns(Result):
         return pd.DataFrame({"token_index": self.token_index, "token_string": self.token_strings})
 
 
+@default_settings()
 @require_weights
 def common_nouns(weights: Weights, *, leading_space: bool = True) -> CommonNouns:
     """Return the token ids of a hundred frequent English nouns, those that are single tokens.

@@ -22,6 +22,7 @@ from tw_lens.results.arguments import Circuit, require_positive, require_weights
 from tw_lens.results.base import Result, head_columns
 from tw_lens.results.token_lists import SIGNIFICANCE
 from tw_lens.tokens import visible
+from tw_lens.torch_settings import default_settings
 
 LISTS_AT_ONCE = 4096
 ROUNDING = 1e-6  # the identity permutation counts as a tie with the pairing itself
@@ -89,6 +90,7 @@ class DirectionAssociation(Result):
         return pd.DataFrame(rows, columns=names)
 
 
+@default_settings()
 @require_weights
 def direction_association(
     weights: Weights,

@@ -35,6 +35,7 @@ from tw_lens.results.arguments import (
 )
 from tw_lens.results.base import Result, head_columns
 from tw_lens.results.token_lists import SIGNIFICANCE
+from tw_lens.torch_settings import default_settings
 
 Null = Literal["isotropic", "vocabulary", "within head"]
 NULLS: tuple[Null, ...] = ("isotropic", "vocabulary", "within head")
@@ -141,6 +142,7 @@ def benjamini_hochberg(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.from_numpy(false_discovery_control(flat.double().numpy())).to(p).view_as(p)
 
 
+@default_settings()
 @require_weights
 def direction_coherence(
     weights: Weights,

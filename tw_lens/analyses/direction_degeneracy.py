@@ -30,6 +30,7 @@ from tw_lens.results.arguments import (
     require_weights,
 )
 from tw_lens.results.base import Result, head_columns
+from tw_lens.torch_settings import default_settings
 
 TokenIndex = Int[Tensor, "heads n k"]
 
@@ -113,6 +114,7 @@ class DirectionDegeneracy(Result):
         return pd.DataFrame(rows, columns=names)
 
 
+@default_settings()
 @require_weights
 def direction_degeneracy(
     weights: Weights,

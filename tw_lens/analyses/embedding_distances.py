@@ -11,6 +11,7 @@ from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import require_weights
 from tw_lens.results.base import Result
+from tw_lens.torch_settings import default_settings
 
 RELEVANT_CAVEATS = ("centred", "normalised stream", "stream read as it is")
 SETTINGS = ("original", "centered", "scaled", "centered_scaled")
@@ -48,6 +49,7 @@ class EmbeddingDistances(Result):
         return pd.DataFrame([vars(setting) for setting in self.settings])
 
 
+@default_settings()
 @require_weights
 def embedding_distances(weights: Weights) -> EmbeddingDistances:
     """Measure the distance between every token embedding and its normalised point.

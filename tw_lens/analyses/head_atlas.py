@@ -51,6 +51,7 @@ from tw_lens.results.token_lists import (
 )
 from tw_lens.results.token_source import TokenSource, token_source
 from tw_lens.tokens import visible
+from tw_lens.torch_settings import default_settings
 
 N_HUBS = 50
 
@@ -182,6 +183,7 @@ class HeadAtlas(Result):
         )
 
 
+@default_settings()
 @require_weights
 def head_atlas(
     weights: Weights,

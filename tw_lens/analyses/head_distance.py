@@ -28,6 +28,7 @@ from tw_lens.results.base import HeadComponents, Result, dropped_summary, head_c
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import TokenLists, make_token_lists
 from tw_lens.results.token_source import TokenSource, token_source
+from tw_lens.torch_settings import default_settings
 
 DISTANCES = (0, 1, 2, 4, 8, 16)
 
@@ -123,6 +124,7 @@ class HeadScoreByDistance(HeadComponents, Result):
         return pd.DataFrame(rows)
 
 
+@default_settings()
 @require_weights
 def head_probe_by_distance(
     weights: Weights,
@@ -196,6 +198,7 @@ def head_probe_by_distance(
     )
 
 
+@default_settings()
 @require_weights
 def head_score_by_distance(
     weights: Weights,

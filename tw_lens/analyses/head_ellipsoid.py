@@ -18,6 +18,7 @@ from tw_lens.geometry import unit
 from tw_lens.results.arguments import CIRCUITS, Circuit, require_choice, require_weights
 from tw_lens.results.base import Result, component_label, dropped_summary, head_columns
 from tw_lens.results.token_source import TokenSource, token_source
+from tw_lens.torch_settings import default_settings
 
 AXES = ("left_0", "left_1", "left_2"), ("right_0", "right_1", "right_2")
 
@@ -75,6 +76,7 @@ class HeadEllipsoid(Result):
         return pd.concat([words, before, after], axis=1)
 
 
+@default_settings()
 @require_weights
 def head_ellipsoid(
     weights: Weights,

@@ -44,6 +44,7 @@ from tw_lens.results.token_lists import (
     significance_summary,
 )
 from tw_lens.results.token_source import TokenSource
+from tw_lens.torch_settings import default_settings
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -100,6 +101,7 @@ class HeadProbe(HeadComponents, Result):
         return pd.DataFrame(rows).astype({"head": "Int64"})
 
 
+@default_settings()
 @require_weights
 def head_probe(
     weights: Weights,

@@ -42,6 +42,7 @@ from tw_lens.results.token_lists import (
     significance_summary,
 )
 from tw_lens.results.token_source import TokenSource
+from tw_lens.torch_settings import default_settings
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -114,6 +115,7 @@ class HeadSpectrum(HeadComponents, Result):
         return pd.DataFrame(rows)
 
 
+@default_settings()
 @require_weights
 def head_spectrum(
     weights: Weights,

@@ -23,6 +23,7 @@ from tw_lens.results.arguments import (
     require_weights,
 )
 from tw_lens.results.base import Result, figure
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -126,6 +127,7 @@ class Projection(Result):
             rows.append(_row("word", None, None, None, word, point))
         return pd.DataFrame(rows).astype(dict.fromkeys(("prompt", "layer", "position"), "Int64"))
 
+    @default_settings()
     def plot(self, color: Color = "token") -> go.Figure:
         """Return a figure of the states and tokens, the paths colored by token or by layer.
 
@@ -136,6 +138,7 @@ class Projection(Result):
         return figure(self, color)
 
 
+@default_settings()
 @require_weights
 def fit_projection(
     weights: Weights,

@@ -18,6 +18,7 @@ from tw_lens.errors import Caveat
 from tw_lens.results.arguments import Convention, require_weights
 from tw_lens.results.base import Result
 from tw_lens.tokens import TokenStrings
+from tw_lens.torch_settings import default_settings
 
 N_EXAMPLES = 6
 NEAR = 0.5  # of the median distance to the reference embedding of never-trained tokens
@@ -82,6 +83,7 @@ class TokenFilter(Result):
         return ", ".join(repr(self.tokens.string(index)) for index in spread.tolist())
 
 
+@default_settings()
 @require_weights
 def token_filter(
     weights: Weights,

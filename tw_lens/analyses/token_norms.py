@@ -21,6 +21,7 @@ from tw_lens.errors import Caveat
 from tw_lens.results.arguments import Convention, require_positive, require_weights
 from tw_lens.results.base import Result
 from tw_lens.tokens import TokenStrings
+from tw_lens.torch_settings import default_settings
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -97,6 +98,7 @@ class TokenNorms(Result):
         )
 
 
+@default_settings()
 @require_weights
 def token_norms(
     weights: Weights,

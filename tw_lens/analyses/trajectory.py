@@ -30,6 +30,7 @@ from tw_lens.results.arguments import (
 )
 from tw_lens.results.base import Result, figure
 from tw_lens.results.token_lists import TokenLists, make_token_lists
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -132,6 +133,7 @@ class Trajectory(Result):
                 )
         return pd.DataFrame(rows)
 
+    @default_settings()
     def plot(
         self,
         projection: Projection | None = None,
@@ -160,6 +162,7 @@ class Trajectory(Result):
         return figure(self, projection, color, require_names("measures", measures, "norm"))
 
 
+@default_settings()
 @require_weights
 def trajectory(
     weights: Weights, states: States, *, k: int = 5, token_filter: TokenFilter | None = None

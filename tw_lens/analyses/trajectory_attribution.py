@@ -25,6 +25,7 @@ from tw_lens.geometry import tangential_shares
 from tw_lens.results.arguments import require_int, require_states, require_weights
 from tw_lens.results.base import Result, figure
 from tw_lens.results.caveats import without_distance
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -105,6 +106,7 @@ class TrajectoryAttribution(Result):
                 )
         return pd.DataFrame(rows).astype({"head": "Int64"})
 
+    @default_settings()
     def plot(self, position: int | None = None) -> go.Figure:
         """Return a heat map of layers and components.
 
@@ -123,6 +125,7 @@ class TrajectoryAttribution(Result):
         return figure(self, position)
 
 
+@default_settings()
 @require_weights
 def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttribution:
     """Decompose every step into the contributions of each head and the MLP.

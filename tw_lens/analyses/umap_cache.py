@@ -20,6 +20,7 @@ from torch import Tensor
 from tw_lens.files import cache_folder
 from tw_lens.geometry import ReducedPoints, umap
 from tw_lens.tensor_files import load_tensors, save_tensors
+from tw_lens.torch_settings import unchanged_globals
 
 LAYOUT = "tw_lens umap 2"
 CACHE_VERSION = 1  # increase it whenever `umap` gives another result for the same points
@@ -38,7 +39,8 @@ def cached_umap(
     path = _cache_path(points, n_components, seed)
     result = _read(path, (len(points), n_components))
     if result is None:
-        result = umap(points, n_components, seed=seed)
+        with unchanged_globals():
+            result = umap(points, n_components, seed=seed)
         _write(path, result)
     return result
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from tw_lens.canonical.head_faithfulness import HeadFaithfulness
 from tw_lens.canonical.weights import Weights
 from tw_lens.tensor_files import load_tensors, save_tensors
+from tw_lens.torch_settings import default_settings
 
 Source = Literal["embedding", "alone", "text"]
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -139,6 +140,7 @@ class VocabularyFileError(ValueError):
     """A file that holds no layer vocabulary, not all of it, or a damaged one."""
 
 
+@default_settings()
 def load_vocabulary(path: str | Path) -> LayerVocabulary:
     """Read a layer vocabulary that `LayerVocabulary.save` wrote.
 

@@ -14,6 +14,7 @@ from tw_lens.canonical.states import States
 from tw_lens.canonical.unembedding import Readout
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.tokens import TokenStrings
+from tw_lens.torch_settings import default_settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ class Weights:
         """Number of rows of the embedding."""
         return len(self.vocabulary)
 
+    @default_settings()
     def block(self, layer: int) -> Block:
         """The attention of one layer, float32 on the CPU.
 

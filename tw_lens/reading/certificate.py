@@ -34,6 +34,7 @@ from tw_lens.reading.prompts import tokenize_prompt
 from tw_lens.reading.states import attn_and_mlp_out, write_hooks
 from tw_lens.reading.weights import read_weights
 from tw_lens.results import Result
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,6 +99,7 @@ class Certificate(Result):
         return pd.DataFrame([vars(c) for c in self.comparisons])
 
 
+@default_settings()
 def check(
     model: Any, prompt: str | Sequence[int] | Tensor, *, tolerance: float | None = None
 ) -> Certificate:

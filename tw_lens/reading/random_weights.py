@@ -10,10 +10,12 @@ import torch
 
 from tw_lens.errors import UnsupportedModelError
 from tw_lens.reading.model_access import architecture_of
+from tw_lens.torch_settings import default_settings
 
 ENTRIES_HASHED = 64
 
 
+@default_settings()
 def permute_weights(model: Any, *, seed: int = 0) -> Any:
     """Return a copy of the model with the entries of every tensor in random order.
 

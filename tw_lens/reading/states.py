@@ -16,6 +16,7 @@ from tw_lens.reading.model_exceptions import normalises_stream
 from tw_lens.reading.offloaded import materialised
 from tw_lens.reading.prompts import tokenize_prompt
 from tw_lens.tokens import TokenStrings
+from tw_lens.torch_settings import default_settings
 
 EMBEDDED_TOKENS = "embed.hook_in"
 WRITE_HOOKS = ("hook_attn_out", "hook_mlp_out", "hook_resid_mid", "attn.o.hook_out")
@@ -58,6 +59,7 @@ def attn_and_mlp_out(
     return attn_out, step - attn_out if mlp_out is None else mlp_out
 
 
+@default_settings()
 def read_states(
     model: Any, prompt: str | Sequence[int] | Tensor | Any, *, tokens: Sequence[int] | None = None
 ) -> States:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tw_lens.canonical import States
 from tw_lens.tensor_files import load_tensors, save_tensors
+from tw_lens.torch_settings import default_settings
 
 LAYOUT = "tw_lens states 2"
 TENSORS = ("tokens", "stream", "attn_out", "mlp_out")
@@ -21,6 +22,7 @@ class StatesFileError(ValueError):
     """A file does not hold states, not all of them, or damaged ones."""
 
 
+@default_settings()
 def save_states(states: States, path: str | Path) -> Path:
     """Write states to one file, atomically.
 
@@ -47,6 +49,7 @@ def save_states(states: States, path: str | Path) -> Path:
     )
 
 
+@default_settings()
 def load_states(path: str | Path) -> States:
     """Read states from a file written by `save_states`.
 

@@ -25,10 +25,12 @@ from tw_lens.reading.norms import read_norm
 from tw_lens.reading.offloaded import has_meta_weights, materialised
 from tw_lens.reading.random_weights import fingerprint
 from tw_lens.tokens import TokenStrings
+from tw_lens.torch_settings import default_settings
 
 READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
+@default_settings()
 def read_weights(model: Any) -> Weights:
     """Read a model's weights in canonical (folded-layernorm) form.
 

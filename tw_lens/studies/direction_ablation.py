@@ -42,10 +42,12 @@ from tw_lens.studies.direction_ablation_result import ACTIONS, SOURCES, Action, 
 from tw_lens.studies.direction_pairs import require_head
 from tw_lens.studies.prompts import PromptStream, progress_bar, seeded_generator
 from tw_lens.tokens import visible
+from tw_lens.torch_settings import default_settings
 
 N_TOKENS = 5
 
 
+@default_settings()
 def direction_ablation(
     model: Any,
     prompts: Iterable[Prompt | Mapping[str, Any]],

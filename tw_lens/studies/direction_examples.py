@@ -35,6 +35,7 @@ from tw_lens.studies.direction_examples_result import N_TOKENS, DirectionExample
 from tw_lens.studies.direction_pairs import head_directions
 from tw_lens.studies.example_search import ExampleSearch
 from tw_lens.studies.prompts import PromptStream, progress_bar
+from tw_lens.torch_settings import default_settings
 
 N_RANDOM = 49
 BATCH_SIZE = 16
@@ -45,6 +46,7 @@ WHOLE_VOCABULARY = Caveat(
 )
 
 
+@default_settings()
 def direction_examples(
     model: Any,
     prompts: Iterable[Prompt | Mapping[str, Any]],

@@ -27,11 +27,13 @@ from tw_lens.studies.bootstrap import BootstrapSums, estimate
 from tw_lens.studies.faithfulness_measures import QUANTITIES, EarlierStates, PromptHeads
 from tw_lens.studies.faithfulness_result import Agreement, Faithfulness
 from tw_lens.studies.prompts import PromptStream, progress_bar, prompt_hash
+from tw_lens.torch_settings import default_settings
 
 OWN = len(QUANTITIES)
 BOTH = [QUANTITIES.index("score"), QUANTITIES.index("value")]  # QK, OV
 
 
+@default_settings()
 def faithfulness(
     model: Any,
     prompts: Iterable[Prompt | Mapping[str, Any]],

@@ -34,6 +34,7 @@ from tw_lens.studies.checkpoint import Checkpoint, PartialResults
 from tw_lens.studies.faithfulness import faithfulness
 from tw_lens.studies.prompts import PromptStream, progress_bar, prompt_hash
 from tw_lens.studies.token_sums import SeenPoints, TokenSums
+from tw_lens.torch_settings import default_settings
 
 Unseen = Literal["predicted", "omitted"]
 UNSEEN: tuple[Unseen, ...] = get_args(Unseen)
@@ -41,6 +42,7 @@ PRIOR_COUNT = 2
 TOKENS_AT_ONCE = 256
 
 
+@default_settings()
 def layer_vocabulary(
     model: Any,
     *,

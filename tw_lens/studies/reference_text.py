@@ -21,6 +21,7 @@ from tw_lens.progress import Progress
 from tw_lens.reading import read_weights
 from tw_lens.results.arguments import require_positive
 from tw_lens.studies.layer_vocabulary import layer_vocabulary
+from tw_lens.torch_settings import default_settings
 
 PARAGRAPH = re.compile(r"\n\s*\n")
 SENTENCE = re.compile(r"(?<=[.?!])\s+")
@@ -35,6 +36,7 @@ class ReferenceTextError(ValueError):
     """A tokenizer that knows too little of the reference text."""
 
 
+@default_settings()
 def reference_prompts(n: int = N_PROMPTS + N_HELD_OUT) -> list[str]:
     """Return n English sentences, spread evenly over Python's language reference.
 
@@ -66,6 +68,7 @@ def reference_prompts(n: int = N_PROMPTS + N_HELD_OUT) -> list[str]:
     return [sentences[i * len(sentences) // n] for i in range(n)]
 
 
+@default_settings()
 def reference_vocabulary(
     model: Any, *, layers: Sequence[int] | None = None, progress: Progress = False
 ) -> LayerVocabulary:

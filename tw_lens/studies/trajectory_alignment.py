@@ -34,6 +34,7 @@ from tw_lens.results import Result
 from tw_lens.studies.baseline_positions import position_two_away, random_position
 from tw_lens.studies.bootstrap import Estimate, difference, estimate
 from tw_lens.studies.runner import CONTROLS, MODEL, SHUFFLED, Settings, run_study
+from tw_lens.torch_settings import default_settings
 
 TARGETS = ("last state", "next state", "next readout")
 PLACES = ("middle", "end")
@@ -151,6 +152,7 @@ def _numbers(names: Sequence[str], estimated: Estimate, index: tuple[int, ...]) 
     return {name: float(part[index]) for name, part in zip(names, estimated, strict=True)}
 
 
+@default_settings()
 def trajectory_alignment(
     model: Any,
     prompts: Iterable[Prompt | Mapping[str, Any]],

@@ -20,6 +20,7 @@ from tw_lens.reading import Prompt
 from tw_lens.results import Result
 from tw_lens.studies.bootstrap import Estimate, difference, estimate
 from tw_lens.studies.runner import CONTROLS, MODEL, Settings, run_study
+from tw_lens.torch_settings import default_settings
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -106,6 +107,7 @@ def _difference(difference: Estimate, index: tuple[int, int, int], source: str) 
     return {name: float(part[index]) for name, part in zip(names, difference, strict=True)}
 
 
+@default_settings()
 def trajectory_statistics(
     model: Any,
     prompts: Iterable[Prompt | Mapping[str, Any]],

@@ -12,6 +12,7 @@ from tw_lens.reading import Certificate
 from tw_lens.rendering.export.print_layout import INCHES, layout_of, print_layout
 from tw_lens.results import Result
 from tw_lens.results import figure as figure_of
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -26,6 +27,7 @@ class FigureExportError(RuntimeError):
     """A program or package that figure export needs is missing."""
 
 
+@default_settings()
 def save_figure(
     figure: Result | Certificate | go.Figure,
     path: str | Path,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tw_lens.files import write_atomically
 from tw_lens.rendering.export.latex import latex_table, missing, numeric, rows
 from tw_lens.tokens import escaped_controls, visible
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +58,7 @@ def cite(result: Any) -> str:
     )
 
 
+@default_settings()
 def save_table(
     result: Any,
     path: str | Path,

@@ -28,6 +28,7 @@ from tw_lens.rendering.figures.style import (
 )
 from tw_lens.rendering.figures.trajectory_measures import plot_trajectory_measures
 from tw_lens.results import figure
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -74,6 +75,7 @@ def draw_projection(result: Projection, color: Color = "token") -> go.Figure:
     )
 
 
+@default_settings()
 def plot_trajectories(
     paths: Trajectory | Sequence[Trajectory],
     projection: Projection,

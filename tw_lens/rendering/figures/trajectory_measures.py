@@ -19,6 +19,7 @@ from tw_lens.rendering.figures.style import (
     layer_ticks,
     to_lists,
 )
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
+@default_settings()
 def plot_trajectory_measures(
     paths: Trajectory | Sequence[Trajectory], measures: Sequence[str] = SHOWN
 ) -> go.Figure:

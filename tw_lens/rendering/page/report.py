@@ -25,6 +25,7 @@ from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
 from tw_lens.results.arguments import CIRCUITS, require_choice
 from tw_lens.results.token_source import token_source
 from tw_lens.studies import ReferenceTextError, reference_vocabulary
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     from tw_lens.analyses.projection import Method
@@ -46,6 +47,7 @@ class Page:
     why_embeddings: str
 
 
+@default_settings()
 def report(
     model: Any,
     path: str | Path,

@@ -14,6 +14,7 @@ from torch import Tensor
 from tw_lens.analyses import AttentionPattern, Trajectory, TrajectoryAttribution
 from tw_lens.rendering.figures.style import json_in_script, to_lists
 from tw_lens.tokens import visible
+from tw_lens.torch_settings import default_settings
 
 OPENING_CHARACTERS = str.maketrans({"<": "<\u200b", "&": "&\u200b"})
 
@@ -82,6 +83,7 @@ def circuitsvis_script() -> str:
     return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
 
 
+@default_settings()
 def attention_widget(result: AttentionPattern) -> Widget:
     """Return a widget of a layer's attention patterns: thumbnails to choose from, one in full.
 
@@ -107,6 +109,7 @@ def attention_widget(result: AttentionPattern) -> Widget:
     )
 
 
+@default_settings()
 def token_widget(result: Trajectory | TrajectoryAttribution, component: str = "MLP") -> Widget:
     """Return a widget of a prompt's tokens, colored by their value at a layer to choose.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from tw_lens.analyses.null_directions import SIDES
 from tw_lens.rendering.widgets.circuitsvis import Widget, neutralise_html
 from tw_lens.studies import DirectionExamples, Example
+from tw_lens.torch_settings import default_settings
 
 MARKER = "\u25b8"  # before the token of the example
 
 
+@default_settings()
 def examples_widget(result: DirectionExamples) -> Widget:
     """Return a widget of each side's examples in context, highest first; the reader picks the side.
 

@@ -12,16 +12,21 @@ import tw_lens
 
 ROOT = Path(tw_lens.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-GROUND = {"_version", "argument_kinds", "arguments", "errors", "files", "progress", "tokens"}
+GROUND = {
+    "_version", "argument_kinds", "arguments", "errors", "files", "progress", "tensor_files",
+    "tokens", "torch_settings",
+}  # fmt: skip
 READ = GROUND | {"canonical", "geometry", "results", "reading", "analyses", "studies"}
 MAY_IMPORT = {
     "_version": set(),
     "argument_kinds": set(),
-    "arguments": {"argument_kinds"},
+    "arguments": {"argument_kinds", "torch_settings"},
     "errors": set(),
     "files": set(),
     "progress": {"argument_kinds"},
+    "tensor_files": {"files"},
     "tokens": {"errors"},
+    "torch_settings": set(),
     "canonical": GROUND | {"canonical"},
     "geometry": {"geometry"},
     "results": GROUND | {"canonical", "geometry", "results"},

@@ -1,10 +1,11 @@
-"""The check of every public call: what each argument must be, from the annotation of its parameter.
+"""The frame of every public call: its arguments are checked, torch's settings are the defaults.
 
 1. `checked` wraps a call. An annotation names the kind of an argument: a number, a choice, a list,
    a path, an object of the package. `| None` permits None.
 2. A value of the kind is passed on in its plain form (an int, a tuple, a `Path`); another one is
    rejected before the call runs. Whether a layer, a head or a token exists is for the model to say.
 3. Where an annotation names anything else (a model, a prompt), the call looks at the value itself.
+4. The call runs under torch's default settings (see `torch_settings`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tw_lens.argument_kinds import (
     require_words,
     shown,
 )
+from tw_lens.torch_settings import default_settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,7 +65,7 @@ KINDS: dict[str, Check] = {
 
 
 def checked(call: Callable[P, R]) -> Callable[P, R]:
-    """Check every argument of a call by its annotation before the call runs.
+    """Check every argument of a call by its annotation, then run it under torch's default settings.
 
     Raises:
         TypeError: an argument of another kind, a missing or an unknown one.
@@ -82,7 +84,8 @@ def checked(call: Callable[P, R]) -> Callable[P, R]:
         for name, value in given.arguments.items():
             given.arguments[name] = checks()[name](name, value)
         _require_complete(call.__name__, shape, given)
-        return call(*given.args, **given.kwargs)
+        with default_settings():
+            return call(*given.args, **given.kwargs)
 
     return run
 

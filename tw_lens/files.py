@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
+import signal
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from errno import EIO
 from pathlib import Path
 from typing import Any
+
+ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
 
 
 def require_writable(path: Path) -> None:
@@ -26,7 +34,7 @@ def require_writable(path: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise PermissionError(f"the folder {folder} cannot be written to.") from error
+        raise PermissionError(f"the folder {folder} cannot be written to: {error}.") from error
 
 
 def cache_folder() -> Path:
@@ -39,12 +47,12 @@ def write_to_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
 
     Args:
         path: the file, in `cache_folder()`.
-        write: writes a file of the name it is given.
+        write: writes the file, atomically.
         what: what is cached, for the warning.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, write)
+        write(path)
     except OSError as error:
         warnings.warn(
             f"{what} could not be cached in {path.parent} ({error}) and will be computed each "
@@ -56,14 +64,53 @@ def write_to_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Write a temporary file in the same folder and rename it when it is complete."""
+    """Write a file in a temporary folder beside its place, and move it there when it is complete.
+
+    Whatever ends the writing (an error, a full disk, Ctrl-C, SIGTERM) leaves an earlier file as it
+    was and nothing else. A link is followed: the file it names is replaced.
+
+    Raises:
+        FileNotFoundError, PermissionError, IsADirectoryError: see `require_writable`.
+        OSError: the disk is full.
+    """
     require_writable(path)
-    handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=".tw_lens-")
-    os.close(handle)
+    target = path.resolve()
+    folder = target.with_name(f".tw_lens-{secrets.token_hex(8)}")
+    written = folder / target.name
     try:
-        write(Path(name))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        with _removed_when_ended(folder):
+            folder.mkdir()
+            write(written)
+            os.chmod(written, folder.stat().st_mode & 0o666)
+            with written.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(written, target)
+    except OSError as error:
+        raise OSError(error.errno or EIO, error.strerror or str(error), str(path)) from error
     return path
+
+
+@contextmanager
+def _removed_when_ended(folder: Path) -> Iterator[None]:
+    """Remove a folder at the end of a context, and where a signal ends the process within it.
+
+    Only signals that would end the process without notice are caught; a program's own handlers
+    stay, and signals only reach the main thread.
+    """
+
+    def end(number: int, _frame: Any) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ENDING_SIGNALS if main and hasattr(signal, name)]
+    caught = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in caught:
+            signal.signal(number, end)
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import FrozenInstanceError, fields, replace
 from functools import lru_cache
 
@@ -227,6 +229,15 @@ def test_frozen(name: str):
             setattr(result, field.name, None)
     with pytest.raises(FrozenInstanceError):
         result.something_new = 1
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_copies_and_pickles_are_the_same(name: str):
+    result = results()[name]
+    for copied in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert repr(copied) == repr(result) and copied.caveats == result.caveats
+        assert copied.to_dataframe().equals(result.to_dataframe())
+        assert copied.plot().to_json() == result.plot().to_json()
 
 
 @pytest.mark.parametrize("name", COLUMNS)

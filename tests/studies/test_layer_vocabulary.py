@@ -226,7 +226,7 @@ def test_saved_and_loaded_in_half_precision(tmp_path):
 def test_a_cut_or_other_file_is_rejected(tmp_path):
     path = layer_vocabulary(golden_bridge(), prompts=PROMPTS, min_count=2).save(tmp_path / "v")
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="is cut short or no safetensors file"):
+    with pytest.raises(ValueError, match="is truncated, damaged or no safetensors file"):
         load_vocabulary(path)
     states = tw.save_states(tw.read_states(golden_bridge(), "w5 w6"), tmp_path / "states")
     with pytest.raises(ValueError, match="holds no layer vocabulary"):

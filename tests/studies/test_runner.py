@@ -141,7 +141,7 @@ def test_a_checkpoint_of_something_else_is_rejected(tmp_path):
         study()
     states = tmp_path / "states.safetensors"
     tw.save_states(tw.read_states(model, "w5 w6"), states)
-    with pytest.raises(CheckpointError, match="does not hold a study"):
+    with pytest.raises(CheckpointError, match="holds no study"):
         tw.trajectory_statistics(model, PROMPTS, checkpoint=states)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         tw.trajectory_statistics(model, PROMPTS, checkpoint=tmp_path / "no" / "study")

@@ -1,9 +1,9 @@
 """UMAP cache on disk: each projection is fitted once, for all processes.
 
 1. The key of a projection is a digest of the points, the settings and UMAP's version.
-2. One safetensors file per projection in `$TW_LENS_CACHE` (by default `~/.cache/tw_lens`), written
-   atomically: of two processes the later one overwrites the file with the same projection.
-3. A truncated or changed file does not match the digest of its points: the projection is refitted.
+2. One file per projection (see `tensor_files`) in `$TW_LENS_CACHE` (by default
+   `~/.cache/tw_lens`): of two processes the later one overwrites it with the same projection.
+3. For a damaged file, or one of another key, the projection is refitted and the file replaced.
 4. Where the folder cannot be written, the projection is fitted all the same, with a warning.
 """
 
@@ -18,7 +18,10 @@ from torch import Tensor
 
 from tw_lens.files import cache_folder, write_to_cache
 from tw_lens.geometry import ReducedPoints, umap
+from tw_lens.tensor_files import load_tensors, save_tensors
+from tw_lens.torch_settings import unchanged_globals
 
+LAYOUT = "tw_lens umap 2"
 CACHE_VERSION = 1  # increase it whenever `umap` gives another result for the same points
 
 
@@ -35,7 +38,8 @@ def cached_umap(
     path = _cache_path(points, n_components, seed)
     result = _read(path, (len(points), n_components))
     if result is None:
-        result = umap(points, n_components, seed=seed)
+        with unchanged_globals():
+            result = umap(points, n_components, seed=seed)
         _write(path, result)
     return result
 
@@ -49,33 +53,24 @@ def _cache_path(points: Tensor, n_components: int, seed: int) -> Path:
 
 
 def _read(path: Path, shape: tuple[int, int]) -> ReducedPoints | None:
-    """Return a cached projection; None where the file is missing or invalid."""
-    from safetensors import SafetensorError, safe_open
-
+    """Return a cached projection; None where the file is missing, damaged or of another key."""
     try:
-        with safe_open(path, framework="pt") as file:
-            header, points = file.metadata() or {}, file.get_tensor("points")
-    except (SafetensorError, OSError):
+        tensors, header = load_tensors(path, LAYOUT, "UMAP projection", ValueError)
+    except (ValueError, OSError):
         return None
-    if points.shape != shape or header.get("digest") != _digest(points):
+    points = tensors["points"]
+    if points.shape != shape or header["key"] != path.stem:
         return None
-    return ReducedPoints(points, float(header["trustworthiness"]), (float("nan"),) * shape[1])
+    return ReducedPoints(points, header["trustworthiness"], (float("nan"),) * shape[1])
 
 
 def _write(path: Path, result: ReducedPoints) -> None:
-    from safetensors.torch import save_file
-
-    points = result.points.contiguous()
-    header = {"digest": _digest(points), "trustworthiness": repr(result.trustworthiness)}
+    header = {"key": path.stem, "trustworthiness": result.trustworthiness}
     write_to_cache(
         path,
-        lambda to: save_file({"points": points}, to, metadata=header),
+        lambda to: save_tensors(to, LAYOUT, {"points": result.points}, header),
         "the UMAP projection",
     )
-
-
-def _digest(points: Tensor) -> str:
-    return hashlib.sha256(_bytes(points)).hexdigest()
 
 
 def _bytes(points: Tensor) -> bytes:

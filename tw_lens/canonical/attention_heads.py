@@ -14,6 +14,7 @@ from tw_lens.canonical.attention_output import AttentionOutput
 from tw_lens.canonical.attention_scores import AttentionScores
 from tw_lens.canonical.latent_attention import Bottleneck
 from tw_lens.canonical.sphere_projection import HeadNorm, Norm
+from tw_lens.torch_settings import default_settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,16 +114,19 @@ class Block:
         return self._remove_unseen_mean(self.b_O)
 
     @cached_property
+    @default_settings()
     def a_Q(self) -> Float[Tensor, "n_heads d_head"]:
         """`bias W_Q + b_Q`: the constant part of every query."""
         return self.norm.bias @ self.W_Q + self.b_Q
 
     @cached_property
+    @default_settings()
     def a_K(self) -> Float[Tensor, "n_kv_heads d_head"]:
         """`bias W_K + b_K`: the constant part of every key."""
         return self.norm.bias @ self.W_K + self.b_K
 
     @cached_property
+    @default_settings()
     def a_V(self) -> Float[Tensor, "n_kv_heads d_value"]:
         """`bias W_V + b_V`: the constant part of every value."""
         return self.norm.bias @ self.W_V + self.b_V

@@ -1,12 +1,11 @@
 """Layer vocabulary: a point for every token, on the sphere that one layer's attention reads.
 
-On disk it is one safetensors file: points and maps in half precision, ids, counts, hashes of the
-prompts and measured faithfulness, and in its header what they were computed with.
+On disk it is one file (see `tensor_files`): points and maps in half precision, ids, counts, hashes
+of the prompts, measured faithfulness, and what they were computed with.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,11 +17,12 @@ from torch import Tensor
 from tw_lens.arguments import checked
 from tw_lens.canonical.head_faithfulness import HeadFaithfulness
 from tw_lens.canonical.weights import Weights
-from tw_lens.files import write_atomically
+from tw_lens.tensor_files import load_tensors, save_tensors
 
 Source = Literal["embedding", "alone", "text"]
 SOURCES: tuple[Source, ...] = get_args(Source)
-LAYOUT = "tw_lens layer vocabulary 1"
+LAYOUT = "tw_lens layer vocabulary 2"
+TOKENS = ("token_index", "count", "prompt_hashes")
 MEASURED = ("heads", "value", "low", "high", "floor")
 HEADER = ("model_name", "fingerprint", "source", "layers", "d_vocab")
 
@@ -122,19 +122,16 @@ class LayerVocabulary:
         Raises:
             FileNotFoundError, PermissionError: the file cannot be written there.
         """
-        from safetensors.torch import save_file
-
-        header = {"layout": LAYOUT} | {name: json.dumps(getattr(self, name)) for name in HEADER}
-        tensors = {f"points.{i}": part.half().clone() for i, part in enumerate(self.points)}
+        header = {name: getattr(self, name) for name in HEADER}
+        tensors = {f"points.{i}": part.half() for i, part in enumerate(self.points)}
         for i, matrix in enumerate(self.maps or ()):
-            tensors[f"maps.{i}"] = matrix.half().clone()
-        for name in ("token_index", "count", "prompt_hashes"):
-            tensors[name] = getattr(self, name).clone()
+            tensors[f"maps.{i}"] = matrix.half()
+        tensors |= {name: getattr(self, name) for name in TOKENS}
         if self.faithfulness is not None:
-            header["n_held_out"] = json.dumps(self.faithfulness.n_prompts)
+            header["n_held_out"] = self.faithfulness.n_prompts
             for name in MEASURED:
-                tensors[f"faithfulness.{name}"] = getattr(self.faithfulness, name).clone()
-        return write_atomically(Path(path), lambda to: save_file(tensors, to, metadata=header))
+                tensors[f"faithfulness.{name}"] = getattr(self.faithfulness, name)
+        return save_tensors(Path(path), LAYOUT, tensors, header)
 
     @checked
     def require_model(self, weights: Weights) -> None:
@@ -151,7 +148,7 @@ class LayerVocabulary:
 
 
 class VocabularyFileError(ValueError):
-    """A file that holds no layer vocabulary, or not all of it."""
+    """A file that holds no layer vocabulary, not all of it, or a damaged one."""
 
 
 @checked
@@ -160,37 +157,22 @@ def load_vocabulary(path: str | Path) -> LayerVocabulary:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        VocabularyFileError: (a ValueError) the file is cut or of another kind.
+        VocabularyFileError: (a ValueError) the file is damaged, truncated or of another kind.
 
     Example:
         >>> load_vocabulary("no such file")
         Traceback (most recent call last):
         FileNotFoundError: there is no file 'no such file'.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("layout") != LAYOUT:
-                raise VocabularyFileError(
-                    f"{path} holds no layer vocabulary: LayerVocabulary.save writes one."
-                )
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-    except SafetensorError as error:
-        raise VocabularyFileError(
-            f"{path} is cut short or no safetensors file ({error}): copy or save it again."
-        ) from error
-    facts = {name: json.loads(header[name]) for name in HEADER}
-    facts["layers"] = tuple(facts["layers"])
-    numbers = range(len(facts["layers"]))
-    points = tuple(tensors.pop(f"points.{i}") for i in numbers)
-    maps = tuple(tensors.pop(f"maps.{i}") for i in numbers) if "maps.0" in tensors else None
-    measured = {name: tensors.pop(f"faithfulness.{name}", None) for name in MEASURED}
-    found = None
+    tensors, header = load_tensors(Path(path), LAYOUT, "layer vocabulary", VocabularyFileError)
+    numbers, found = range(len(header["layers"])), None
     if "n_held_out" in header:
-        found = HeadFaithfulness(**measured, n_prompts=json.loads(header["n_held_out"]))
-    return LayerVocabulary(points=points, maps=maps, faithfulness=found, **facts, **tensors)
+        measured = {name: tensors[f"faithfulness.{name}"] for name in MEASURED}
+        found = HeadFaithfulness(**measured, n_prompts=header["n_held_out"])
+    return LayerVocabulary(
+        **{name: header[name] for name in HEADER} | {"layers": tuple(header["layers"])},
+        **{name: tensors[name] for name in TOKENS},
+        points=tuple(tensors[f"points.{i}"] for i in numbers),
+        maps=tuple(tensors[f"maps.{i}"] for i in numbers) if "maps.0" in tensors else None,
+        faithfulness=found,
+    )

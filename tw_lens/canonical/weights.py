@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from operator import getitem
+from typing import Any
 
 from tw_lens.arguments import checked
 from tw_lens.canonical.attention_heads import Block
@@ -31,6 +33,9 @@ class Weights:
         processed: TransformerLens' processing: "folded" (the norms' gains and biases are gone),
             "centred" (means are gone), "without value biases" (moved into b_O).
         caveats: the conditions under which readings of this model hold.
+
+    Blocks are read from the model on demand. A copy (`copy.deepcopy`, `pickle`, joblib) holds all
+    of them, float32, and needs no model: 4 bytes for every weight of the attention.
     """
 
     model_name: str
@@ -53,6 +58,13 @@ class Weights:
     def fingerprint(self) -> str:
         """A digest of the model's parameters; empty for weights that no model was read into."""
         return self.read_fingerprint()
+
+    def __getstate__(self) -> dict[str, Any]:
+        blocks = {layer: self.block(layer) for layer in self.attention_layers}
+        held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        held["read_block"] = partial(getitem, blocks)
+        held["read_fingerprint"] = partial(str, self.fingerprint)
+        return held
 
     @property
     def d_vocab(self) -> int:
@@ -82,9 +94,16 @@ class Weights:
 
         Raises:
             IndexError: the layer does not exist.
+            UnsupportedModelError: the layer has no attention.
             ValueError: the layer's weights contain NaN or infinity.
         """
         self.require_layer(layer)
+        if layer not in self.attention_layers:
+            raise UnsupportedModelError(
+                self.architecture,
+                f"layer {layer} has no attention",
+                f"The layers with attention are {', '.join(map(str, self.attention_layers))}.",
+            )
         return self.read_block(layer)
 
     @checked

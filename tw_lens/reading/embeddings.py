@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -231,7 +232,7 @@ def _prediction_head(module: Any, final: Norm) -> Callable[[Tensor], Tensor]:
     W = to_float32_cpu(module.dense.weight, "prediction_head.dense")
     bias = module.dense.bias
     b = torch.zeros(len(W)) if bias is None else to_float32_cpu(bias, "prediction_head.dense.bias")
-    return lambda x: module.act(final(x) @ W.T + b)
+    return partial(_masked_head_output, W, b, module.act, final)
 
 
 def _masked_head(model: Any) -> Callable[[Tensor], Tensor] | None:
@@ -242,12 +243,18 @@ def _masked_head(model: Any) -> Callable[[Tensor], Tensor] | None:
     module = resolved_module(dense)
     W = to_float32_cpu(module.weight, "mlm_head.weight")
     b = to_float32_cpu(module.bias, "mlm_head.bias")
-    activation = masked_head_activation(model)
-    return lambda x: activation(x @ W.T + b)
+    return partial(_masked_head_output, W, b, masked_head_activation(model), None)
+
+
+def _masked_head_output(
+    W: Tensor, b: Tensor, activation: Callable[[Tensor], Tensor], norm: Norm | None, x: Tensor
+) -> Tensor:
+    """Return `activation(n(x) W^T + b)`, as a function that can be pickled."""
+    return activation((x if norm is None else norm(x)) @ W.T + b)
 
 
 def _matrix(model: Any, module: Any, name: str) -> Tensor:
     matrix = optional(module, name)
     if not isinstance(matrix, Tensor):
         raise unsupported(model, f"it has no {name}")
-    return matrix
+    return matrix.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,11 +15,13 @@ from tw_lens.errors import UnsupportedModelError
 from tw_lens.reading.layer import host_layers
 from tw_lens.reading.model_access import architecture_of, name_of, optional
 from tw_lens.reading.offloaded import device_of
+from tw_lens.reading.user_hooks import hooked_points, require_same_run, without_hooks
 
 UNEMBEDDED = "unembed.hook_in"
 HOST_PACKAGES = ("transformer-lens", "transformers")
 # What a call raises whose other side has renamed an attribute, an argument or an entry.
 MISFITS = (AttributeError, TypeError, KeyError, ImportError, NotImplementedError)
+ONE_RUN = threading.RLock()  # hooks of two threads on one model would record each other's runs
 
 
 def residual_hooks(n_layers: int) -> list[str]:
@@ -59,6 +62,7 @@ def run(
 
     Raises:
         UnsupportedModelError: a hook of `names` does not exist.
+        ValueError: dropout is active, or hooks on the model change its activations.
     """
     logits, values = run_batch(model, tokens[None], names, also=also)
     return logits[0], {name: value[0] for name, value in values.items()}
@@ -69,6 +73,26 @@ def run_batch(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run prompts of one length (see `run`); the first axis of every result is the prompt."""
     requested = set(names) | set(also or [])
+    with ONE_RUN:
+        logits, values = _run_once(model, tokens, names, requested)
+        if hooked_points(model):
+            with without_hooks(model):
+                own_logits, own = _run_once(model, tokens, names, requested)
+            require_same_run(model, values | {"logits": logits}, own | {"logits": own_logits})
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise UnsupportedModelError(
+            architecture_of(model),
+            f"it has no hook {missing[0]}",
+            "Analyses of the weights alone (spectra, probes) do not need it.",
+        )
+    return logits, values
+
+
+def _run_once(
+    model: Any, tokens: Tensor, names: list[str], requested: set[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the logits and the values at the hooks, float32 on the CPU."""
     device = device_of(model)
     tokens = tokens.to(device)
     with _unhooked_attention(model) as outputs, _without_randomness(model, device):
@@ -80,13 +104,6 @@ def run_batch(
         # GPT: the last state goes to the unembedding unchanged.
         _, cache = _run_with_cache(model, tokens, {UNEMBEDDED})
         values[last] = cache[UNEMBEDDED].float().cpu()
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise UnsupportedModelError(
-            architecture_of(model),
-            f"it has no hook {missing[0]}",
-            "Analyses of the weights alone (spectra, probes) do not need it.",
-        )
     return logits.float().cpu(), values
 
 

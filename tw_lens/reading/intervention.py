@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tw_lens.canonical import Block
 from tw_lens.errors import UnsupportedModelError
-from tw_lens.reading.forward import residual_hooks, run_batch
+from tw_lens.reading.forward import ONE_RUN, residual_hooks, run_batch
 from tw_lens.reading.layer import HostLayer, host_layer
 from tw_lens.reading.model_access import architecture_of, optional
 from tw_lens.reading.precision import default_tolerance
@@ -55,16 +55,17 @@ def run_with_head_change(
     before, after = residual_hooks(len(model.blocks))[layer.index : layer.index + 2]
     reached: list[bool] = []
     projection = output_projection(model, layer.index)
-    handle = projection.register_forward_hook(_add_to_output(change, reached))
-    try:
-        logits, values = run_batch(
-            model,
-            tokens.expand(len(change), -1),
-            [before, after],
-            also=[f"{layer.name}.{hook}" for hook in WRITE_HOOKS],
-        )
-    finally:
-        handle.remove()
+    with ONE_RUN:
+        handle = projection.register_forward_hook(_add_to_output(change, reached))
+        try:
+            logits, values = run_batch(
+                model,
+                tokens.expand(len(change), -1),
+                [before, after],
+                also=[f"{layer.name}.{hook}" for hook in WRITE_HOOKS],
+            )
+        finally:
+            handle.remove()
     if not reached:
         raise _no_output_projection(layer)
     pattern = block.attention_pattern(x)

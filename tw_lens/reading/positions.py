@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,12 +72,8 @@ def _stored_rotary(layer: HostLayer) -> Rotary | None:
         return _rotary(tables, adjacent=bool(layer.model.cfg.rotary_adjacent_pairs))
     positions = layer.part("embed_positions")
     if isinstance(positions, Tensor):  # GPT-J: sines, then cosines
-
-        def halves(n: int) -> tuple[Tensor, Tensor]:
-            sin, cos = positions[:n].chunk(2, dim=-1)
-            return cos, sin
-
-        return Rotary(tables=_as_float32(halves), interleaved=True)
+        sin, cos = positions.chunk(2, dim=-1)
+        return Rotary(tables=partial(_pairs, _stored(cos, sin)), interleaved=True)
     native = layer.part("rotary")  # TransformerLens' native model
     if isinstance(optional(native, "cos_cached"), Tensor):
         return _rotary(_stored(native.cos_cached, native.sin_cached), adjacent=True)
@@ -97,25 +94,12 @@ def _computed_rotary(layer: HostLayer) -> Rotary:
         )
     takes_kind = "layer_type" in inspect.signature(rotary_emb.forward).parameters
     options = {"layer_type": layer.kind} if takes_kind else {}
-
-    def call(n: int) -> Any:
-        device = device_of(layer.model)
-        x = torch.zeros(1, n, int(cfg.d_model), device=device)
-        with torch.no_grad():
-            return rotary_emb(x, torch.arange(n, device=device)[None], **options)
-
+    sample = torch.zeros(1, 1, int(cfg.d_model), device=device_of(layer.model))
+    call = partial(_call, rotary_emb, sample, options)
     as_complex = isinstance(call(1), Tensor)  # cos + i sin (DeepSeek V2, Llama 4): adjacent pairs
-
-    def tables(n: int) -> tuple[Tensor, Tensor]:
-        result = call(n)
-        first, second = (result.real, result.imag) if as_complex else result
-        at_zero = first[0, 0]  # GPT-J returns the sines first: at position 0 they are all 0
-        cos, sin = (first, second) if bool(at_zero.any()) else (second, first)
-        return cos[0], sin[0]
-
     adjacent, backwards = (True, False) if as_complex else _turning(layer)
     return _rotary(
-        tables,
+        partial(_computed, call),
         adjacent=adjacent,
         start=int(layer.part("qk_nope_head_dim") or 0),
         backwards=backwards,
@@ -175,7 +159,11 @@ def read_temperature(layer: HostLayer) -> Callable[[int], Tensor] | None:
         if beta is None:
             return None
         c, f, first = float(beta), float(rope["original_max_position_embeddings"]), 0
-    return lambda n: 1 + c * torch.log1p(((torch.arange(n) + first) / f).floor())
+    return partial(_temperature, c, f, first)
+
+
+def _temperature(c: float, f: float, first: int, n: int) -> Tensor:
+    return 1 + c * torch.log1p(((torch.arange(n).float() + first) / f).floor())
 
 
 def _rotary_module(layer: HostLayer) -> Any:
@@ -220,29 +208,46 @@ def _rotary(tables: Tables, *, adjacent: bool, start: int = 0, backwards: bool =
     n = sample.shape[-1]
     halves = n % 2 == 0 and torch.equal(sample[:, : n // 2], sample[:, n // 2 :])
     doubled = n % 2 == 0 and torch.equal(sample[:, 0::2], sample[:, 1::2])
+    kept = slice(n // 2) if halves else slice(None, None, 2 if doubled else 1)
+    return Rotary(
+        tables=partial(_pairs, tables, kept=kept, sign=-1 if backwards else 1),
+        interleaved=adjacent,
+        start=start,
+    )
 
-    def pairs(positions: int) -> tuple[Tensor, Tensor]:
-        cos, sin = tables(positions)
-        sin = -sin if backwards else sin
-        if halves:
-            return cos[:, : n // 2], sin[:, : n // 2]
-        if doubled:
-            return cos[:, 0::2], sin[:, 0::2]
-        return cos, sin
 
-    return Rotary(tables=_as_float32(pairs), interleaved=adjacent, start=start)
+# Tables of cosines and sines as partial functions, not closures, so that blocks can be pickled.
 
 
 def _stored(cos: Tensor, sin: Tensor) -> Tables:
-    return lambda n: (cos[:n], sin[:n])
+    return partial(_rows, cos.detach(), sin.detach())
 
 
-def _as_float32(tables: Tables) -> Tables:
-    def converted(n: int) -> tuple[Tensor, Tensor]:
-        cos, sin = tables(n)
-        return cos.detach().float().cpu(), sin.detach().float().cpu()
+def _rows(cos: Tensor, sin: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    return cos[:n], sin[:n]
 
-    return converted
+
+def _call(rotary_emb: Any, sample: Tensor, options: dict[str, Any], n: int) -> Any:
+    """Return what a module of rotary embeddings computes for positions 0 to n-1."""
+    positions = torch.arange(n, device=sample.device)[None]
+    with torch.no_grad():
+        return rotary_emb(sample.expand(1, n, -1), positions, **options)
+
+
+def _computed(call: Callable[[int], Any], n: int) -> tuple[Tensor, Tensor]:
+    result = call(n)
+    first, second = (result.real, result.imag) if isinstance(result, Tensor) else result
+    at_zero = first[0, 0]  # GPT-J returns the sines first: at position 0 they are all 0
+    cos, sin = (first, second) if bool(at_zero.any()) else (second, first)
+    return cos[0], sin[0]
+
+
+def _pairs(
+    tables: Tables, n: int, kept: slice = slice(None), sign: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return tables with each pair once, float32 on the CPU."""
+    cos, sin = (table.detach().float().cpu()[:, kept] for table in tables(n))
+    return cos, sign * sin
 
 
 def _geometric(n: int, exponent: float) -> Tensor:

@@ -1,26 +1,25 @@
 """Files of states, so that a large model's run can be studied without the model.
 
-One safetensors file: the three tensors and the token ids, and in its header the model's name, the
-tokens' strings and the version of this layout.
+One file (see `tensor_files`): the three tensors and the token ids, the model's name and the tokens'
+strings.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from torch import Tensor
 
 from tw_lens.arguments import checked
 from tw_lens.canonical import States
-from tw_lens.files import write_atomically
+from tw_lens.tensor_files import load_tensors, save_tensors
 
-LAYOUT = "tw_lens states 1"
+LAYOUT = "tw_lens states 2"
 TENSORS = ("tokens", "stream", "attn_out", "mlp_out")
 
 
 class StatesFileError(ValueError):
-    """A file does not hold states, or not all of them."""
+    """A file does not hold states, not all of them, or damaged ones."""
 
 
 @checked
@@ -42,12 +41,12 @@ def save_states(states: States, path: str | Path) -> Path:
         >>> again.token_strings == states.token_strings
         True
     """
-    from safetensors.torch import save_file
-
-    strings = json.dumps(states.token_strings)
-    header = {"layout": LAYOUT, "model_name": states.model_name, "token_strings": strings}
-    tensors = {name: getattr(states, name).detach().cpu().contiguous() for name in TENSORS}
-    return write_atomically(Path(path), lambda target: save_file(tensors, target, metadata=header))
+    return save_tensors(
+        Path(path),
+        LAYOUT,
+        {name: getattr(states, name) for name in TENSORS},
+        {"model_name": states.model_name, "token_strings": states.token_strings},
+    )
 
 
 @checked
@@ -56,32 +55,17 @@ def load_states(path: str | Path) -> States:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        StatesFileError: (a ValueError) the file is truncated, of another kind, or its tensors do
-            not fit together.
+        StatesFileError: (a ValueError) the file is damaged, truncated, of another kind, or its
+            tensors do not fit together.
 
     Example:
         >>> load_states("no such file")
         Traceback (most recent call last):
         FileNotFoundError: there is no file 'no such file'.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header, names = file.metadata() or {}, set(file.keys())
-            if header.get("layout") != LAYOUT or not names >= set(TENSORS):
-                raise StatesFileError(
-                    f"{path} is a safetensors file without states; write one with save_states."
-                )
-            tensors = {name: file.get_tensor(name) for name in TENSORS}
-    except SafetensorError as error:
-        raise StatesFileError(
-            f"{path} is truncated or no safetensors file ({error}); copy or save it again."
-        ) from error
-    token_strings = tuple(json.loads(header["token_strings"]))
+    tensors, header = load_tensors(path, LAYOUT, "states", StatesFileError)
+    token_strings = tuple(header["token_strings"])
     _require_matching_shapes(tensors, token_strings, path)
     return States(model_name=header["model_name"], token_strings=token_strings, **tensors)
 

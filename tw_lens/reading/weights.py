@@ -26,6 +26,7 @@ from tw_lens.reading.model_exceptions import normalises_stream
 from tw_lens.reading.norms import read_norm
 from tw_lens.reading.offloaded import has_meta_weights, materialised
 from tw_lens.reading.random_weights import fingerprint
+from tw_lens.reading.user_hooks import without_hooks
 from tw_lens.tokens import TokenStrings
 
 READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
@@ -61,8 +62,9 @@ def read_weights(model: Any) -> Weights:
     if not layers:
         raise unsupported(model, "no layer has attention with hooks")
     n_layers, hybrid = len(model.blocks), len(layers) < len(model.blocks)
-    norms = {layer.index: _attention_norm(layer) for layer in layers}
-    with materialised(*end_modules(model)):
+    with without_hooks(model):
+        norms = {layer.index: _attention_norm(layer) for layer in layers}
+    with without_hooks(model), materialised(*end_modules(model)):
         vocabulary = read_vocabulary(model)
         readout = read_readout(model, vocabulary)
     centred_stream = (
@@ -96,14 +98,11 @@ def _block_reader(layers: list[HostLayer], norms: dict[int, Norm], centred_strea
 
     @lru_cache(maxsize=1)
     def read(index: int) -> Block:
-        if index not in by_index:
-            raise unsupported(
-                layers[0].model,
-                f"layer {index} has no attention",
-                f"The layers with attention are {', '.join(map(str, by_index))}.",
-            )
         layer = by_index[index]
-        with materialised(layer.block, exclude=optional(layer.block, "mlp")):
+        with (
+            without_hooks(layer.model),
+            materialised(layer.block, exclude=optional(layer.block, "mlp")),
+        ):
             return read_block(
                 layer,
                 norms[index],

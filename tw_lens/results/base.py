@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tw_lens.errors import Caveat
 from tw_lens.tokens import named
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,7 @@ class Result:
         """Return the result as a tidy table."""
         raise NotImplementedError
 
+    @default_settings()
     def plot(self) -> go.Figure:
         """Return the result as a plotly figure, without showing it."""
         return figure(self)

@@ -1,9 +1,9 @@
 """Checkpoint of a study: an interrupted study resumes where it stopped and gives the same numbers.
 
 1. A study processes its prompts in batches, always in the same order.
-2. Every ten seconds and at the end its partial results are written to one safetensors file,
-   atomically: tensors, and JSON values in the header. The header also holds the settings, the
-   number of batches processed, and a digest of their tokens.
+2. Every ten seconds and at the end its partial results are written to one file (see
+   `tensor_files`): tensors and JSON values, the settings, the number of batches processed, and a
+   digest of their tokens.
 3. A study with the same settings loads the partial results and skips the batches they include; the
    digest of the skipped batches must be the stored one.
 """
@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 from jaxtyping import Int
 from torch import Tensor
 
-from tw_lens.files import require_writable, write_atomically
+from tw_lens.files import require_writable
 from tw_lens.reading import fingerprint
+from tw_lens.tensor_files import load_tensors, save_tensors
 
-LAYOUT = "tw_lens study 2"
+LAYOUT = "tw_lens study 3"
 SECONDS_BETWEEN_SAVES = 10.0
 
 
@@ -121,16 +122,9 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, state: CheckpointState, settings: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically."""
-    from safetensors.torch import save_file
-
     (tensors, values), n_batches, digest = state
-    header = {
-        "layout": LAYOUT,
-        "settings": json.dumps(settings, default=index),
-        "values": json.dumps(values),
-        "progress": json.dumps([n_batches, digest]),
-    }
-    write_atomically(path, lambda to: save_file(tensors, to, metadata=header))
+    header = {"settings": settings, "values": values, "progress": [n_batches, digest]}
+    save_tensors(path, LAYOUT, tensors, header)
 
 
 def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> CheckpointState | None:
@@ -140,24 +134,13 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> CheckpointState 
         CheckpointError: the file is incomplete, or of another study or other settings.
         FileNotFoundError, PermissionError: the file cannot be written.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.exists():
         require_writable(path)
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("layout") != LAYOUT:
-                raise CheckpointError(f"{str(path)!r} does not hold a study: name another file.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{str(path)!r} does not hold a complete study: remove it or name another file."
-        ) from error
-    _require_same_settings(path, json.loads(header["settings"]), settings)
-    n_batches, digest = json.loads(header["progress"])
-    return CheckpointState(PartialResults(tensors, json.loads(header["values"])), n_batches, digest)
+    tensors, header = load_tensors(path, LAYOUT, "study", CheckpointError)
+    _require_same_settings(path, header["settings"], settings)
+    n_batches, digest = header["progress"]
+    return CheckpointState(PartialResults(tensors, header["values"]), n_batches, digest)
 
 
 def _require_same_settings(path: Path, saved: dict[str, Any], settings: Mapping[str, Any]) -> None:

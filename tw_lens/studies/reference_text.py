@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -101,10 +102,10 @@ def reference_vocabulary(
     _require_known_words(weights)
     key = f"{CACHE_VERSION} {weights.fingerprint} {chosen} {prompts}"
     path = cache_folder() / f"vocabulary-{sha256(key.encode()).hexdigest()[:32]}.safetensors"
-    try:
-        return load_vocabulary(path)
-    except (FileNotFoundError, VocabularyFileError):
-        pass
+    with suppress(OSError, VocabularyFileError):  # a damaged file is replaced
+        cached = load_vocabulary(path)
+        if (cached.fingerprint, cached.layers) == (weights.fingerprint, chosen):
+            return cached
     made = layer_vocabulary(
         model, layers=chosen, prompts=fitted, held_out=held_out, progress=progress
     )

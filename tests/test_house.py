@@ -105,7 +105,7 @@ def test_no_file_imports_itself_in_a_circle():
 
 def test_the_imports_were_really_seen():
     assert inner_layers(ROOT / "analyses" / "head_probe.py") == {
-        "analyses", "canonical", "errors", "geometry", "results",
+        "analyses", "canonical", "errors", "geometry", "results", "torch_settings",
     }  # fmt: skip
     assert "transformer_lens" in " ".join(
         name for file in FILES if layer_of(file) == "reading" for name in imports_of(file)

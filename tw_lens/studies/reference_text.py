@@ -11,8 +11,6 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tw_lens.canonical import LayerVocabulary, VocabularyFileError, Weights, load_vocabulary
@@ -120,8 +118,7 @@ def reference_vocabulary(
             "computed each time; set TW_LENS_CACHE to a writable folder.",
             stacklevel=2,
         )
-        with TemporaryDirectory() as folder:
-            return load_vocabulary(made.save(Path(folder) / "vocabulary"))
+        return made.in_half_precision()
 
 
 def _require_known_words(weights: Weights) -> None:

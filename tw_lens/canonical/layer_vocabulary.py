@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -162,9 +162,10 @@ def load_vocabulary(path: str | Path) -> LayerVocabulary:
     if "n_held_out" in header:
         measured = {name: tensors[f"faithfulness.{name}"] for name in MEASURED}
         found = HeadFaithfulness(**measured, n_prompts=header["n_held_out"])
+    held: dict[str, Any] = {name: header[name] for name in HEADER}
+    held |= {name: tensors[name] for name in TOKENS} | {"layers": tuple(header["layers"])}
     return LayerVocabulary(
-        **{name: header[name] for name in HEADER} | {"layers": tuple(header["layers"])},
-        **{name: tensors[name] for name in TOKENS},
+        **held,
         points=tuple(tensors[f"points.{i}"] for i in numbers),
         maps=tuple(tensors[f"maps.{i}"] for i in numbers) if "maps.0" in tensors else None,
         faithfulness=found,

@@ -42,8 +42,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TW_LENS_CACHE") or Path.home() / ".cache" / "tw_lens")
 
 
-def write_to_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
-    """Write a file of the cache folder; warn and return False where that is impossible.
+def write_to_cache(path: Path, write: Callable[[Path], Any], what: str) -> None:
+    """Write a file of the cache folder; warn where that is impossible.
 
     Args:
         path: the file, in `cache_folder()`.
@@ -59,8 +59,6 @@ def write_to_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
             "time; set TW_LENS_CACHE to a writable folder.",
             stacklevel=4,
         )
-        return False
-    return True
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:

@@ -6,9 +6,9 @@ of the prompts, measured faithfulness, and what they were computed with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -115,6 +115,11 @@ class LayerVocabulary:
         """Return the map that predicts the other tokens' points of one layer, float32."""
         return None if self.maps is None else self.maps[self.layers.index(layer)].float()
 
+    def in_half_precision(self) -> LayerVocabulary:
+        """Return the vocabulary as a file holds it: points and maps in half precision."""
+        maps = None if self.maps is None else tuple(matrix.half() for matrix in self.maps)
+        return replace(self, points=tuple(part.half() for part in self.points), maps=maps)
+
     @checked
     def save(self, path: str | Path) -> Path:
         """Write the vocabulary to one safetensors file, points in half precision.
@@ -122,10 +127,9 @@ class LayerVocabulary:
         Raises:
             FileNotFoundError, PermissionError: the file cannot be written there.
         """
-        header = {name: getattr(self, name) for name in HEADER}
-        tensors = {f"points.{i}": part.half() for i, part in enumerate(self.points)}
-        for i, matrix in enumerate(self.maps or ()):
-            tensors[f"maps.{i}"] = matrix.half()
+        header, saved = {name: getattr(self, name) for name in HEADER}, self.in_half_precision()
+        tensors = {f"points.{i}": part for i, part in enumerate(saved.points)}
+        tensors |= {f"maps.{i}": matrix for i, matrix in enumerate(saved.maps or ())}
         tensors |= {name: getattr(self, name) for name in TOKENS}
         if self.faithfulness is not None:
             header["n_held_out"] = self.faithfulness.n_prompts
@@ -169,9 +173,10 @@ def load_vocabulary(path: str | Path) -> LayerVocabulary:
     if "n_held_out" in header:
         measured = {name: tensors[f"faithfulness.{name}"] for name in MEASURED}
         found = HeadFaithfulness(**measured, n_prompts=header["n_held_out"])
+    held: dict[str, Any] = {name: header[name] for name in HEADER}
+    held |= {name: tensors[name] for name in TOKENS} | {"layers": tuple(header["layers"])}
     return LayerVocabulary(
-        **{name: header[name] for name in HEADER} | {"layers": tuple(header["layers"])},
-        **{name: tensors[name] for name in TOKENS},
+        **held,
         points=tuple(tensors[f"points.{i}"] for i in numbers),
         maps=tuple(tensors[f"maps.{i}"] for i in numbers) if "maps.0" in tensors else None,
         faithfulness=found,

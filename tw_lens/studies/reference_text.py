@@ -10,8 +10,6 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from tw_lens.arguments import checked
@@ -109,10 +107,8 @@ def reference_vocabulary(
     made = layer_vocabulary(
         model, layers=chosen, prompts=fitted, held_out=held_out, progress=progress
     )
-    if write_to_cache(path, made.save, "the layer vocabulary"):
-        return load_vocabulary(path)
-    with TemporaryDirectory() as folder:
-        return load_vocabulary(made.save(Path(folder) / "vocabulary"))
+    write_to_cache(path, made.save, "the layer vocabulary")
+    return made.in_half_precision()
 
 
 def choose_vocabulary(

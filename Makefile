@@ -23,6 +23,8 @@ CORE := tests/canonical tests/geometry tests/analyses tests/reading
 # architectures is of the pinned releases.
 OTHER_RELEASES := -W ignore::FutureWarning -W ignore::DeprecationWarning \
 	--deselect tests/architectures/test_support.py::test_the_table_in_the_docs_is_the_run
+# TransformerLens 3.9 itself rejects Cohere with a norm of queries and keys.
+NOT_ON_39 := -k "not Cohere and not centres"
 
 .PHONY: demo test test-latest lint docs notebooks bench faithfulness chromium tex clean
 
@@ -45,7 +47,7 @@ test-latest:
 	$(LOWEST)/bin/python $(UNPINNED) --constraint constraints-lowest.txt \
 		--editable ".[bundled]" beartype psutil pytest pyyaml
 	$(LOWEST)/bin/python $(BUNDLED)
-	$(LOWEST)/bin/python -m pytest $(OTHER_RELEASES) tests/hooked $(CORE)
+	$(LOWEST)/bin/python -m pytest $(OTHER_RELEASES) $(NOT_ON_39) tests/hooked $(CORE)
 
 lint: $(VENV)/tested
 	$(VENV)/bin/ruff check tw_lens tests examples

@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 
 import tw_lens as tw
 from tests.models import as_bridge, perturbed
@@ -122,7 +123,7 @@ RIGHT: dict[str, list[Any]] = {
     "script": [None, "Latin"], "leading_space": [True, False, None],
     "norm_band": [None, (0, 50)], "id_band": [None, (0, 30)], "unused": [False],
     "format": [None, "csv"], "caption": [None, "caption"], "table": [None],
-    "height": [None, 3], "n_columns": [1, 2], "name": ["./no-model"],
+    "height": [None, 3], "n_columns": [1, 2], "name": ["./no-model", "~nobody/model", "a/b/c"],
     "circuit": ["QK", "OV"], "convention": ["exact", "published"], "score": ["dot", "standardised"],
     "readout": ["update", "residual"], "source": ["embedding", "alone", "text"],
     "unseen": ["predicted", "omitted"], "action": ["ablate", "isolate"], "method": ["pca"],
@@ -316,6 +317,7 @@ def main(n_calls: int) -> None:
     made()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
+        set_hypothesis_home_dir(folder)
         os.environ["TW_LENS_CACHE"], os.environ["PATH"] = folder, ""  # no Chromium is found
         warnings.simplefilter("error")
         every_call_answers_or_refuses()

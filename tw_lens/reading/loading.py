@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tw_lens.argument_kinds import require_path
 from tw_lens.arguments import checked
 from tw_lens.reading.model_exceptions import is_causal_checkpoint
 
@@ -40,7 +41,7 @@ def load_model(name: str | None = None) -> Any:
     """
     if name is None:
         return _bundled()
-    folder = Path(name).expanduser()
+    folder = require_path("name", os.path.expanduser(name))
     if folder.is_dir():
         return _from_folder(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:

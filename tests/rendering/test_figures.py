@@ -239,7 +239,9 @@ def test_paths_are_colored_by_token_layer_or_component():
     other = tw.trajectory_attribution(WEIGHTS, tw.read_states(golden_bridge(), "w9 w8"))
     with pytest.raises(ValueError, match="other states"):
         path.plot(projection, color=other)
-    with pytest.raises(ValueError, match="unknown color 'nonsense'; expected 'token', 'layer' or"):
+    with pytest.raises(
+        ValueError, match="unknown color 'nonsense'; expected 'token' or 'layer' or"
+    ):
         path.plot(projection, color="nonsense")  # pyright: ignore[reportArgumentType]
 
 
@@ -249,7 +251,7 @@ def test_a_projection_is_colored_by_token_or_layer_and_nothing_else():
     assert not any(trace.marker.showscale for trace in by_token.data)
     assert any(trace.marker.showscale for trace in by_layer.data)
     for unknown in ("nonsense", tw.trajectory_attribution(WEIGHTS, STATES)):
-        with pytest.raises(ValueError, match=r"unknown color .*; expected one of 'token', 'layer'"):
+        with pytest.raises(ValueError, match=r"unknown color .*; expected 'token' or 'layer'"):
             figure(projection, unknown)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tw_lens.argument_kinds import require_path
 from tw_lens.arguments import checked
 from tw_lens.reading.model_exceptions import is_causal_checkpoint
 from tw_lens.torch_settings import unchanged_globals
@@ -45,7 +46,7 @@ def load_model(name: str | None = None) -> Any:
     with _quiet_transformers():
         if name is None:
             return _bundled()
-        folder = Path(name).expanduser()
+        folder = require_path("name", os.path.expanduser(name))
         if folder.is_dir():
             return _from_folder(folder)
         if name.startswith((".", "/", "~")) or name.count("/") > 1:

@@ -31,12 +31,17 @@ class ReducedPoints(NamedTuple):
 
 
 def pca(points: Float[Tensor, "points d"], n_components: int) -> ReducedPoints:
-    """Project on principal components (scikit-learn, with its sign rule): reproducible."""
+    """Project on principal components (scikit-learn, with its sign rule): reproducible.
+
+    Points in fewer dimensions are 0 along the other axes.
+    """
     from sklearn.decomposition import PCA
 
-    model = PCA(n_components=n_components, svd_solver="full")
+    model = PCA(n_components=min(n_components, *points.shape), svd_solver="full")
     flat = model.fit_transform(points.numpy())
-    shares = tuple(float(share) for share in model.explained_variance_ratio_)
+    missing = n_components - flat.shape[1]
+    flat = np.pad(flat, ((0, 0), (0, missing)))
+    shares = (*map(float, model.explained_variance_ratio_), *[0.0] * missing)
     return ReducedPoints(torch.from_numpy(flat), _trustworthiness(points.numpy(), flat), shares)
 
 

@@ -40,9 +40,9 @@ def pca(points: Float[Tensor, "points d"], n_components: int) -> ReducedPoints:
     model = PCA(n_components=min(n_components, *points.shape), svd_solver="full")
     flat = model.fit_transform(points.numpy())
     missing = n_components - flat.shape[1]
-    flat = np.pad(flat, ((0, 0), (0, missing)))
     shares = (*map(float, model.explained_variance_ratio_), *[0.0] * missing)
-    return ReducedPoints(torch.from_numpy(flat), _trustworthiness(points.numpy(), flat), shares)
+    reduced = torch.nn.functional.pad(torch.from_numpy(flat), (0, missing))
+    return ReducedPoints(reduced, _trustworthiness(points.numpy(), flat), shares)
 
 
 def umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> ReducedPoints:

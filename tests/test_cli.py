@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tw_lens.cli import app
-from tw_lens.cli.terminal import FORMATS
+from tw_lens.cli.terminal import FORMATS, read_lines
 from tw_lens.reading import ModelLoadError, load_model
 from tw_lens.reading.loading import bundled_file
 
@@ -306,3 +306,38 @@ def test_standardised_scores_are_chosen(tmp_path):
         assert done.exit_code == 0, done.output
         tables.append(pd.read_csv(csv))
     assert not tables[0].score.equals(tables[1].score)
+
+
+TEXT = "To kill two birds\nwith one \u7a1a\n"
+LINES = ["To kill two birds", "with one \u7a1a"]
+SEPARATORS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\r\x00"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_and_line_ends_are_no_text(tmp_path: Path, encoding: str, end: str):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(TEXT.replace("\n", end).encode(encoding))
+    assert read_lines(file) == LINES
+
+
+def test_big_endian_marks(tmp_path: Path):
+    file = tmp_path / "prompts.txt"
+    for mark, encoding in (("\ufeff", "utf-16-be"), ("\ufeff", "utf-32-be")):
+        file.write_bytes((mark + TEXT).encode(encoding))
+        assert read_lines(file) == LINES
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_only_newlines_end_a_prompt(tmp_path: Path, separator: str):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(f"one{separator}line\n\nanother\n".encode())
+    assert read_lines(file) == [f"one{separator}line", "another"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "latin-1", "cp1252"])
+def test_other_encodings_are_rejected(tmp_path: Path, encoding: str):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("caf\u00e9 and some more text\n".encode(encoding))
+    with pytest.raises(ValueError, match=r"must be UTF-8 text.*save it as UTF-8"):
+        read_lines(file)

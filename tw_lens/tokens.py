@@ -175,7 +175,7 @@ def _table(key: _Identity, size: int | None, d_vocab: int) -> _Table:
     named = [escape(piece or "") for piece in pieces]
     numbered = [f"{name} <{index}>" for index, name in enumerate(named)]
     strings = texts
-    for others in (named, numbered):
+    for others in (named, numbered, numbered):  # a number may collide with another name
         count = Counter(strings)
         strings = [o if count[s] > 1 else s for s, o in zip(strings, others, strict=True)]
     id_of = {string: index for index, string in enumerate(strings)}

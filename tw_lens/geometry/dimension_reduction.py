@@ -31,13 +31,18 @@ class ReducedPoints(NamedTuple):
 
 
 def pca(points: Float[Tensor, "points d"], n_components: int) -> ReducedPoints:
-    """Project on principal components (scikit-learn, with its sign rule): reproducible."""
+    """Project on principal components (scikit-learn, with its sign rule): reproducible.
+
+    Points in fewer dimensions are 0 along the other axes.
+    """
     from sklearn.decomposition import PCA
 
-    model = PCA(n_components=n_components, svd_solver="full")
+    model = PCA(n_components=min(n_components, *points.shape), svd_solver="full")
     flat = model.fit_transform(points.numpy())
-    shares = tuple(float(share) for share in model.explained_variance_ratio_)
-    return ReducedPoints(torch.from_numpy(flat), _trustworthiness(points.numpy(), flat), shares)
+    missing = n_components - flat.shape[1]
+    shares = (*map(float, model.explained_variance_ratio_), *[0.0] * missing)
+    reduced = torch.nn.functional.pad(torch.from_numpy(flat), (0, missing))
+    return ReducedPoints(reduced, _trustworthiness(points.numpy(), flat), shares)
 
 
 def umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> ReducedPoints:

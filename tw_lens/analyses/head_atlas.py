@@ -229,6 +229,7 @@ def head_atlas(
     require_positive("k", k)
     require_choice("score", score, SCORES)
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
+    k = min(k, weights.d_vocab, weights.readout.W_U.shape[1])  # lists of one length
     keep = allowed_mask(weights, token_filter)
     parts: list[LayerDirections] = []
     with steps(progress, total=len(chosen), unit="layer") as step:

@@ -22,6 +22,7 @@ from tw_lens.analyses.token_filter import (
 )
 from tw_lens.canonical import LayerVocabulary, Weights, standardise_readout
 from tw_lens.errors import Caveat
+from tw_lens.geometry import spectrum_shares
 from tw_lens.results.arguments import (
     CIRCUITS,
     Circuit,
@@ -70,8 +71,7 @@ class HeadSpectrum(HeadComponents, Result):
     @property
     def coverage(self) -> Float[Tensor, "heads d_head"]:
         """The cumulative share of the spectrum in percent, `100 cumsum(S) / sum(S)`."""
-        S = self.singular_values
-        return 100 * S.cumsum(-1) / S.sum(-1, keepdim=True)
+        return 100 * spectrum_shares(self.singular_values).cumsum(-1)
 
     @property
     def directions_for_99(self) -> Float[Tensor, " heads"]:

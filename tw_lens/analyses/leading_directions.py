@@ -22,7 +22,7 @@ from tw_lens.canonical import (
     standardise_readout,
     token_points,
 )
-from tw_lens.geometry import TopTokens, concat
+from tw_lens.geometry import TopTokens, concat, spectrum_shares
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
 from tw_lens.results.token_lists import NullComparison
 
@@ -66,7 +66,7 @@ def leading_directions(
                 standardised=own_readout and circuit == "OV",
                 entries=[(layer, h, circuit, i) for h in range(block.n_heads) for i in range(m)],
                 S=svd.S[:, :m].flatten(),
-                share=(svd.S / svd.S.sum(-1, keepdim=True))[:, :m].flatten(),
+                share=spectrum_shares(svd.S)[:, :m].flatten(),
                 left=svd.left[..., :m].mT.flatten(0, 1),
                 right=svd.right[..., :m].mT.flatten(0, 1),
             )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
 
+import torch
+
 from tw_lens.canonical.attention_heads import Block
 from tw_lens.canonical.embedding import Vocabulary
 from tw_lens.canonical.states import States
@@ -31,6 +33,7 @@ class Weights:
         processed: TransformerLens' processing: "folded" (the norms' gains and biases are gone),
             "centred" (means are gone), "without value biases" (moved into b_O).
         caveats: the conditions under which readings of this model hold.
+        rounding: the largest relative step of the model's number formats (2^-7 in bfloat16).
     """
 
     model_name: str
@@ -48,6 +51,7 @@ class Weights:
     caveats: tuple[Caveat, ...]
     read_block: Callable[[int], Block] = field(repr=False)
     read_fingerprint: Callable[[], str] = field(default=lambda: "", repr=False)
+    rounding: float = float(torch.finfo(torch.float32).eps)
 
     @cached_property
     def fingerprint(self) -> str:

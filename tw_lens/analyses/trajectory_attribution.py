@@ -246,8 +246,8 @@ def _error_beyond_rounding(
     difference: Tensor, states: Tensor, step: Tensor, rounding: float
 ) -> float:
     """Return the relative error of a step, beyond one rounding of each of its two states."""
-    rounding = 2 * rounding * states.abs().amax(0)
-    return _relative((difference.abs() - rounding).clamp_min(0), step)
+    rounded = 2 * rounding * states.abs().amax(0)
+    return _relative((difference.abs() - rounded).clamp_min(0), step)
 
 
 def _relative(difference: Tensor, reference: Tensor) -> float:

@@ -17,6 +17,7 @@ from tw_lens.canonical.rotary import Tables
 from tw_lens.reading.layer import HostLayer
 from tw_lens.reading.model_access import (
     hf_config_value,
+    is_bridged,
     number,
     optional,
     original_model,
@@ -170,7 +171,7 @@ def read_temperature(layer: HostLayer) -> Callable[[int], Tensor] | None:
     `1 + c log(1 + floor(p / f))`; HookedTransformer (Qwen 1): `log(p + 1) / log(f)`, at least 1.
     """
     cfg = layer.model.cfg
-    if layer.original_attention is None and optional(cfg, "use_logn_attn"):
+    if optional(cfg, "use_logn_attn") and not is_bridged(layer.attention):
         trained = math.log(cfg.train_seq_length or cfg.n_ctx)
         return lambda n: (torch.arange(1, n + 1).log() / trained).clamp_min(1)
     attention = layer.original_attention

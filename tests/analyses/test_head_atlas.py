@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import tw_lens as tw
-from tests.models import shared_bridge
+from tests.models import shared_bridge, tiny_bridge
 from tests.zoo import zoo_bridge
 
 
@@ -93,3 +93,20 @@ def test_one_pass_over_the_vocabulary_per_side(monkeypatch):
 def test_bad_input(options, error, sentence):
     with pytest.raises(error, match=sentence):
         tw.head_atlas(tw.read_weights(shared_bridge("gpt2")), **options)
+
+
+@pytest.mark.parametrize("projection", ["q_proj", "o_proj"])
+def test_a_head_set_to_zero_has_no_share(projection: str):
+    model = tiny_bridge("llama")
+    module = getattr(model.original_model.model.layers[0].self_attn, projection)
+    of_head_1 = slice(8, 16)
+    weight = module.original_component.weight.data
+    (weight if projection == "q_proj" else weight.T)[of_head_1] = 0
+    weights = tw.read_weights(model)
+    circuit = "QK" if projection == "q_proj" else "OV"
+    atlas = tw.head_atlas(weights, layers=[0], n=2, k=2)
+    table = atlas.to_dataframe().query("head == 1 and circuit == @circuit")
+    assert table.share.tolist() == table.singular_value.tolist() == [0, 0]
+    assert "nan" not in repr(atlas)
+    spectrum = tw.head_spectrum(weights, layer=0, circuit=circuit, n=2, k=2)
+    assert not spectrum.coverage[1].any() and "nan" not in repr(spectrum)

@@ -1,10 +1,12 @@
 """Trajectory attribution: parts against the model's own hooks, shares against float64 loops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import tw_lens as tw
-from tests.models import shared_bridge, tiny_bridge
+from tests.models import as_bridge, shared_bridge, tiny_bridge, tiny_hf
 from tests.zoo import zoo_bridge
 from tw_lens.analyses.trajectory_attribution import TOLERANCE
 
@@ -88,3 +90,33 @@ def test_one_position_alone_is_its_own_mean():
     model = shared_bridge("gpt2")
     result = tw.trajectory_attribution(tw.read_weights(model), tw.read_states(model, [5]))
     assert torch.equal(result.mean_share(), result.share[..., 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2"])
+def test_half_precision_is_attributed_within_its_own_rounding(
+    architecture: str, dtype: torch.dtype
+):
+    """The shares are those of the same rounded weights in float32, up to the format's steps."""
+    half = as_bridge(tiny_hf(architecture).to(dtype), "half")
+    full = as_bridge(tiny_hf(architecture).to(dtype).float(), "full")
+    result, expected = (
+        tw.trajectory_attribution(tw.read_weights(m), tw.read_states(m, PROMPT))
+        for m in (half, full)
+    )
+    step = torch.finfo(dtype).eps
+    assert TOLERANCE < result.residual_error < 8 * step
+    assert "half precision" in {caveat.name for caveat in result.caveats}
+    assert "half precision" not in {caveat.name for caveat in expected.caveats}
+    assert result.components == expected.components  # heads are separated
+    first, reference = result.share[0].nan_to_num(), expected.share[0].nan_to_num()
+    assert float((first - reference).abs().max()) < 16 * step * float(reference.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_parts_that_do_not_fit_are_rejected_in_half_precision_too(dtype: torch.dtype):
+    model = as_bridge(tiny_hf("llama").to(dtype), "half")
+    weights, states = tw.read_weights(model), tw.read_states(model, PROMPT)
+    wrong = replace(states, mlp_out=1.5 * states.mlp_out)
+    with pytest.raises(ValueError, match="does not sum to its step"):
+        tw.trajectory_attribution(weights, wrong)

@@ -367,3 +367,17 @@ def test_bad_input_is_rejected(options: dict, error: type, message: str):
     where = {"layer": LAYER, "head": HEAD, "directions": [0]} | options
     with pytest.raises(error, match=message):
         tw.direction_ablation(shared_bridge("gpt2"), PROMPTS, **where)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_sum_over_heads_may_be_explicit(architecture: str):
+    """`use_attn_result`: the same computation in another order, and the same effect."""
+    model = tiny_bridge(architecture)
+    plain = tw.direction_ablation(model, PROMPTS, layer=LAYER, head=HEAD)
+    model.set_use_attn_result(True)
+    explicit = tw.direction_ablation(model, PROMPTS, layer=LAYER, head=HEAD)
+    assert model.cfg.use_attn_result
+    assert not model.blocks[LAYER].attn.hook_result._forward_hooks
+    ours, expected = explicit.effect.value, plain.effect.value
+    assert torch.allclose(ours, expected, rtol=1e-3, atol=1e-5, equal_nan=True)
+    assert float(expected.nan_to_num().abs().max()) > 1e-3

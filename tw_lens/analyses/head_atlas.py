@@ -218,6 +218,7 @@ def head_atlas(
     Source: arXiv 2309.07315, section 4.5.
     """
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
+    k = min(k, weights.d_vocab, weights.readout.W_U.shape[1])  # lists of one length
     keep = allowed_mask(weights, token_filter)
     parts: list[LayerDirections] = []
     with steps(progress, total=len(chosen), unit="layer") as step:

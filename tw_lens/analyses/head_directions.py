@@ -51,11 +51,6 @@ def with_readout_of_score(
     return weights if score == "dot" else standardise_readout(weights, block, points)
 
 
-def shares(S: Float[Tensor, "heads r"]) -> Float[Tensor, "heads r"]:
-    """Return `S_i / sum(S)`; 0 for a head of zeros."""
-    return S / S.sum(-1, keepdim=True).clamp_min(torch.finfo(S.dtype).tiny)
-
-
 def compare_sides_with_null(
     weights: Weights,
     written: Weights,

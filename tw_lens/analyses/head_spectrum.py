@@ -13,7 +13,6 @@ from tw_lens.analyses.conventions import convention_rules
 from tw_lens.analyses.head_directions import (
     compare_sides_with_null,
     head_svd,
-    shares,
     tokens_of_direction_pair,
     with_readout_of_score,
 )
@@ -26,6 +25,7 @@ from tw_lens.analyses.token_filter import (
 from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.errors import Caveat
+from tw_lens.geometry import spectrum_shares
 from tw_lens.results.arguments import (
     Circuit,
     Convention,
@@ -70,7 +70,7 @@ class HeadSpectrum(HeadComponents, Result):
     @property
     def coverage(self) -> Float[Tensor, "heads d_head"]:
         """The cumulative share in percent, `100 cumsum(S) / sum(S)`; 0 for a head of zeros."""
-        return 100 * shares(self.singular_values).cumsum(-1)
+        return 100 * spectrum_shares(self.singular_values).cumsum(-1)
 
     @property
     def directions_for_99(self) -> Float[Tensor, " heads"]:

@@ -13,12 +13,11 @@ from torch import Tensor
 from tw_lens.analyses.head_directions import (
     compare_sides_with_null,
     head_svd,
-    shares,
     tokens_of_direction_pair,
     with_readout_of_score,
 )
 from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights, token_points
-from tw_lens.geometry import TopTokens, concat
+from tw_lens.geometry import TopTokens, concat, spectrum_shares
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
 from tw_lens.results.token_lists import NullComparison
 
@@ -63,7 +62,7 @@ def leading_directions(
                 score=own,
                 entries=[(layer, h, circuit, i) for h in range(block.n_heads) for i in range(m)],
                 S=svd.S[:, :m].flatten(),
-                share=shares(svd.S)[:, :m].flatten(),
+                share=spectrum_shares(svd.S)[:, :m].flatten(),
                 vanishing=svd.vanishing[:, :m].flatten(),
                 left=svd.left[..., :m].mT.flatten(0, 1),
                 right=svd.right[..., :m].mT.flatten(0, 1),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 TOLERANCE = 1e-5
+ROUNDINGS = 8
 OTHER_COMPONENTS = ("attention", "bias", "MLP", "rest")
 
 Parts = dict[str, Float[Tensor, "position d_model"]]
@@ -134,8 +135,9 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
     and a part with a negative share points against the step. Norms after attention and of the
     stream, output gates, multipliers and parallel blocks are included. The parts are checked to sum
     to the step within 1e-5 of the layer's largest entry, beyond the rounding of the stream itself
-    (a position with entries of 25,000 is stored to 2e-3, whatever was added to it); heads that do
-    not sum to the attention output are not separated (`attention`, with a caveat).
+    (a position with entries of 25,000 is stored to 2e-3, whatever was added to it); for a model in
+    half precision within eight steps of its number format, as in `check` (with a caveat). Heads
+    that do not sum to the attention output are not separated (`attention`, with a caveat).
 
     Args:
         weights: from `read_weights`.
@@ -156,12 +158,14 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
     """
     weights.require_states(states)
     parts_of_layer, errors, not_separated = [], [], []
+    tolerance = max(TOLERANCE, ROUNDINGS * weights.rounding)
     for layer in range(weights.n_layers):
-        parts, separated = _parts(weights, states, layer)
+        parts, separated = _parts(weights, states, layer, tolerance)
         step = states.stream[layer + 1] - states.stream[layer]
         difference = sum(parts.values()) - step
-        error = _error_beyond_rounding(difference, states.stream[layer : layer + 2], step)
-        if not error < TOLERANCE:
+        both = states.stream[layer : layer + 2]
+        error = _error_beyond_rounding(difference, both, step, weights.rounding)
+        if not error < tolerance:
             raise ValueError(
                 f"the decomposition of layer {layer} of {states.model_name} does not sum to its "
                 f"step (relative error {error:.0e}); use trajectory, which measures whole steps."
@@ -192,7 +196,7 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
     )
 
 
-def _parts(weights: Weights, states: States, layer: int) -> tuple[Parts, bool]:
+def _parts(weights: Weights, states: States, layer: int, tolerance: float) -> tuple[Parts, bool]:
     """Return the parts of one step by name, and whether the heads are separated."""
     x, mlp, attn_out = states.stream[layer], states.mlp_out[layer], states.attn_out[layer]
     if layer not in weights.attention_layers:
@@ -200,7 +204,7 @@ def _parts(weights: Weights, states: States, layer: int) -> tuple[Parts, bool]:
     block = weights.block(layer)
     pattern = block.attention_pattern(x)
     heads, bias = _contributions(block, block.head_outputs(pattern, block.values(x), x))
-    separated = _relative(heads.sum(0) + bias - attn_out, attn_out) < TOLERANCE
+    separated = _relative(heads.sum(0) + bias - attn_out, attn_out) < tolerance
     parts: Parts = {"attention": attn_out}
     if separated:
         parts = {f"H{head}": part for head, part in enumerate(heads)} | {"bias": bias}
@@ -240,10 +244,12 @@ def _through_stream_norms(
     return result
 
 
-def _error_beyond_rounding(difference: Tensor, states: Tensor, step: Tensor) -> float:
+def _error_beyond_rounding(
+    difference: Tensor, states: Tensor, step: Tensor, rounding: float
+) -> float:
     """Return the relative error of a step, beyond one rounding of each of its two states."""
-    rounding = 2 * torch.finfo(states.dtype).eps * states.abs().amax(0)
-    return _relative((difference.abs() - rounding).clamp_min(0), step)
+    rounded = 2 * rounding * states.abs().amax(0)
+    return _relative((difference.abs() - rounded).clamp_min(0), step)
 
 
 def _relative(difference: Tensor, reference: Tensor) -> float:
@@ -254,6 +260,9 @@ def _relative(difference: Tensor, reference: Tensor) -> float:
 
 def _caveats(weights: Weights, not_separated: list[int]) -> tuple[Caveat, ...]:
     caveats = [Caveat("position 0", "the first position is left out of means.")]
+    if weights.rounding > torch.finfo(torch.float32).eps:
+        sentence = "parts sum to the steps up to the rounding of the model's own states."
+        caveats.append(Caveat("half precision", sentence))
     if not_separated:
         layers = ", ".join(map(str, not_separated))
         caveats.append(Caveat("heads", f"the heads of layers {layers} cannot be separated."))

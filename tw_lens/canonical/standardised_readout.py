@@ -36,8 +36,8 @@ class StandardisedReadout(Readout):
 
     def direction(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
         """Return the standardised readout directions of some tokens, as rows."""
-        columns = self.W_U[:, token_index.to(self.W_U.device)].detach().float().cpu().T
-        return self._fold((columns - self.mean) / self.deviation[token_index, None])
+        deviation = self.deviation[token_index.clamp_max(len(self.deviation) - 1), None]
+        return self._fold((self._columns_of(token_index) - self.mean) / deviation)
 
 
 def standardise_readout(weights: Weights, block: Block, points: TokenPoints) -> Weights:
@@ -54,7 +54,8 @@ def standardise_readout(weights: Weights, block: Block, points: TokenPoints) -> 
     """
     readout = weights.token_readout
     factor = _factor_of_writes(block, points)
-    mean = torch.stack([chunk.sum(0) for chunk in readout.columns()]).sum(0) / weights.d_vocab
+    total = torch.stack([chunk.sum(0) for chunk in readout.columns()]).sum(0)
+    mean = total / readout.W_U.shape[1]
     written = readout.pull_back(factor.T)
     parts = [(written @ (chunk - mean).T).norm(dim=0) for chunk in readout.columns()]
     deviation = torch.cat(parts)

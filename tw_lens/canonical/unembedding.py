@@ -52,8 +52,15 @@ class Readout:
         return lambda: map(self._fold, self.columns())
 
     def direction(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
-        """Return the columns of `A_U` of some tokens, as rows."""
-        return self._fold(self.W_U[:, token_index.to(self.W_U.device)].detach().float().cpu().T)
+        """Return the columns of `A_U` of some tokens, as rows; NaN for tokens without a column."""
+        return self._fold(self._columns_of(token_index))
+
+    def _columns_of(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
+        """Return columns of `W_U` as rows; NaN for tokens that are only read."""
+        last = self.W_U.shape[1] - 1
+        columns = self.W_U[:, token_index.clamp_max(last).to(self.W_U.device)]
+        written = (token_index <= last).cpu()[:, None]
+        return columns.detach().float().cpu().T.where(written, torch.nan)
 
     def _fold(self, columns: Float[Tensor, "words d_model"]) -> Float[Tensor, "words d_model"]:
         """Fold columns of `W_U` to read the sphere: `P diag(gain)` and the scale applied."""

@@ -8,6 +8,8 @@ from functools import cached_property, partial
 from operator import getitem
 from typing import Any
 
+import torch
+
 from tw_lens.arguments import checked
 from tw_lens.canonical.attention_heads import Block
 from tw_lens.canonical.embedding import Vocabulary
@@ -33,6 +35,7 @@ class Weights:
         processed: TransformerLens' processing: "folded" (the norms' gains and biases are gone),
             "centred" (means are gone), "without value biases" (moved into b_O).
         caveats: the conditions under which readings of this model hold.
+        rounding: the largest relative step of the model's number formats (2^-7 in bfloat16).
 
     Blocks are read from the model on demand. A copy (`copy.deepcopy`, `pickle`, joblib) holds all
     of them, float32, and needs no model: 4 bytes for every weight of the attention.
@@ -53,6 +56,7 @@ class Weights:
     caveats: tuple[Caveat, ...]
     read_block: Callable[[int], Block] = field(repr=False)
     read_fingerprint: Callable[[], str] = field(default=lambda: "", repr=False)
+    rounding: float = float(torch.finfo(torch.float32).eps)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ from tw_lens.geometry.dimension_reduction import (
     step_rank_correlation,
     umap,
 )
-from tw_lens.geometry.lowrank import FactoredSVD, factored_svd
+from tw_lens.geometry.lowrank import FactoredSVD, factored_svd, spectrum_shares
 from tw_lens.geometry.null_distributions import (
     TokenVectorChunks,
     match_singular_values,
@@ -68,6 +68,7 @@ __all__ = [
     "reduce_with",
     "select",
     "shuffled_steps",
+    "spectrum_shares",
     "step_rank_correlation",
     "tangential_shares",
     "top_tokens",

@@ -45,3 +45,8 @@ def factored_svd(
     Q_R, R_R = torch.linalg.qr(R)
     U, S, Vh = torch.linalg.svd(R_L @ R_R[group].mT)
     return FactoredSVD(left=Q_L @ U, S=S, right=Q_R[group] @ Vh.mT)
+
+
+def spectrum_shares(S: Float[Tensor, "*heads n"]) -> Float[Tensor, "*heads n"]:
+    """Return `S_i / sum(S)`; zeros for a spectrum of zeros."""
+    return S / S.sum(-1, keepdim=True).clamp_min(torch.finfo(S.dtype).tiny)

@@ -20,7 +20,7 @@ from tw_lens.reading.model_access import (
     to_float32_cpu,
     unsupported,
 )
-from tw_lens.reading.model_exceptions import is_native
+from tw_lens.reading.model_exceptions import is_native, normalises_output
 from tw_lens.reading.norms import read_head_norm, read_norm
 from tw_lens.reading.positions import (
     position_kind,
@@ -77,7 +77,7 @@ def read_attention_scores(
 ) -> AttentionScores:
     """Read everything between a layer's queries and keys and its attention pattern."""
     cfg, where = layer.model.cfg, layer.attention_name
-    sinks = layer.part("sinks")
+    sinks = layer.component("sinks")
 
     def qk_norm(side: str, heads: int) -> Any:
         module = layer.component(f"{side}_norm", f"{side}_layernorm")
@@ -106,7 +106,8 @@ def read_attention_scores(
 
 def read_attention_output(layer: HostLayer, n_heads: int, d_value: int) -> AttentionOutput:
     """Read what a layer does with its heads' values before and after `W_O`."""
-    post_norm = optional(layer.block, "ln1_post")
+    name = "ln1" if normalises_output(layer.model) else "ln1_post"
+    post_norm = optional(layer.block, name)
     has_post_norm = post_norm is not None and resolved_module(post_norm) is not None
     return AttentionOutput(
         gate=_gate(layer, n_heads, d_value),
@@ -117,7 +118,7 @@ def read_attention_output(layer: HostLayer, n_heads: int, d_value: int) -> Atten
             heads=n_heads,
             d_head=d_value,
         ),
-        norm=read_norm(post_norm, layer.model, f"{layer.name}.ln1_post") if has_post_norm else None,
+        norm=read_norm(post_norm, layer.model, f"{layer.name}.{name}") if has_post_norm else None,
         multiplier=attention_multiplier(layer),
     )
 
@@ -191,12 +192,16 @@ def _require_supported(layer: HostLayer) -> None:
     Raises:
         UnsupportedModelError: with the part that does not fit.
     """
-    clip = layer.part("clip_qkv") or optional(layer.part("config"), "clip_qkv")
+    cfg = layer.model.cfg
+    clip = optional(layer.part("config"), "clip_qkv")
+    clip = layer.part("clip_qkv") or clip or optional(cfg, "clip_qkv")
     if clip:
         raise layer.unsupported(f"clips its queries, keys and values (clip_qkv={clip})")
+    if optional(cfg, "use_dynamic_ntk_rope"):
+        raise layer.unsupported("rotates by the length of the prompt (use_dynamic_ntk_rope)")
     kind = position_kind(layer.model)
     if kind in UNCERTIFIED_POSITIONS:
         raise unsupported(layer.model, f"its positions are of the kind {kind}, not certified")
-    span = per_layer_value(optional(layer.model.cfg, "attn_types"), layer.index)
+    span = per_layer_value(optional(cfg, "attn_types"), layer.index)
     if span not in (None, "global", "local"):
         raise layer.unsupported(f"has attention of an unknown type ({span})")

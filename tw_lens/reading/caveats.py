@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from tw_lens.canonical import Block, Readout
+from tw_lens.canonical import Block, Readout, Vocabulary
 from tw_lens.errors import Caveat
 
 
 def caveats_of(
-    block: Block, readout: Readout, processed: tuple[str, ...], hybrid: bool
+    block: Block,
+    vocabulary: Vocabulary,
+    readout: Readout,
+    processed: tuple[str, ...],
+    hybrid: bool,
 ) -> tuple[Caveat, ...]:
     """Return the caveats of a model, from one of its attention layers and its readout."""
+    n_read, n_written = len(vocabulary), readout.W_U.shape[1]
     scores, output = block.attention_scores, block.attention_output
     conditions = {
         "rotary distance 0": (
@@ -83,6 +88,11 @@ def caveats_of(
         "no unembedding": (
             readout.is_embedding,
             "the model has no unembedding: tokens are read against its embeddings W_E.",
+        ),
+        "words in and out": (
+            n_read != n_written,
+            f"the model reads {n_read} words and writes {n_written}: a written word is printed as "
+            "the token of its id, which fits only where both are in one order.",
         ),
         "language head": (
             readout.head is not None,

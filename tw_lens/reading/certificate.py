@@ -182,6 +182,7 @@ def _attention(
             None if t is None else t.transpose(0, 1) for t in (model_q, model_k, model_v)
         )
     else:
+        model_k, model_v = _one_per_group(model_k, k), _one_per_group(model_v, v)
         scores = block.scores(
             _teacher_forced(model_q, q, in_half), _teacher_forced(model_k, k, in_half)
         )
@@ -226,6 +227,13 @@ def _without_gate(model_q: Tensor | None, q: Tensor) -> Tensor | None:
     if model_q is None or model_q.numel() != 2 * q.numel():
         return model_q
     return model_q.reshape(n, heads, 2, d_head)[:, :, 0]
+
+
+def _one_per_group(theirs: Tensor | None, ours: Tensor) -> Tensor | None:
+    """Return keys or values once per group of heads (HookedTransformer can ungroup them)."""
+    if theirs is None or theirs.ndim != 3 or theirs.shape[1] % ours.shape[1]:
+        return theirs
+    return theirs[:, :: theirs.shape[1] // ours.shape[1]]
 
 
 def _compare(layer: int, quantity: str, ours: Tensor, theirs: Tensor) -> Comparison:

@@ -34,6 +34,7 @@ from tw_lens.reading.offloaded import materialised
 
 EMBEDDING_FACTORS = ("embedding_multiplier", "scale_emb")
 LOGIT_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+N_SAMPLED = 64
 LOGIT_DIVISORS = ("logits_scaling",)
 END_MODULES = (
     "embed",
@@ -84,6 +85,9 @@ def initial_residual(model: Any, vocabulary: Vocabulary, tokens: Tensor) -> Tens
         x = x + vocabulary.token_type
     with materialised(optional(model, "pos_embed")):
         positions = _learned_positions(model, tokens.numel())
+    if _norm_before_positions(model) is not None:
+        x = vocabulary.embed(tokens)
+        return x if positions is None else x + positions
     if positions is not None:
         x = x + positions
     return x if vocabulary.norm is None else vocabulary.norm(x)
@@ -141,10 +145,17 @@ def _embedding_norm(model: Any) -> Norm | None:
     norm = optional(model, "embed_ln")
     if norm is not None:
         return read_norm(norm, model, "embed_ln")
+    if (norm := _norm_before_positions(model)) is not None:
+        return read_norm(norm, model, "embed.ln")
     if has_unit_embedding_norm(model):
         return unit_rms_norm(model)
     inner = _original_embed_norm(model)
     return None if inner is None else read_norm(inner, model, "embed.embed_norm")
+
+
+def _norm_before_positions(model: Any) -> Any:
+    """Return the norm inside a HookedTransformer's embedding; None without one."""
+    return None if is_bridged(model.embed) else optional(model.embed, "ln")
 
 
 def _measured_scale(model: Any) -> float:
@@ -163,7 +174,8 @@ def _measured_scale(model: Any) -> float:
     if embedded.shape != stored.shape:
         raise unsupported(model, "its embedding is projected to another width")
     ratio = float((embedded * stored).sum() / stored.square().sum())
-    if not torch.allclose(embedded, ratio * stored, rtol=1e-2, atol=1e-5):
+    gap = (embedded - ratio * stored).abs().amax(-1) / (ratio * stored).abs().amax(-1)
+    if not float(gap.max()) < max(1e-5, 2 * torch.finfo(W_E.dtype).eps):
         raise unsupported(model, "the embedding is more than a multiple of W_E's rows")
     return 1.0 if abs(ratio - 1) < 1e-4 else ratio
 

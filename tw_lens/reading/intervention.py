@@ -54,9 +54,13 @@ def run_with_head_change(
     layer = host_layer(model, block.layer)
     before, after = residual_hooks(len(model.blocks))[layer.index : layer.index + 2]
     reached: list[bool] = []
-    projection = output_projection(model, layer.index)
+    hook = _add_to_output(change, reached)
     with ONE_RUN:
-        handle = projection.register_forward_hook(_add_to_output(change, reached))
+        handles = [output_projection(model, layer.index).register_forward_hook(hook)]
+        per_head = optional(layer.attention, "hook_result")
+        if layer.original_attention is not None and isinstance(per_head, nn.Module):
+            # With use_attn_result a bridge sums its heads without calling the projection.
+            handles.append(per_head.register_forward_hook(_add_to_first_head(change, reached)))
         try:
             logits, values = run_batch(
                 model,
@@ -65,7 +69,8 @@ def run_with_head_change(
                 also=[f"{layer.name}.{hook}" for hook in WRITE_HOOKS],
             )
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
     if not reached:
         raise _no_output_projection(layer)
     pattern = block.attention_pattern(x)
@@ -122,5 +127,16 @@ def _add_to_output(change: Float[Tensor, "edits position d_model"], reached: lis
         first = out[0] if isinstance(out, tuple) else out
         changed = first + change.to(first).reshape(first.shape)
         return (changed, *out[1:]) if isinstance(out, tuple) else changed
+
+    return add
+
+
+def _add_to_first_head(change: Float[Tensor, "edits position d_model"], reached: list[bool]) -> Any:
+    """Return a forward hook that adds to the first of the heads' outputs before their sum."""
+
+    def add(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+        reached.append(True)
+        first = out[..., :1, :] + change.to(out)[..., None, :]
+        return torch.cat([first, out[..., 1:, :]], dim=-2)
 
     return add

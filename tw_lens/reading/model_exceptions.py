@@ -20,6 +20,10 @@ POST_NORM = {
     "RobertaForMaskedLM",
 }
 
+# A HookedTransformer of these normalises what attention and the MLP add, and not what they read;
+# its blocks show the two norms as in every other model.
+HOOKED_OUTPUT_NORM = {"Olmo2ForCausalLM", "Olmo3ForCausalLM"}
+
 # boot_native, the bridge's successor of HookedTransformer: its configuration has the fields of
 # HookedTransformer (attn_scores_soft_cap) and its attention divides by `scale` instead of
 # multiplying by it, under names that Hugging Face modules use in the other meaning.
@@ -39,19 +43,32 @@ GELU_HEAD = "Roberta"
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 
 
+def _is_bridge_to(model: Any, architectures: set[str]) -> bool:
+    """Return whether a model is a bridge of these architectures.
+
+    A HookedTransformer has one form, whatever the name of the model that it was loaded from.
+    """
+    return original_model(model) is not None and architecture_of(model) in architectures
+
+
 def normalises_stream(model: Any) -> bool:
     """Return whether the model's norms act on the residual stream itself (BERT, OpenAI GPT)."""
-    return architecture_of(model) in POST_NORM
+    return _is_bridge_to(model, POST_NORM)
+
+
+def normalises_output(model: Any) -> bool:
+    """Return whether ln1 and ln2 act on the output of attention and MLP (OLMo 2 hooked)."""
+    return original_model(model) is None and architecture_of(model) in HOOKED_OUTPUT_NORM
 
 
 def is_native(model: Any) -> bool:
     """Return whether the model is TransformerLens' own small model (`boot_native`)."""
-    return architecture_of(model) == NATIVE
+    return _is_bridge_to(model, {NATIVE})
 
 
 def has_unit_embedding_norm(model: Any) -> bool:
     """Return whether embeddings go through an RMSNorm that has no module (NanoChat)."""
-    return architecture_of(model) in UNIT_NORM_OF_EMBEDDINGS
+    return _is_bridge_to(model, UNIT_NORM_OF_EMBEDDINGS)
 
 
 def lacks_trained_head(model: Any) -> bool:

@@ -18,6 +18,7 @@ from tw_lens.reading.model_access import (
     hf_config,
     optional,
     original_module,
+    resolved_module,
     to_float32_cpu,
     unsupported,
 )
@@ -47,7 +48,7 @@ def read_norm(module: Any, model: Any, where: str) -> Norm:
         UnsupportedModelError: no candidate reproduces the module.
     """
     d_model = int(model.cfg.d_model)
-    if isinstance(original_module(module), torch.nn.Identity):
+    if isinstance(resolved_module(module), torch.nn.Identity):
         return Norm.none(d_model)
     best = _identify(module, model, where, (d_model,))
     return Norm(gain=best.gain, bias=best.bias, eps=best.eps, centred=best.centred)

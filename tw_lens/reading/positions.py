@@ -18,6 +18,7 @@ from tw_lens.canonical.rotary import Tables
 from tw_lens.reading.layer import HostLayer
 from tw_lens.reading.model_access import (
     hf_config_value,
+    is_bridged,
     number,
     optional,
     original_model,
@@ -66,10 +67,14 @@ def _rotates(layer: HostLayer) -> bool:
 
 def _stored_rotary(layer: HostLayer) -> Rotary | None:
     """Read the rotation from tables that the attention itself stores; None without such tables."""
-    cos = optional(layer.attention, "rotary_cos")
-    if cos is not None:  # HookedTransformer
-        tables = _stored(cos, layer.attention.rotary_sin)
-        return _rotary(tables, adjacent=bool(layer.model.cfg.rotary_adjacent_pairs))
+    attention = layer.attention
+    if optional(attention, "rotary_cos") is not None:  # HookedTransformer
+
+        def grown(n: int) -> tuple[Tensor, Tensor]:
+            """Read the tables of today: they grow with the longest prompt that was run."""
+            return attention.rotary_cos[:n], attention.rotary_sin[:n]
+
+        return _rotary(grown, adjacent=bool(layer.model.cfg.rotary_adjacent_pairs))
     positions = layer.part("embed_positions")
     if isinstance(positions, Tensor):  # GPT-J: sines, then cosines
         sin, cos = positions.chunk(2, dim=-1)
@@ -109,12 +114,15 @@ def _computed_rotary(layer: HostLayer) -> Rotary:
 def read_slopes(layer: HostLayer, n_heads: int) -> Tensor | None:
     """Read ALiBi's slope of every head in score units; None without ALiBi.
 
-    `2^(-8 i / n)` for `n` a power of two; otherwise the model family's own completion.
+    `2^(-8 i / n)` for `n` a power of two, and for any `n` in a HookedTransformer; otherwise the
+    model family's own completion.
     Source: Press, Smith and Lewis, arXiv 2108.12409.
     """
     falcon = bool(hf_config_value(layer.model, "alibi"))
     if position_kind(layer.model) != "alibi" and not falcon:
         return None
+    if layer.original_attention is None:
+        return _geometric(n_heads, 8.0)
     mpt = hf_config_value(layer.model, "attn_config")
     if mpt is not None:
         whole = 2 ** math.ceil(math.log2(n_heads))
@@ -148,8 +156,12 @@ def read_temperature(layer: HostLayer) -> Callable[[int], Tensor] | None:
     """Read the factor on the query at each position; None without one.
 
     Llama 4, in layers that do not rotate: `1 + c log(1 + floor((p + 1) / f))`; Ministral 3:
-    `1 + c log(1 + floor(p / f))`.
+    `1 + c log(1 + floor(p / f))`; HookedTransformer (Qwen 1): `log(p + 1) / log(f)`, at least 1.
     """
+    cfg = layer.model.cfg
+    if optional(cfg, "use_logn_attn") and not is_bridged(layer.attention):
+        trained = math.log(cfg.train_seq_length or cfg.n_ctx)
+        return lambda n: (torch.arange(1, n + 1).log() / trained).clamp_min(1)
     attention = layer.original_attention
     if layer.part("attn_temperature_tuning") and not attention.use_rope:
         c, f, first = float(attention.attn_scale), float(attention.floor_scale), 1

@@ -22,9 +22,10 @@ from tw_lens.reading.model_access import (
     tokenizer_of,
     unsupported,
 )
-from tw_lens.reading.model_exceptions import normalises_stream
+from tw_lens.reading.model_exceptions import normalises_output, normalises_stream
 from tw_lens.reading.norms import read_norm
 from tw_lens.reading.offloaded import has_meta_weights, materialised
+from tw_lens.reading.precision import coarsest_step
 from tw_lens.reading.random_weights import fingerprint
 from tw_lens.reading.user_hooks import without_hooks
 from tw_lens.tokens import TokenStrings
@@ -67,6 +68,12 @@ def read_weights(model: Any) -> Weights:
     with without_hooks(model), materialised(*end_modules(model)):
         vocabulary = read_vocabulary(model)
         readout = read_readout(model, vocabulary)
+    if readout.W_U.shape[1] > len(vocabulary):
+        raise unsupported(
+            model,
+            f"it writes {readout.W_U.shape[1]} words and reads {len(vocabulary)}, so that some "
+            "have no embedding",
+        )
     centred_stream = (
         readout.norm.centred and not hybrid and all(norm.centred for norm in norms.values())
     )
@@ -86,7 +93,8 @@ def read_weights(model: Any) -> Weights:
         readout=readout,
         tokens=TokenStrings(tokenizer_of(model), len(vocabulary)),
         processed=processed,
-        caveats=caveats_of(first, readout, processed, hybrid),
+        caveats=caveats_of(first, vocabulary, readout, processed, hybrid),
+        rounding=coarsest_step(model),
         read_block=read,
         read_fingerprint=lambda: fingerprint(model),
     )
@@ -142,7 +150,8 @@ def _attention_norm(layer: HostLayer) -> Norm:
     ln1 = optional(layer.block, "ln1")
     if layer.has_unhooked_attention:
         ln1 = optional(layer.original_block, "norm", "temporal_pre_norm")
-    if normalises_stream(layer.model) or ln1 is None or resolved_module(ln1) is None:
+    elsewhere = normalises_stream(layer.model) or normalises_output(layer.model)
+    if elsewhere or ln1 is None or resolved_module(ln1) is None:
         return Norm.none(int(layer.model.cfg.d_model))
     return read_norm(ln1, layer.model, f"{layer.name}.ln1")
 

@@ -80,7 +80,8 @@ def reference_vocabulary(
 
     Raises:
         IndexError: a layer does not exist.
-        ReferenceTextError: (a ValueError) the model's tokenizer knows too few of the words.
+        ReferenceTextError: (a ValueError) the model has no tokenizer, or one that knows too few of
+            the words.
         UnsupportedModelError: see `read_weights`.
 
     Example:
@@ -138,10 +139,14 @@ def choose_vocabulary(
 
 def _require_known_words(weights: Weights) -> None:
     """Reject a tokenizer that has a single token for too few of some common English words."""
-    words = () if weights.tokens.tokenizer is None else COMMON_WORDS
+    if weights.tokens.tokenizer is None:
+        raise ReferenceTextError(
+            f"{weights.model_name} has no tokenizer for the reference text: tokens are read at "
+            "their embeddings. Set model.tokenizer, or give a layer vocabulary."
+        )
     known = sum(
         any(weights.tokens.single(form) is not None for form in (word, f" {word}"))
-        for word in words
+        for word in COMMON_WORDS
     )
     if 2 * known < len(COMMON_WORDS):
         raise ReferenceTextError(

@@ -98,7 +98,7 @@ def _attribution_panel(weights: Weights, states: States) -> Panel:
     title = "Attribution of each step to heads and MLP"
     try:
         attribution = trajectory_attribution(weights, states)
-    except ValueError as refusal:  # half precision: the sum misses the step by its rounding
+    except ValueError as refusal:
         return refusal_panel(title, refusal)
     return Panel(
         title,

@@ -25,7 +25,7 @@ def test_rows_of_zeros_lie_anywhere(architecture: str, rows: slice):
 def test_an_embedding_of_zeros_is_rejected():
     model = tiny_bridge("llama")
     model.original_model.get_input_embeddings().weight.data.zero_()
-    with pytest.raises(tw.UnsupportedModelError, match="every row of its embedding is zero"):
+    with pytest.raises(tw.UnsupportedModelError, match="every row of its embedding W_E is zero"):
         tw.read_weights(model)
 
 
@@ -33,8 +33,8 @@ def wide(d_vocab_out: int):
     return native(d_vocab=12, d_vocab_out=d_vocab_out, n_layers=2)
 
 
-@pytest.mark.parametrize("d_vocab_out", [2, 11])
-def test_other_words_out_than_in(d_vocab_out: int):
+def test_a_few_words_without_an_output():
+    d_vocab_out = 11
     model = wide(d_vocab_out)
     assert tw.check(model, PROMPT).passed
     weights = tw.read_weights(model)
@@ -42,7 +42,7 @@ def test_other_words_out_than_in(d_vocab_out: int):
     path = tw.trajectory(weights, tw.read_states(model, PROMPT))
     table = path.to_dataframe()
     assert table.reads_as_index.max() < d_vocab_out
-    following = [d_vocab_out > 5 and next_id < d_vocab_out for next_id in PROMPT[1:]]
+    following = [next_id < d_vocab_out for next_id in PROMPT[1:]]
     angles = table.query("layer == 1").angle_to_next_readout
     assert angles.notna().tolist() == [*following, False]
     assert table.query("position < 4").angle_to_next.notna().all()
@@ -61,8 +61,3 @@ def test_the_readout_of_words_that_are_only_read_is_missing():
 
 def test_words_in_and_out_of_one_size_have_no_caveat():
     assert "words in and out" not in repr(tw.read_weights(wide(12)))
-
-
-def test_more_words_out_than_in_are_rejected():
-    with pytest.raises(tw.UnsupportedModelError, match="writes 30 words and reads 12"):
-        tw.read_weights(wide(30))

@@ -79,11 +79,14 @@ class Weights:
     def token_readout(self) -> Readout:
         """The readout, for analyses that read its outputs as tokens.
 
+        Up to a tenth of the tokens may have no output: special tokens that are never predicted
+        (Llama 3.2 Vision). The weights carry a caveat then.
+
         Raises:
             UnsupportedModelError: the outputs are not the tokens that the model embeds.
         """
         n_outputs = self.readout.W_U.shape[1]
-        if n_outputs != self.d_vocab:
+        if not 0.9 * self.d_vocab <= n_outputs <= self.d_vocab:
             raise UnsupportedModelError(
                 self.architecture,
                 f"it embeds {self.d_vocab} tokens and has {n_outputs} outputs, so that its outputs "

@@ -18,6 +18,7 @@ hidden: a factor off by 1 % is detected in float16, not in bfloat16.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 

@@ -167,7 +167,7 @@ def _measured_scale(model: Any) -> float:
     W_E = model.embed.W_E
     sample = _longest_rows(W_E)
     if not len(sample):
-        raise unsupported(model, "its embedding W_E is zero")
+        raise unsupported(model, "every row of its embedding W_E is zero")
     stored = W_E[sample].detach().float().cpu()
     with torch.no_grad():
         embedded = model.embed(sample[None])[0].float().cpu()

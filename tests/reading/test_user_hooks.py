@@ -69,11 +69,11 @@ def test_weights_are_read_without_hooks(architecture: str, point: str):
 
 
 def test_a_cache_of_a_hooked_run_is_read():
-    model = tiny_bridge("llama")
-    with torch.no_grad(), model.hooks(fwd_hooks=[(POINTS[0], halve)]):
+    model, point = tiny_bridge("llama"), "blocks.2.hook_resid_pre"
+    with torch.no_grad(), model.hooks(fwd_hooks=[(point, halve)]):
         _, cache = model.run_with_cache(torch.tensor([IDS]))
         states = tw.read_states(model, cache, tokens=IDS)
-    assert torch.equal(states.stream[1], cache[POINTS[0]][0])
+    assert torch.equal(states.stream[2], cache[point][0])
     assert not torch.equal(states.stream, tw.read_states(model, IDS).stream)
 
 

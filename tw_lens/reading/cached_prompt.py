@@ -10,6 +10,7 @@ from torch import Tensor
 from tw_lens.reading.forward import read_residuals
 from tw_lens.reading.layer import host_layers
 from tw_lens.reading.precision import coarsest_step, default_tolerance
+from tw_lens.reading.user_hooks import without_hooks
 
 
 def require_whole_prompt(model: Any, stream: Tensor, tokens: Tensor) -> None:
@@ -28,7 +29,8 @@ def require_whole_prompt(model: Any, stream: Tensor, tokens: Tensor) -> None:
     Raises:
         ValueError: the cache is of another prompt, of some positions, or of a changed run.
     """
-    own = read_residuals(model, tokens[None])[0]
+    with without_hooks(model):
+        own = read_residuals(model, tokens[None])[0]
     with_attention = [layer.index for layer in host_layers(model) if layer.attention is not None]
     end = with_attention[0] + 2 if with_attention else len(own)
     own, stream = own[:end], stream[:end]

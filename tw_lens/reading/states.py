@@ -65,7 +65,7 @@ def read_states(
     model: Any,
     prompt: str | Sequence[int] | Tensor | Any,
     *,
-    tokens: Sequence[int] | Tensor | None = None,
+    tokens: Sequence[int] | Tensor | Any = None,
 ) -> States:
     """Read a prompt's residual stream: every block's input, what each part added, the final state.
 
@@ -97,7 +97,6 @@ def read_states(
     if cache is not None:
         values = _from_cache(cache, residuals, writes)
         ids = _tokens_beside(model, cache, tokens, len(values[residuals[0]]))
-        require_whole_prompt(model, torch.stack([values[name] for name in residuals]), ids)
     elif tokens is not None:
         raise ValueError(
             "tokens= belongs to an ActivationCache, and the prompt is none; give the prompt alone."
@@ -106,6 +105,8 @@ def read_states(
         ids = tokenize_prompt(model, prompt)
         _, values = run(model, ids, residuals, also=writes)
     stream = _stacked(model, [values[name] for name in residuals])
+    if cache is not None:
+        require_whole_prompt(model, stream, ids)
     added = [
         attn_and_mlp_out(values, layer, before, after)
         for layer, before, after in zip(layers, stream[:-1], stream[1:], strict=True)

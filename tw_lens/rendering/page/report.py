@@ -50,7 +50,7 @@ def report(
     model: Any,
     path: str | Path,
     *,
-    prompt: Any,
+    prompt: Prompt | Any,
     layers: Sequence[int] | None = None,
     method: Method = "pca",
     words: Sequence[str | int] | None = None,

@@ -171,7 +171,7 @@ def test_the_heat_map_of_an_attribution_is_the_mean_or_one_position():
         assert heat.x == attribution.components
     assert "position 0 excluded" in layout_of(attribution.plot()).title.text
     assert "w6" in layout_of(attribution.plot(position=2)).title.text
-    with pytest.raises(IndexError, match="positions 0 to 3"):
+    with pytest.raises(IndexError, match="position must be between 0 and 3"):
         attribution.plot(position=4)
 
 
@@ -252,7 +252,7 @@ def test_a_projection_is_colored_by_token_or_layer_and_nothing_else():
     assert any(trace.marker.showscale for trace in by_layer.data)
     for unknown in ("nonsense", tw.trajectory_attribution(WEIGHTS, STATES)):
         with pytest.raises(ValueError, match=r"unknown color .*; expected 'token' or 'layer'"):
-            figure(projection, unknown)
+            projection.plot(color=unknown)  # pyright: ignore[reportArgumentType]
 
 
 def test_every_measure_of_the_table_has_a_label_and_a_panel():
@@ -278,7 +278,7 @@ def test_every_measure_of_the_table_has_a_label_and_a_panel():
     ],
 )
 def test_unknown_measures_get_one_sentence(measures, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         tw.plot_trajectory_measures(tw.trajectory(WEIGHTS, STATES), measures)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,6 @@ from torch import Tensor
 from tw_lens.analyses import Projection, Trajectory, TrajectoryAttribution
 from tw_lens.analyses.projection import Color
 from tw_lens.analyses.trajectory import SHOWN
-from tw_lens.argument_kinds import require_choice
 from tw_lens.arguments import checked
 from tw_lens.rendering.figures.layer_slider import add_layer_slider
 from tw_lens.rendering.figures.style import (
@@ -63,7 +62,6 @@ def draw_trajectory(
 @figure.register(Projection)
 def draw_projection(result: Projection, color: Color = "token") -> go.Figure:
     """Draw the states and tokens of a projection, without the states' readouts."""
-    require_choice("color", color, get_args(Color))
     hover = [
         [f"{escape_token(token)} at {label}" for label in result.labels]
         for token in result.token_strings

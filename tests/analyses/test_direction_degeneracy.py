@@ -21,6 +21,15 @@ def test_two_equal_singular_values_are_one_subspace(seed: int):
     assert list(result.to_dataframe().subspace) == ["0", "1-2", "1-2", "3", "4"]
 
 
+def test_rotations_follow_the_seed():
+    one, again, other = (
+        tw.direction_degeneracy(equal_pair(0), layer=0, n=5, n_perturbations=2, seed=s)
+        for s in (4, 4, 5)
+    )
+    assert torch.equal(one.overlap_rotated, again.overlap_rotated)
+    assert not torch.equal(one.overlap_rotated, other.overlap_rotated)
+
+
 def test_a_subspace_continues_beyond_the_last_listed_direction():
     result = tw.direction_degeneracy(equal_pair(0), layer=0, n=2)
     assert result.subspaces(0) == [[0], [1]] and result.open_ended == (True,)

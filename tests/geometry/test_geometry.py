@@ -89,6 +89,33 @@ def test_top_tokens_are_those_of_the_full_sort(size: int, k: int):
     assert torch.allclose(against.score, (-scores).gather(1, against.token_index))
 
 
+@pytest.mark.parametrize("size", [1, 7, 30])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_sign_rule_is_relative_to_the_mean_token(size: int, masked: bool):
+    """A vector added to all tokens changes no sign, no list and no relative score."""
+    queries, words = normal(1, 40, 6).float(), normal(2, 30, 6).float()
+    keep = (torch.arange(30) % 3 == 0) if masked else None
+    shift = 5 * normal(3, 6).float()
+    plain, moved = (
+        top_tokens_both_signs(queries, chunks_of(w, size), 4, relative=True, keep=keep)
+        for w in (words, words + shift)
+    )
+    scores = queries @ words.T
+    scores = scores - scores.mean(-1, keepdim=True)  # over all tokens, also outside `keep`
+    assert torch.equal(plain.positive, scores.amax(-1) >= -scores.amin(-1))
+    for one, other, signed in (
+        (plain.along, moved.along, scores),
+        (plain.against, moved.against, -scores),
+    ):
+        kept = signed if keep is None else signed.masked_fill(~keep, -torch.inf)
+        assert torch.allclose(one.score, kept.topk(4).values, atol=1e-5)
+        assert torch.allclose(one.score, other.score, atol=1e-4)
+        assert torch.equal(one.token_index, other.token_index)
+    assert torch.equal(plain.positive, moved.positive)
+    absolute = top_tokens_both_signs(queries, chunks_of(words + shift, size), 4, keep=keep)
+    assert not torch.equal(absolute.positive, moved.positive)
+
+
 def test_select_takes_whole_lists():
     words = normal(2, 9, 4).float()
     along, against, _ = top_tokens_both_signs(normal(1, 3, 4).float(), chunks_of(words, 4), 2)

@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge
 from tw_lens.studies.baseline_positions import allowed_positions, position_two_away, random_position
+from tw_lens.studies.prompts import seeded_generator
 
 PROMPTS = [[5, 6, 7, 8, 9], [8, 9, 10], [10, 11, 12, 13, 14, 15, 16], [3, 2, 1, 0]]
 
@@ -16,34 +18,96 @@ def angle(a, b) -> float:
     return math.acos(max(-1.0, min(1.0, float(a @ b / a.norm() / b.norm()))))
 
 
-def test_angles_by_hand_from_transformers_hidden_states():
-    model = golden_bridge()
-    hf = model.original_model
-    result = tw.trajectory_alignment(model, PROMPTS, controls=[])
+def angles_by_hand(model, prompt, others=None) -> torch.Tensor:
+    """Return the angles `[targets, places, layers, position]`, NaN where there is none.
+
+    `others[t]` is the position that replaces the successor of t and the last one; -1 for none.
+    """
+    hf, entered = model.original_model, []
     norm, U = hf.transformer.ln_f, hf.lm_head.weight.detach().double()
-    gain = norm.weight.detach().double()
-    values = {(t, p): [[] for _ in result.labels] for t in range(3) for p in range(2)}
-    for prompt in PROMPTS:
-        entered = []
-        hook = norm.register_forward_pre_hook(lambda _, given, e=entered: e.append(given[0]))
-        with torch.no_grad():
-            hidden = hf(torch.tensor([prompt]), output_hidden_states=True).hidden_states
-        hook.remove()
-        x = torch.stack([*hidden[:-1], entered[0]])[:, 0].detach().double()
-        y = x - x.mean(-1, keepdim=True)
+    hook = norm.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
+    with torch.no_grad():
+        hidden = hf(torch.tensor([prompt]), output_hidden_states=True).hidden_states
+    hook.remove()
+    x = torch.stack([*hidden[:-1], entered[0]])[:, 0].detach().double()
+    y = x - x.mean(-1, keepdim=True)
+    made = torch.full((3, 2, len(y), len(prompt)), math.nan, dtype=torch.float64)
+    for t in range(1, len(prompt) - 1):
+        last, successor = (len(prompt) - 1, t + 1) if others is None else (others[t],) * 2
+        if successor < 0:
+            continue
+        direction = U[prompt[successor]] * norm.weight.detach().double()
+        direction = direction - direction.mean()
         for layer, states in enumerate(y):
-            for t in range(1, len(prompt) - 1):
-                place = int(t == len(prompt) - 2)
-                direction = U[prompt[t + 1]] * gain
-                direction = direction - direction.mean()
-                targets = (states[-1], states[t + 1], direction)
-                for i, target in enumerate(targets):
-                    values[i, place][layer].append(angle(states[t], target))
-    for (target, place), by_layer in values.items():
-        expected = torch.tensor([sum(v) / len(v) for v in by_layer])
-        assert torch.allclose(result.angle.value[0, target, place].float(), expected, atol=1e-4)
-        fall = float(expected[0] - expected[-1])
-        assert float(result.fall.value[0, target, place]) == pytest.approx(fall, abs=1e-4)
+            targets = (states[last], states[successor], direction)
+            for i, target in enumerate(targets):
+                made[i, int(t == len(prompt) - 2), layer, t] = angle(states[t], target)
+    return made
+
+
+def two_away_by_hand(prompt) -> list[int]:
+    def fits(here, there):
+        inside = 1 <= there < len(prompt) - 1 and there != here + 1
+        return inside and prompt[there] != prompt[min(here + 1, len(prompt) - 1)]
+
+    return [
+        next((there for there in (t + 2, t - 2) if fits(t, there)), -1) for t in range(len(prompt))
+    ]
+
+
+@pytest.fixture(scope="module")
+def result_and_angles_by_hand():
+    """A study, and for each source the angles of every prompt by hand."""
+    model, seed = golden_bridge(), 3
+    prompts = [*PROMPTS, [4, 6, 5, 8, 5, 9, 4], [7, 11, 11, 12, 30], [2, 40, 41, 42, 43, 44]]
+    permuted = tw.permute_weights(model, seed=seed)
+    drawn = [
+        random_position(torch.tensor(p), 1, seeded_generator("model", seed, number)).tolist()
+        for number, p in enumerate(prompts)
+    ]
+    by_hand = {
+        "model": [angles_by_hand(model, p) for p in prompts],
+        "another word": [angles_by_hand(model, p, o) for p, o in zip(prompts, drawn, strict=True)],
+        "two words away": [angles_by_hand(model, p, two_away_by_hand(p)) for p in prompts],
+        "permuted weights": [angles_by_hand(permuted, p) for p in prompts],
+    }
+    result = tw.trajectory_alignment(model, prompts, controls=["permuted weights"], seed=seed)
+    assert result.sources == tuple(by_hand)
+    return result, list(by_hand.values()), seed
+
+
+def test_angles_by_hand_from_transformers_hidden_states(result_and_angles_by_hand):
+    result, by_hand, _ = result_and_angles_by_hand
+    expected = torch.stack([torch.cat(angles, -1).nanmean(-1) for angles in by_hand])
+    assert torch.allclose(result.angle.value, expected, atol=1e-4)
+
+
+def test_every_interval_is_that_of_its_own_summary(result_and_angles_by_hand):
+    """Fall, trend and their differences, resampled by hand with the prompts' Poisson draws."""
+    result, by_hand, seed = result_and_angles_by_hand
+    draws = [np.random.default_rng([seed, n]).poisson(1.0, 1000) for n in range(len(by_hand[0]))]
+    times = torch.from_numpy(np.stack(draws)).double()
+    totals = torch.stack([torch.stack([a.nansum(-1) for a in angles]) for angles in by_hand])
+    counts = torch.stack(
+        [torch.stack([(~a.isnan()).sum(-1) for a in angles]) for angles in by_hand]
+    )
+    means = torch.einsum("nr,snabl->rsabl", times, totals)
+    means = means / torch.einsum("nr,snabl->rsabl", times, counts.double())
+    layers = np.arange(means.shape[-1])
+    slopes = np.polyfit(layers, means.flatten(0, -2).nan_to_num().T.numpy(), 1)[0]
+    trend = torch.from_numpy(-layers[-1] * slopes).view(means.shape[:-1])
+    known = ~means.isnan().any(-1)
+    fall, trend = means[..., 0] - means[..., -1], trend.where(known, math.nan)
+    for estimate, resampled in (
+        (result.angle, means),
+        (result.fall, fall),
+        (result.trend, trend),
+        (result.fall_difference, fall[:, :1] - fall[:, 1:]),
+        (result.trend_difference, trend[:, :1] - trend[:, 1:]),
+    ):
+        low, high = resampled.nanquantile(torch.tensor([0.025, 0.975]).double(), dim=0)
+        assert torch.allclose(estimate.low, low, atol=2e-4)
+        assert torch.allclose(estimate.high, high, atol=2e-4)
 
 
 def test_the_trend_of_a_straight_fall_is_the_fall():

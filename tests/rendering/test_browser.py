@@ -1,5 +1,6 @@
 """The page in a real browser without a network, as a reader uses it."""
 
+import copy
 import shutil
 import sys
 
@@ -47,11 +48,12 @@ def hostile_page(tmp_path_factory):
     strings = [HOSTILE, "\n", "\U0001f426", "\u05d0\u05d1", "\udcff"]
     path = tmp_path_factory.mktemp("hostile") / "page.html"
     patch = pytest.MonkeyPatch()
+    patch.setattr(model, "tokenizer", copy.deepcopy(model.tokenizer))  # strings are cached
     original = type(model.tokenizer).decode
 
     def decode(self, ids, **options):
         token = next(iter(ids)) if isinstance(ids, list) else int(ids)
-        return strings[token % len(strings)] if token < 50 else original(self, ids, **options)
+        return strings[token - 5] if 5 <= token < 10 else original(self, ids, **options)
 
     patch.setattr(type(model.tokenizer), "decode", decode)
     try:

@@ -90,7 +90,7 @@ def ended(path: Path, number: int, handler: str = "") -> int:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
         process.send_signal(number)
-        return process.wait(timeout=60)
+        return process.wait(timeout=300)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -67,10 +67,12 @@ class Result:
         """Return the result as a plotly figure, without showing it."""
         return figure(self)
 
+    @default_settings()
     def __repr__(self) -> str:
         names = "; ".join(caveat.name for caveat in self.caveats)
         return f"{type(self).__name__}({self.headline()}){f' [{names}]' if names else ''}"
 
+    @default_settings()
     def _repr_html_(self) -> str:
         notes = "".join(f"<br><small>{html.escape(str(c))}</small>" for c in self.caveats)
         table = self.to_dataframe().head(60).to_html(index=False, escape=True, border=0)

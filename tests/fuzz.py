@@ -72,9 +72,6 @@ VOCABULARIES = [tw.layer_vocabulary(model, source="embedding") for model in MODE
 FILTERS = [tw.token_filter(weights, whole_words=False) for weights in WEIGHTS]
 
 
-LEFT_TO_READING = ("prompt", "prompts", "held_out", "tokens", "model")
-
-
 class Unprintable:
     """An object that cannot be printed."""
 
@@ -205,7 +202,7 @@ def random_calls(draw: st.DrawFn) -> tuple[str, Any, list[Any], dict[str, Any]]:
     args, keywords = [], {}
     for p in parameters:
         pool = RIGHT.get(f"{p.name} of {name.rpartition('.')[2]}", RIGHT.get(p.name))
-        if pool is None or (p.name in wrong and p.name not in LEFT_TO_READING):
+        if pool is None or p.name in wrong:
             value = draw(st.sampled_from(WRONG))
         elif p.default is Parameter.empty or name == "load_model" or draw(st.booleans()):
             value = draw(st.sampled_from(pool))

@@ -97,22 +97,21 @@ def tokens_of_direction_pair(
         keep: mask of the tokens that may be listed; all of them by default.
         vanishing: directions of singular value 0, which list no tokens.
     """
-    if vanishing is not None and vanishing.any():
-        sides = tokens_of_direction_pair(
-            weights, points, circuit, left, right, k, rules=rules, keep=keep
-        )
-        return sides[0].without(vanishing), sides[1].without(vanishing)
     n, known = len(left), combined_mask(keep, points)
     if circuit == "QK":  # the same points for both sides: one pass over the vocabulary
         both = top_tokens_both_signs(torch.cat([left, right]), points.rows, k, keep=known)
         tokens = select(both.positive[n:].repeat(2), both.along, both.against)
-        return tokens.of(slice(n)), tokens.of(slice(n, None))
-    table = rules.output_tokens(weights)
-    inputs = top_tokens_both_signs(left, points.rows, k, keep=known)
-    outputs = top_tokens_both_signs(
-        table.pull_back(right), table.rows, k, relative=table.relative, keep=keep
-    )
-    return (
-        select(outputs.positive, inputs.along, inputs.against),
-        select(outputs.positive, outputs.along, outputs.against),
-    )
+        sides = tokens.of(slice(n)), tokens.of(slice(n, None))
+    else:
+        table = rules.output_tokens(weights)
+        inputs = top_tokens_both_signs(left, points.rows, k, keep=known)
+        outputs = top_tokens_both_signs(
+            table.pull_back(right), table.rows, k, relative=table.relative, keep=keep
+        )
+        sides = (
+            select(outputs.positive, inputs.along, inputs.against),
+            select(outputs.positive, outputs.along, outputs.against),
+        )
+    if vanishing is None:
+        return sides
+    return sides[0].without(vanishing), sides[1].without(vanishing)

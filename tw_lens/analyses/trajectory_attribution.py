@@ -22,6 +22,7 @@ from torch import Tensor
 from tw_lens.argument_kinds import require_index
 from tw_lens.arguments import checked
 from tw_lens.canonical import Block, Norm, States, Weights
+from tw_lens.canonical.weights import ROUNDINGS
 from tw_lens.errors import Caveat
 from tw_lens.geometry import tangential_shares
 from tw_lens.results.base import Result, figure
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 TOLERANCE = 1e-5
-ROUNDINGS = 8
 OTHER_COMPONENTS = ("attention", "bias", "MLP", "rest")
 
 Parts = dict[str, Float[Tensor, "position d_model"]]

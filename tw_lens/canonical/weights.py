@@ -18,6 +18,11 @@ from tw_lens.canonical.unembedding import Readout
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.tokens import TokenStrings
 
+# A long sum in a coarse format is off by a few of its steps.
+ROUNDINGS = 8
+# Outputs of fewer tokens than this share of the embedded ones are no tokens of the model.
+LOWEST_SHARE_OF_OUTPUTS = 0.9
+
 
 @dataclass(frozen=True, eq=False)
 class Weights:
@@ -86,7 +91,7 @@ class Weights:
             UnsupportedModelError: the outputs are not the tokens that the model embeds.
         """
         n_outputs = self.readout.W_U.shape[1]
-        if not 0.9 * self.d_vocab <= n_outputs <= self.d_vocab:
+        if not LOWEST_SHARE_OF_OUTPUTS * self.d_vocab <= n_outputs <= self.d_vocab:
             raise UnsupportedModelError(
                 self.architecture,
                 f"it embeds {self.d_vocab} tokens and has {n_outputs} outputs, so that its outputs "

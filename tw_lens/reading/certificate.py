@@ -18,7 +18,6 @@ hidden: a factor off by 1 % is detected in float16, not in bfloat16.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ from tw_lens.reading.embeddings import initial_residual
 from tw_lens.reading.forward import residual_hooks, run
 from tw_lens.reading.layer import host_layer
 from tw_lens.reading.precision import default_tolerance, is_half_precision
-from tw_lens.reading.prompts import tokenize_prompt
+from tw_lens.reading.prompts import Prompt, tokenize_prompt
 from tw_lens.reading.states import attn_and_mlp_out, write_hooks
 from tw_lens.reading.weights import read_weights
 from tw_lens.results import Result
@@ -98,9 +97,7 @@ class Certificate(Result):
 
 
 @checked
-def check(
-    model: Any, prompt: str | Sequence[int] | Tensor | Any, *, tolerance: float | None = None
-) -> Certificate:
+def check(model: Any, prompt: Prompt, *, tolerance: float | None = None) -> Certificate:
     """Certify that the canonical form computes what the model computes.
 
     Recomputes q, k, v, attn_scores (with the model's rotation, before the mask; the pattern where
@@ -129,7 +126,7 @@ def check(
 def certify(
     model: Any,
     weights: Weights,
-    prompt: Any,
+    prompt: Prompt,
     *,
     tolerance: float | None = None,
 ) -> Certificate:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from tw_lens.canonical.weights import ROUNDINGS
+
 TOLERANCE = 1e-4
-ROUNDINGS = 8
 
 
 def default_tolerance(model: Any) -> float:

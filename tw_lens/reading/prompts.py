@@ -12,14 +12,14 @@ from torch import Tensor
 from tw_lens.reading.model_access import tokenizer_of
 from tw_lens.tokens import TokenStrings
 
-Prompt = str | Sequence[int] | Tensor
-"""A text, or the ids of one prompt."""
+Prompt = str | Sequence[str] | Sequence[int] | Tensor | Mapping[str, Any]
+"""A text or a list of one, the ids of one prompt, or a tokenizer's output for one text."""
 EXPECTED = (
     "a prompt must be a text, the token ids of one prompt, e.g. [5, 6], or a tokenizer's output"
 )
 
 
-def tokenize_prompt(model: Any, prompt: Any) -> Int[Tensor, " position"]:
+def tokenize_prompt(model: Any, prompt: Prompt) -> Int[Tensor, " position"]:
     """Return the ids of one prompt, as the model itself tokenizes it.
 
     Args:
@@ -71,7 +71,7 @@ def special_tokens_around(
 
 
 def tokenize_prompts(
-    model: Any, prompts: Iterable[Prompt | Mapping[str, Any]]
+    model: Any, prompts: Iterable[Prompt]
 ) -> Iterator[tuple[Int[Tensor, " position"], bool]]:
     """Yield the ids of each prompt, and whether they were truncated to the context.
 

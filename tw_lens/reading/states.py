@@ -16,7 +16,7 @@ from tw_lens.reading.layer import HostLayer, host_layers
 from tw_lens.reading.model_access import name_of, require_model, tokenizer_of
 from tw_lens.reading.model_exceptions import normalises_stream
 from tw_lens.reading.offloaded import materialised
-from tw_lens.reading.prompts import tokenize_prompt
+from tw_lens.reading.prompts import Prompt, tokenize_prompt
 from tw_lens.tokens import TokenStrings
 
 EMBEDDED_TOKENS = "embed.hook_in"
@@ -63,7 +63,7 @@ def attn_and_mlp_out(
 @checked
 def read_states(
     model: Any,
-    prompt: str | Sequence[int] | Tensor | Any,
+    prompt: Prompt | tuple[Any, Any],
     *,
     tokens: Sequence[int] | Tensor | Any = None,
 ) -> States:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -50,7 +50,7 @@ N_TOKENS = 5
 @checked
 def direction_ablation(
     model: Any,
-    prompts: Iterable[Prompt | Mapping[str, Any]],
+    prompts: Iterable[Prompt],
     *,
     layer: int,
     head: int,

@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ WHOLE_VOCABULARY = Caveat(
 @checked
 def direction_examples(
     model: Any,
-    prompts: Iterable[Prompt | Mapping[str, Any]],
+    prompts: Iterable[Prompt],
     *,
     layer: int,
     head: int,

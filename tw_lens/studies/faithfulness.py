@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ BOTH = [QUANTITIES.index("score"), QUANTITIES.index("value")]  # QK, OV
 @checked
 def faithfulness(
     model: Any,
-    prompts: Iterable[Prompt | Mapping[str, Any]],
+    prompts: Iterable[Prompt],
     *,
     vocabulary: LayerVocabulary | Sequence[LayerVocabulary],
     layers: Sequence[int] | None = None,

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -48,8 +48,8 @@ def layer_vocabulary(
     *,
     layers: Sequence[int] | None = None,
     source: Source = "text",
-    prompts: Iterable[Prompt | Mapping[str, Any]] | None = None,
-    held_out: Iterable[Prompt | Mapping[str, Any]] | None = None,
+    prompts: Iterable[Prompt] | None = None,
+    held_out: Iterable[Prompt] | None = None,
     unseen: Unseen = "predicted",
     min_count: int = 1,
     prior_count: float | int | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,9 +26,7 @@ POINTWISE = (
 class PromptStream:
     """The prompts that are measured, with their numbers; truncated and skipped ones are counted."""
 
-    def __init__(
-        self, model: Any, prompts: Iterable[Prompt | Mapping[str, Any]], first_position: int
-    ) -> None:
+    def __init__(self, model: Any, prompts: Iterable[Prompt], first_position: int) -> None:
         self.n_prompts = self.n_cut = self.n_skipped = 0
         self.prompts, self.first = prompts, first_position
         self._tokens = tokenize_prompts(model, prompts)

@@ -88,7 +88,7 @@ class StudyResult:
 
 def run_study(
     model: Any,
-    prompts: Iterable[Prompt | Mapping[str, Any]],
+    prompts: Iterable[Prompt],
     measure: StateMeasure,
     columns: Sequence[str],
     settings: Settings,

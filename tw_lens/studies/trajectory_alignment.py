@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -160,7 +160,7 @@ def _numbers(names: Sequence[str], estimated: Estimate, index: tuple[int, ...]) 
 @checked
 def trajectory_alignment(
     model: Any,
-    prompts: Iterable[Prompt | Mapping[str, Any]],
+    prompts: Iterable[Prompt],
     *,
     controls: Iterable[Control] = CONTROLS,
     first_position: int = 1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def _difference(difference: Estimate, index: tuple[int, int, int], source: str) 
 @checked
 def trajectory_statistics(
     model: Any,
-    prompts: Iterable[Prompt | Mapping[str, Any]],
+    prompts: Iterable[Prompt],
     *,
     controls: Iterable[Control] = CONTROLS,
     first_position: int = 1,

@@ -50,7 +50,7 @@ def report(
     model: Any,
     path: str | Path,
     *,
-    prompt: Prompt | Any,
+    prompt: Prompt,
     layers: Sequence[int] | None = None,
     method: Method = "pca",
     words: Sequence[str | int] | None = None,

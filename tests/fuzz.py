@@ -19,6 +19,7 @@ import warnings
 from functools import cache
 from inspect import Parameter, isfunction, signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ WEIGHTS = [tw.read_weights(model) for model in MODELS.values()]
 STATES = [tw.read_states(model, [5, 6, 7]) for model in MODELS.values()]
 TEXTS = [[5, 6, 7, 8, 9], "w5 w6 w7 w8", torch.tensor([9, 10, 11])]
 VOCABULARIES = [tw.layer_vocabulary(model, source="embedding") for model in MODELS.values()]
+POINTS = [tw.position_points(WEIGHTS[0]), tw.Points(torch.eye(12)[:3], ("a", "b", "c"))]
 FILTERS = [tw.token_filter(weights, whole_words=False) for weights in WEIGHTS]
 
 
@@ -107,6 +109,9 @@ RIGHT: dict[str, list[Any]] = {
     "k": [1, 2, 5, MANY], "n": [1, 2, MANY], "distance": [0], "distances": [[0], range(2)],
     "words": [[5, 6], ["w5", "w6 w7", 8], "w9", torch.tensor([5])],
     "vocabulary": [None, None, VOCABULARIES[0], VOCABULARIES[1], VOCABULARIES],
+    "points": [None, *POINTS], "positions": [None, [0, 1]], "variance": [0.9, 1],
+    "names": [None, ["a", "b", "c"]], "tensor": [None, "v"], "kind": ["state", "part"],
+    "label": ["points"], "divisor": [1.0, 2], "sae": [SimpleNamespace(W_dec=torch.eye(12)[:3])],
     "token_filter": [None, None, FILTERS[0], FILTERS[1]],
     "n_null": [9], "n_null_within": [3], "n_permutations": [9], "n_perturbations": [1],
     "n_words": [5, MANY], "n_components": [2, 3], "n_random": [1, 2], "n_examples": [1, MANY],
@@ -149,6 +154,7 @@ def made() -> dict[str, Any]:
         tw.direction_coherence(w, n=1, n_null=9, n_null_within=3),
         tw.direction_association(w, n=2, n_permutations=9),
         tw.direction_degeneracy(w, layer=1, n=3), FILTERS[0],
+        tw.head_position_scores(w, layer=1, n=4), tw.span_shares(w, POINTS[0]), POINTS[0],
         tw.head_probe_by_distance(w, layer=1, words=[5], distances=[0]),
         tw.head_score_by_distance(WEIGHTS[1], layer=1, words=[5, 6], distances=[0, 1]),
         tw.trajectory_statistics(m, TEXTS, controls=[]),

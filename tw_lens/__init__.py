@@ -24,16 +24,27 @@ from tw_lens.analyses import (
     fit_projection,
     head_atlas,
     head_ellipsoid,
+    head_position_scores,
     head_probe,
     head_probe_by_distance,
     head_score_by_distance,
     head_spectrum,
+    span_shares,
     token_filter,
     token_norms,
     trajectory,
     trajectory_attribution,
 )
-from tw_lens.canonical import LayerVocabulary, States, Weights, load_vocabulary
+from tw_lens.canonical import (
+    LayerVocabulary,
+    Points,
+    States,
+    Weights,
+    load_points,
+    load_vocabulary,
+    position_points,
+    sae_points,
+)
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.reading import (
     check,
@@ -80,6 +91,9 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "reference_vocabulary",
     "load_vocabulary",
     "faithfulness",
+    "position_points",
+    "load_points",
+    "sae_points",
     "head_probe",
     "head_spectrum",
     "head_atlas",
@@ -87,6 +101,8 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "head_ellipsoid",
     "head_probe_by_distance",
     "head_score_by_distance",
+    "head_position_scores",
+    "span_shares",
     "direction_coherence",
     "direction_association",
     "direction_degeneracy",
@@ -113,6 +129,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "Weights",
     "States",
     "LayerVocabulary",
+    "Points",
     "Caveat",
     "UnsupportedModelError",
 ]

@@ -43,6 +43,7 @@ HOW_TO_GET = {
     "Weights": "call read_weights(model) first",
     "States": "call read_states(model, prompt) first",
     "LayerVocabulary": "call layer_vocabulary(model, ...) first",
+    "Points": "call Points(vectors, names) or position_points(weights) first",
     "TokenFilter": "call token_filter(weights) first",
     "Projection": "call fit_projection(weights, states) first",
     "Trajectory": "call trajectory(weights, states) first",

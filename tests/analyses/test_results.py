@@ -89,6 +89,8 @@ COLUMNS = {
     "HeadProbeByDistance": [*HEAD, "word", "word_index", "distance", *WORDS, *NULL],
     "TokenFilter": ["condition", "tokens", "examples"],
     "HeadScoreByDistance": [*HEAD, "distance", "mean", "std"],
+    "HeadPositionScores": [*HEAD, "query", "key", "score"],
+    "SpanShares": [*HEAD, "circuit", "side", "points", "share", "expected", "rank"],
     "TrajectoryStatistics": [
         "layer", "label", "measure", "source", "mean", "std", "low", "high", "count", "difference",
         "difference_low", "difference_high", "vs_control",
@@ -114,7 +116,9 @@ WITHOUT_WORDS = {
     "DirectionAblation",
     "EmbeddingDistances",
     "Faithfulness",
+    "HeadPositionScores",
     "HeadScoreByDistance",
+    "SpanShares",
     "TrajectoryStatistics",
 }
 
@@ -148,6 +152,8 @@ def results() -> dict[str, Result]:
         tw.token_filter(weights, whole_words=False),
         tw.head_probe_by_distance(weights, layer=1, words=[5, 6], distances=[0]),
         tw.head_score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
+        tw.head_position_scores(weights, layer=1, n=5),
+        tw.span_shares(weights, tw.position_points(weights), layers=[1]),
         tw.trajectory_statistics(model, [[5, 6, 7], [8, 9]], controls=["random steps"]),
         tw.trajectory_alignment(model, [[5, 6, 7, 8], [8, 9, 10, 11]], controls=[]),
         _with_tokens(

@@ -16,9 +16,11 @@ from tw_lens.analyses.head_distance import (
     head_score_by_distance,
 )
 from tw_lens.analyses.head_ellipsoid import HeadEllipsoid, head_ellipsoid
+from tw_lens.analyses.head_position_scores import HeadPositionScores, head_position_scores
 from tw_lens.analyses.head_probe import HeadProbe, head_probe
 from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum
 from tw_lens.analyses.projection import Projection, fit_projection
+from tw_lens.analyses.span_shares import SpanShares, span_shares
 from tw_lens.analyses.token_filter import TokenFilter, token_filter
 from tw_lens.analyses.token_norms import TokenNorms, token_norms
 from tw_lens.analyses.trajectory import Trajectory, trajectory
@@ -34,11 +36,13 @@ __all__ = [
     "EmbeddingDistances",
     "HeadAtlas",
     "HeadEllipsoid",
+    "HeadPositionScores",
     "HeadProbe",
     "HeadProbeByDistance",
     "HeadScoreByDistance",
     "HeadSpectrum",
     "Projection",
+    "SpanShares",
     "TokenFilter",
     "TokenNorms",
     "Trajectory",
@@ -53,11 +57,13 @@ __all__ = [
     "fit_projection",
     "head_atlas",
     "head_ellipsoid",
+    "head_position_scores",
     "head_probe",
     "head_probe_by_distance",
     "head_score_by_distance",
     "head_spectrum",
     "head_svd",
+    "span_shares",
     "token_filter",
     "token_norms",
     "trajectory",

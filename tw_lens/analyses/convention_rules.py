@@ -12,6 +12,7 @@ from torch import Tensor
 from tw_lens.canonical import (
     Block,
     LayerVocabulary,
+    Points,
     TokenPoints,
     TokenVectorChunks,
     Weights,
@@ -68,7 +69,9 @@ class ConventionRules(ABC):
         """
 
     @abstractmethod
-    def token_source(self, vocabulary: LayerVocabulary | None) -> TokenSource:
+    def token_source(
+        self, vocabulary: LayerVocabulary | None, points: Points | None = None
+    ) -> TokenSource:
         """Return the source that results state: of the vocabulary, or none (published)."""
 
     @abstractmethod

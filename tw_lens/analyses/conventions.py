@@ -26,6 +26,7 @@ from tw_lens.argument_kinds import require_choice
 from tw_lens.canonical import (
     Block,
     LayerVocabulary,
+    Points,
     TokenPoints,
     TokenVectorChunks,
     Weights,
@@ -49,12 +50,14 @@ class ExactConvention(ConventionRules):
     ) -> TokenPoints:
         return token_points(weights, block.layer, block.norm, vocabulary)
 
-    def token_source(self, vocabulary: LayerVocabulary | None) -> TokenSource:  # noqa: D102
-        return token_source(vocabulary)
+    def token_source(  # noqa: D102
+        self, vocabulary: LayerVocabulary | None, points: Points | None = None
+    ) -> TokenSource:
+        return token_source(vocabulary, points)
 
     def output_tokens(self, weights: Weights) -> TokenTable:  # noqa: D102
         readout = weights.token_readout
-        return TokenTable(readout.columns, readout.pull_back, relative=True)
+        return TokenTable(readout.columns, readout.pull_back, relative=readout.relative)
 
     def qk_factors(self, block: Block, distance: int) -> Factors:  # noqa: D102
         L, R = block.qk_factors(distance)
@@ -80,11 +83,18 @@ class ExactConvention(ConventionRules):
         are bilinear, and included where keys are normalised.
         """
         kv = torch.tensor(block.kv_head)[heads]
-        q = block.query_at_distance(block.queries_of_points(points.at(ids)), distance)
+        constant = weights.vocabulary.is_whole_state
+        q = block.queries_of_points(points.at(ids), constant=constant)
+        q = block.query_at_distance(q, distance)
         q = q[:, heads].transpose(0, 1)  # heads, words, d_head
         if block.bilinear:
             query = (q @ block.A_K[kv].mT).flatten(0, 1)
             rows = points.rows
+        elif not constant:
+            raise ValueError(
+                "parts and directions have no scores of their own where queries and keys are "
+                'normalised: probe kind="state", or call head_spectrum.'
+            )
         else:  # whole keys, all key heads in one row: a query is zero for the other key heads
             query = torch.zeros(len(heads), len(ids), block.W_K.shape[0], block.d_head)
             query[torch.arange(len(heads)), :, kv] = q
@@ -97,7 +107,8 @@ class ExactConvention(ConventionRules):
     def update(  # noqa: D102
         self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, heads: list[int]
     ) -> HeadUpdate:
-        values = block.values_of_points(points.at(ids))
+        constant = weights.vocabulary.is_whole_state
+        values = block.values_of_points(points.at(ids), constant=constant)
         values = values if block.v_norm is None else block.v_norm(values)
         v = values[:, [block.kv_head[h] for h in heads]].transpose(0, 1)
         return HeadUpdate(v @ block.A_O[heads], block.a_O)
@@ -151,7 +162,9 @@ class PublishedConvention(ConventionRules):
             key=("published", block.layer),
         )
 
-    def token_source(self, vocabulary: LayerVocabulary | None) -> TokenSource:  # noqa: D102
+    def token_source(  # noqa: D102
+        self, vocabulary: LayerVocabulary | None, points: Points | None = None
+    ) -> TokenSource:
         return PUBLISHED_SOURCE
 
     def output_tokens(self, weights: Weights) -> TokenTable:  # noqa: D102

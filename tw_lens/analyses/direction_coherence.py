@@ -25,7 +25,7 @@ from tw_lens.analyses.similarity import SIMILARITY_MEASURES, SimilarityMeasure, 
 from tw_lens.analyses.token_filter import TokenFilter, allowed_mask, filter_summary
 from tw_lens.argument_kinds import require_choices, require_positive
 from tw_lens.arguments import checked
-from tw_lens.canonical import LayerVocabulary, Weights
+from tw_lens.canonical import LayerVocabulary, Points, Weights, weights_of_points
 from tw_lens.errors import Caveat
 from tw_lens.geometry import upper_p_values
 from tw_lens.progress import Progress, steps
@@ -156,6 +156,7 @@ def direction_coherence(
     n_null_within: int = 39,
     token_filter: TokenFilter | None = None,
     vocabulary: LayerVocabulary | None = None,
+    points: Points | None = None,
     seed: int = 0,
     progress: Progress = False,
 ) -> DirectionCoherence:
@@ -195,6 +196,7 @@ def direction_coherence(
         token_filter: the tokens that may be listed, from `token_filter`; all by default.
         vocabulary: points of the tokens at each layer, from `layer_vocabulary`; embeddings by
             default.
+        points: named vectors to read in the place of tokens, from `Points` or `position_points`.
         seed: of the null directions.
         progress: True shows a bar; a function is called with a sentence at each step.
 
@@ -218,14 +220,16 @@ def direction_coherence(
     measures = require_choices("measures", measures, SIMILARITY_MEASURES)
     chosen = require_choices("nulls", nulls, NULLS)
     nulls = tuple(name for name in NULLS if name in chosen)
+    of_model, weights = weights, weights_of_points(weights, points, vocabulary)
     similarities = [token_similarity(weights, measure) for measure in measures]
     atlas = head_atlas(
-        weights,
+        of_model,
         layers=layers,
         n=n,
         k=k,
         token_filter=token_filter,
         vocabulary=vocabulary,
+        points=points,
         progress=progress,
     )
     lists = (atlas.left.token_index, atlas.right.token_index)
@@ -240,14 +244,12 @@ def direction_coherence(
         for layer in layer_indices:
             step(f"Drawing null directions for layer {layer}")
             block = weights.block(layer)
-            points = EXACT.points(weights, block, vocabulary)
+            met = EXACT.points(weights, block, vocabulary)
             shared = {
-                circuit_side: directions.shared(readout_kind_of(circuit_side), points, n_null)
+                circuit_side: directions.shared(readout_kind_of(circuit_side), met, n_null)
                 for circuit_side in CIRCUIT_SIDES
             }
-            within = (
-                directions.within(block, points, n_null_within) if "within head" in nulls else {}
-            )
+            within = directions.within(block, met, n_null_within) if "within head" in nulls else {}
             for (head, circuit_side), index in _groups(atlas, layer).items():
                 side = SIDES.index(circuit_side[1])
                 values = dict(zip(NULLS, shared[circuit_side], strict=False))

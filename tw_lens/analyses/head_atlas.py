@@ -27,7 +27,9 @@ from tw_lens.analyses.token_filter import (
 from tw_lens.arguments import checked
 from tw_lens.canonical import (
     LayerVocabulary,
+    Points,
     Weights,
+    weights_of_points,
 )
 from tw_lens.errors import Caveat
 from tw_lens.geometry import NO_TOKEN, concat
@@ -183,6 +185,7 @@ def head_atlas(
     k: int = 5,
     token_filter: TokenFilter | None = None,
     vocabulary: LayerVocabulary | None = None,
+    points: Points | None = None,
     score: Score = "dot",
     progress: Progress = False,
 ) -> HeadAtlas:
@@ -199,6 +202,7 @@ def head_atlas(
         k: tokens per side.
         token_filter: the tokens that may be listed, from `token_filter`; all by default.
         vocabulary: points of the tokens, from `layer_vocabulary`; their embeddings by default.
+        points: named vectors to read in the place of tokens, from `Points` or `position_points`.
         score: of the written tokens (OV, right): "dot" or "standardised" (see `head_spectrum`).
         progress: True shows a bar; a function is called with a sentence at each step.
 
@@ -217,6 +221,7 @@ def head_atlas(
 
     Source: arXiv 2309.07315, section 4.5.
     """
+    weights = weights_of_points(weights, points, vocabulary, "exact", score)
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
     k = min(k, weights.d_vocab, weights.readout.W_U.shape[1])  # lists of one length
     keep = allowed_mask(weights, token_filter)
@@ -243,7 +248,7 @@ def head_atlas(
         ).subset(order)
         for side in (0, 1)
     )
-    source = token_source(vocabulary)
+    source = token_source(vocabulary, points)
     return HeadAtlas(
         model_name=weights.model_name,
         entries=tuple(entries[i] for i in order),

@@ -22,7 +22,14 @@ from tw_lens.analyses.token_filter import (
     look_up_words,
 )
 from tw_lens.arguments import checked
-from tw_lens.canonical import Block, LayerVocabulary, TokenPoints, Weights
+from tw_lens.canonical import (
+    Block,
+    LayerVocabulary,
+    Points,
+    TokenPoints,
+    Weights,
+    weights_of_points,
+)
 from tw_lens.errors import Caveat
 from tw_lens.geometry import TopTokens
 from tw_lens.results.arguments import (
@@ -112,6 +119,7 @@ def head_probe(
     distance: int = 0,
     token_filter: TokenFilter | None = None,
     vocabulary: LayerVocabulary | None = None,
+    points: Points | None = None,
     score: Score = "dot",
 ) -> HeadProbe:
     """Probe words through the heads of a layer.
@@ -144,6 +152,8 @@ def head_probe(
         token_filter: the tokens that may be listed (`exact`), from `token_filter`; all by default.
         vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
             by default.
+        points: named vectors to read in the place of tokens, from `Points` or `position_points`;
+            `words` are their names or numbers then.
         score: "dot": the logit that the model would give; "standardised": over its deviation for
             what the layer writes, which keeps tokens with long readout directions from leading
             every list (written tokens of OV only; see `standardise_readout`).
@@ -162,37 +172,38 @@ def head_probe(
     """
     require_distance(distance, circuit, convention)
     require_score(score, circuit, convention)
+    weights = weights_of_points(weights, points, vocabulary, convention, score)
     rules = convention_rules(weights, convention)
-    if readout == "residual" and vocabulary is not None:
+    if readout == "residual" and (vocabulary is not None or points is not None):
         raise ValueError(
-            'readout="residual" adds the word\'s embedding and needs vocabulary=None; a layer '
-            "vocabulary holds normalised states."
+            'readout="residual" adds the word\'s embedding and needs vocabulary=None and '
+            "points=None, which lie behind the norm."
         )
     keep = allowed_mask(weights, token_filter, convention)
     block = weights.block(layer)
     heads = block.heads(head)
-    points = rules.points(weights, block, vocabulary)
-    written = with_readout_of_score(weights, block, points, score)
-    index, dropped = look_up_words(weights, words, points)
+    met = rules.points(weights, block, vocabulary)
+    written = with_readout_of_score(weights, block, met, score)
+    index, dropped = look_up_words(weights, words, met)
     ids = torch.tensor(index)
     components: tuple[int | None, ...] = tuple(heads)
     null = None
     if circuit == "QK":
-        result = rules.top_keys(weights, block, points, ids, heads, k, distance=distance, keep=keep)
+        result = rules.top_keys(weights, block, met, ids, heads, k, distance=distance, keep=keep)
         norm = torch.full((len(heads), len(ids)), float("nan"))
         if rules.has_null:
-            null = compare_keys_with_null(weights, block, points, result, keep)
+            null = compare_keys_with_null(weights, block, met, result, keep)
     else:
-        update = rules.update(weights, block, points, ids, heads)
-        if head is None:
+        update = rules.update(weights, block, met, ids, heads)
+        if head is None and weights.vocabulary.is_whole_state:
             components += (None,)
-            of_layer = rules.layer_update(weights, block, points, ids, update)
+            of_layer = rules.layer_update(weights, block, met, ids, update)
             update = update._replace(u=torch.cat([update.u, of_layer[None]]))
         norm = update.u.norm(dim=-1)
         result = rules.top_outputs(written, update, ids, k, readout=readout, keep=keep)
         if rules.has_null and readout == "update":
-            null = compare_with_null(written, result, "logits", points, keep)
-    source = rules.token_source(vocabulary)
+            null = compare_with_null(written, result, "logits", met, keep)
+    source = rules.token_source(vocabulary, points)
     return HeadProbe(
         model_name=weights.model_name,
         layer=layer,

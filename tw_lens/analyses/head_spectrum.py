@@ -23,7 +23,7 @@ from tw_lens.analyses.token_filter import (
     filter_summary,
 )
 from tw_lens.arguments import checked
-from tw_lens.canonical import LayerVocabulary, Weights
+from tw_lens.canonical import LayerVocabulary, Points, Weights, weights_of_points
 from tw_lens.errors import Caveat
 from tw_lens.geometry import spectrum_shares
 from tw_lens.results.arguments import (
@@ -137,6 +137,7 @@ def head_spectrum(
     distance: int = 0,
     token_filter: TokenFilter | None = None,
     vocabulary: LayerVocabulary | None = None,
+    points: Points | None = None,
     score: Score = "dot",
 ) -> HeadSpectrum:
     """Decompose W_QK or W_OV of every head, and list the tokens of both singular vectors.
@@ -162,6 +163,7 @@ def head_spectrum(
             Signs are chosen over the whole vocabulary.
         vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
             by default.
+        points: named vectors to read in the place of tokens, from `Points` or `position_points`.
         score: "dot": the logit that the model would give; "standardised": over its deviation for
             what the layer writes, which keeps tokens with long readout directions from leading
             every list (written tokens of OV only; see `standardise_readout`).
@@ -186,6 +188,7 @@ def head_spectrum(
     """
     require_distance(distance, circuit, convention)
     require_score(score, circuit, convention)
+    weights = weights_of_points(weights, points, vocabulary, convention, score)
     rules = convention_rules(weights, convention)
     keep = allowed_mask(weights, token_filter, convention)
     block = weights.block(layer)
@@ -194,16 +197,16 @@ def head_spectrum(
     svd = head_svd(block, heads, circuit, rules, distance=distance)
     left, right = svd.left[..., :n].mT.flatten(0, 1), svd.right[..., :n].mT.flatten(0, 1)
     left = rules.left_vectors(left, svd.S[:, :n], circuit)
-    points = rules.points(weights, block, vocabulary)
-    written = with_readout_of_score(weights, block, points, score)
+    met = rules.points(weights, block, vocabulary)
+    written = with_readout_of_score(weights, block, met, score)
     sides = tokens_of_direction_pair(
-        written, points, circuit, left, right, k, rules=rules, keep=keep,
+        written, met, circuit, left, right, k, rules=rules, keep=keep,
         vanishing=svd.vanishing[:, :n].flatten(),
     )  # fmt: skip
     nulls = (None, None)
     if rules.has_null:
-        nulls = compare_sides_with_null(weights, written, points, circuit, *sides, keep)
-    source = rules.token_source(vocabulary)
+        nulls = compare_sides_with_null(weights, written, met, circuit, *sides, keep)
+    source = rules.token_source(vocabulary, points)
     return HeadSpectrum(
         model_name=weights.model_name,
         layer=layer,

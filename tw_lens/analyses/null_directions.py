@@ -91,7 +91,9 @@ class NullDirections:
             lists = top_tokens_signed(directions, points.rows, self.k, relative=False, keep=known)
         elif kind == "readout, signed":
             queries = readout.pull_back(directions)
-            lists = top_tokens_signed(queries, readout.columns, self.k, relative=True, keep=keep)
+            lists = top_tokens_signed(
+                queries, readout.columns, self.k, relative=readout.relative, keep=keep
+            )
         else:
             queries = readout.pull_back(directions.shape[1] ** 0.5 * unit(directions))
             lists = top_tokens(queries, readout.columns, self.k, bias=readout.bias(), keep=keep)

@@ -15,6 +15,14 @@ from tw_lens.canonical.layer_vocabulary import (
     apply_affine_map,
     load_vocabulary,
 )
+from tw_lens.canonical.points import (
+    POINT_KINDS,
+    PointKind,
+    Points,
+    position_points,
+    weights_of_points,
+)
+from tw_lens.canonical.points_io import load_points, sae_points
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.sphere_projection import HeadNorm, Norm
 from tw_lens.canonical.standardised_readout import standardise_readout
@@ -29,6 +37,7 @@ from tw_lens.canonical.unembedding import Readout
 from tw_lens.canonical.weights import Weights
 
 __all__ = [
+    "POINT_KINDS",
     "ROWS_AT_ONCE",
     "SOURCES",
     "AblatedHead",
@@ -41,6 +50,8 @@ __all__ = [
     "HeadNorm",
     "LayerVocabulary",
     "Norm",
+    "PointKind",
+    "Points",
     "RankOnePieces",
     "Readout",
     "Rotary",
@@ -54,9 +65,13 @@ __all__ = [
     "ablate_pieces",
     "apply_affine_map",
     "combined_mask",
+    "load_points",
     "load_vocabulary",
+    "position_points",
+    "sae_points",
     "score_contribution",
     "standardise_readout",
     "token_points",
+    "weights_of_points",
     "whole_vocabulary_points",
 ]

@@ -199,10 +199,11 @@ class Block:
         return self.values_of_points(self.norm.sphere(x))
 
     def queries_of_points(
-        self, y: Float[Tensor, "points d_model"]
+        self, y: Float[Tensor, "points d_model"], *, constant: bool = True
     ) -> Float[Tensor, "points n_heads d_head"]:
-        """Return the queries of points of the sphere, `y A_Q + a_Q`."""
-        q = torch.einsum("pd,hde->phe", y, self.A_Q) + self.a_Q
+        """Return the queries of points of the sphere, `y A_Q + a_Q`; `y A_Q` without constant."""
+        q = torch.einsum("pd,hde->phe", y, self.A_Q)
+        q = q + self.a_Q if constant else q
         return (
             q if self.bottleneck_Q is None else self.bottleneck_Q.normalise(q, self.norm.affine(y))
         )
@@ -219,10 +220,11 @@ class Block:
         )
 
     def values_of_points(
-        self, y: Float[Tensor, "points d_model"]
+        self, y: Float[Tensor, "points d_model"], *, constant: bool = True
     ) -> Float[Tensor, "points n_kv_heads d_value"]:
-        """Return the values of points of the sphere, `y A_V + a_V`."""
-        v = torch.einsum("pd,hde->phe", y, self.A_V) + self.a_V
+        """Return the values of points of the sphere, `y A_V + a_V`; `y A_V` without constant."""
+        v = torch.einsum("pd,hde->phe", y, self.A_V)
+        v = v + self.a_V if constant else v
         if self.bottleneck_KV is None:
             return v
         return replace(self.bottleneck_KV, width=None).normalise(v, self.norm.affine(y))

@@ -48,14 +48,29 @@ class Vocabulary:
 
     def embed_rows(self, rows: Float[Tensor, "words d_model"]) -> Float[Tensor, "words d_model"]:
         """Return embeddings as they enter the residual stream (see the class)."""
-        x = rows if self.scale == 1 else rows * self.scale
-        if self.token_type is not None:
-            x = x + self.token_type
+        x = self._before_norm(rows)
         return x if self.norm is None else self.norm(x)
+
+    def before_norm(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
+        """Return some tokens' vectors before the norm of the embedding, if there is one."""
+        return self._before_norm(self.embeddings(token_index))
+
+    def _before_norm(self, rows: Float[Tensor, "words d_model"]) -> Float[Tensor, "words d_model"]:
+        x = rows if self.scale == 1 else rows * self.scale
+        return x if self.token_type is None else x + self.token_type
 
     def embed(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
         """Return some tokens as they enter the residual stream."""
         return self.embed_rows(self.embeddings(token_index))
+
+    @property
+    def is_whole_state(self) -> bool:
+        """Return whether a row is a whole residual stream, to which constants are added."""
+        return True
+
+    def met(self, token_index: Int[Tensor, " words"], norm: Norm) -> Float[Tensor, "words d_model"]:
+        """Return some tokens as a layer with a norm meets their embeddings, `N(embed)`."""
+        return norm.sphere(self.embed(token_index))
 
     def on_sphere(self, norm: Norm) -> TokenVectorChunks:
         """Return `N(embed)` as chunks: the exact convention's points."""

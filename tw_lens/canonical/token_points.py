@@ -59,7 +59,7 @@ def token_points(
     embedding = weights.vocabulary
 
     def embedded(ids: Tensor) -> Tensor:
-        return norm.sphere(embedding.embed(ids))
+        return embedding.met(ids, norm)
 
     if vocabulary is None:
         return TokenPoints(gather=embedded, rows=embedding.on_sphere(norm), mask=None, key=norm.key)

@@ -28,6 +28,8 @@ class Readout:
         softcap: `cap(t) = softcap * tanh(t / softcap)` (Gemma 2); None for no soft-cap.
         head: the function of a masked language model before the final norm; None without one.
         is_embedding: True where the model has no unembedding and `W_U` is `W_E` transposed.
+        relative: whether scores count relative to the mean token's: logits are defined up to a
+            constant, the scores of named points are not.
     """
 
     norm: Norm
@@ -37,6 +39,7 @@ class Readout:
     softcap: float | None = None
     head: Callable[[Tensor], Tensor] | None = None
     is_embedding: bool = False
+    relative: bool = True
 
     def columns(self) -> Iterator[Float[Tensor, "words d_model"]]:
         """Yield `W_U` transposed, float32, a chunk of tokens at a time."""

@@ -9,6 +9,8 @@ from operator import getitem
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tw_lens.arguments import checked
 from tw_lens.canonical.attention_heads import Block
@@ -62,17 +64,28 @@ class Weights:
     read_block: Callable[[int], Block] = field(repr=False)
     read_fingerprint: Callable[[], str] = field(default=lambda: "", repr=False)
     rounding: float = float(torch.finfo(torch.float32).eps)
+    read_positions: Callable[[], Tensor | None] = field(default=lambda: None, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the model's parameters; empty for weights that no model was read into."""
         return self.read_fingerprint()
 
+    @cached_property
+    def positions(self) -> Float[Tensor, "n_ctx d_model"] | None:
+        """What the model adds to the stream for every learned position; None without any.
+
+        Raises:
+            UnsupportedModelError: the model adds positions from a table that is not found.
+        """
+        return self.read_positions()
+
     def __getstate__(self) -> dict[str, Any]:
         blocks = {layer: self.block(layer) for layer in self.attention_layers}
         held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         held["read_block"] = partial(getitem, blocks)
         held["read_fingerprint"] = partial(str, self.fingerprint)
+        held["read_positions"] = partial(getitem, (self.positions,), 0)
         return held
 
     @property

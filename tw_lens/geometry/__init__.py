@@ -28,6 +28,7 @@ from tw_lens.geometry.paths import (
     radial_share,
     tangential_shares,
 )
+from tw_lens.geometry.principal_span import principal_span
 from tw_lens.geometry.top_tokens import (
     NO_TOKEN,
     TopTokens,
@@ -57,6 +58,7 @@ __all__ = [
     "mean_pairwise_cosine",
     "measure_path",
     "pca",
+    "principal_span",
     "radial_and_tangential",
     "radial_share",
     "random_directions_in_span",

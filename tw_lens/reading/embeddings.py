@@ -80,9 +80,7 @@ def initial_residual(model: Any, vocabulary: Vocabulary, tokens: Tensor) -> Tens
     Raises:
         UnsupportedModelError: the model adds positions from a table that is not found.
     """
-    x = vocabulary.embeddings(tokens) * vocabulary.scale
-    if vocabulary.token_type is not None:
-        x = x + vocabulary.token_type
+    x = vocabulary.before_norm(tokens)
     with materialised(optional(model, "pos_embed")):
         positions = _learned_positions(model, tokens.numel())
     if _norm_before_positions(model) is not None:
@@ -188,6 +186,24 @@ def _longest_rows(W_E: Tensor) -> Tensor:
             longest = lengths.topk(min(2, len(lengths)))
             return start + longest.indices[longest.values > 0]
     return torch.empty(0, dtype=torch.long)
+
+
+def read_positions(model: Any, vocabulary: Vocabulary) -> Tensor | None:
+    """Return what the model adds to the stream for every learned position; None without any.
+
+    Where a norm follows the sum (BERT), positions pass it with its gain and the median divisor of a
+    sample of tokens and positions.
+    """
+    with materialised(optional(model, "pos_embed")):
+        positions = _learned_positions(model, int(model.cfg.n_ctx))
+    norm = vocabulary.norm
+    if positions is None or norm is None or _norm_before_positions(model) is not None:
+        return positions
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(len(vocabulary), (N_SAMPLED,), generator=generator)
+    x = vocabulary.before_norm(tokens) + positions[torch.arange(N_SAMPLED) % len(positions)]
+    divisor = (norm.project(x).square().mean(-1) + norm.eps).sqrt().median()
+    return norm.project(positions) / divisor * norm.gain
 
 
 def _learned_positions(model: Any, n: int) -> Tensor | None:

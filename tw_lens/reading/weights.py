@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -11,7 +11,12 @@ from tw_lens.arguments import checked
 from tw_lens.canonical import Block, Norm, Readout, Vocabulary, Weights
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
-from tw_lens.reading.embeddings import end_modules, read_readout, read_vocabulary
+from tw_lens.reading.embeddings import (
+    end_modules,
+    read_positions,
+    read_readout,
+    read_vocabulary,
+)
 from tw_lens.reading.layer import HostLayer, host_layers
 from tw_lens.reading.model_access import (
     architecture_of,
@@ -89,6 +94,7 @@ def read_weights(model: Any) -> Weights:
         processed=processed,
         caveats=caveats_of(first, vocabulary, readout, processed, hybrid),
         rounding=coarsest_step(model),
+        read_positions=partial(read_positions, model, vocabulary),
         read_block=read,
         read_fingerprint=lambda: fingerprint(model),
     )

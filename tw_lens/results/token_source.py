@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
-from tw_lens.canonical import HeadFaithfulness, LayerVocabulary, Source
+from tw_lens.canonical import HeadFaithfulness, LayerVocabulary, Points, Source
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import Circuit
 
@@ -18,6 +18,11 @@ EMBEDDING_POINTS = Caveat(
     "Tokens are read at their embeddings, and heads behind the first layer read states that have "
     "moved away from them: on SmolLM2 the scores of embedded words correlate with the model's own "
     "at 0.01 to 0.18 there (1.00 in layer 0). Give vocabulary= from layer_vocabulary.",
+)
+DIRECT_PATH = Caveat(
+    "direct path",
+    "Parts of a sum are read as they enter the stream, over one stated divisor: layers behind the "
+    "first also meet what earlier layers made of them, and every state has a divisor of its own.",
 )
 WHERE: dict[Source, str] = {
     "embedding": "tokens at their embeddings",
@@ -28,11 +33,12 @@ WHERE: dict[Source, str] = {
 
 @dataclass(frozen=True, eq=False)
 class TokenSource:
-    """The points at which a result reads tokens.
+    """The points at which a result reads tokens, or the named points that it reads instead.
 
     Attributes:
-        name: "embedding", "alone" or "text" (see `LayerVocabulary`); None in the published
-            convention, whose results do not state it.
+        name: "embedding", "alone" or "text" (see `LayerVocabulary`); None for named points, and in
+            the published convention, whose results do not state it.
+        points: the named points; None for tokens.
         n_tokens: number of tokens whose states were seen; None for the whole vocabulary.
         predicted: whether the other tokens' points are predicted from their embeddings.
         count: states behind each token's point; None where every point is one state.
@@ -40,6 +46,7 @@ class TokenSource:
     """
 
     name: Source | None = "embedding"
+    points: Points | None = None
     n_tokens: int | None = None
     predicted: bool = False
     count: Int[Tensor, " d_vocab"] | None = None
@@ -55,6 +62,8 @@ class TokenSource:
         self, layers: Sequence[int], circuits: Iterable[Circuit], head: int | None = None
     ) -> str:
         """Return the source with the faithfulness of a head, or the mean over layers' heads."""
+        if self.points is not None:
+            return self.points.summary
         where = WHERE[self.name] if self.name else ""
         if self.n_tokens is not None:
             others = ", the others predicted" if self.predicted else ""
@@ -73,22 +82,28 @@ class TokenSource:
         self, layers: Sequence[int], circuits: Iterable[Circuit], head: int | None = None
     ) -> str:
         """Return the sentence as a clause for a headline; "" in the published convention."""
-        return f"; {self.sentence(layers, circuits, head)}" if self.name else ""
+        stated = self.name is not None or self.points is not None
+        return f"; {self.sentence(layers, circuits, head)}" if stated else ""
 
     def columns(self, layer: int, head: int | None, circuit: Circuit) -> dict[str, float]:
         """Return the column `faithfulness` of a head's rows; none in the published convention."""
-        return {"faithfulness": self.r(layer, head, circuit)} if self.name else {}
+        stated = self.name is not None or self.points is not None
+        return {"faithfulness": self.r(layer, head, circuit)} if stated else {}
 
     def caveats(self, layers: Iterable[int]) -> tuple[Caveat, ...]:
-        """Return the caveat of embeddings for layers behind the first."""
+        """Return the caveat of embeddings for layers behind the first, or that of parts."""
+        if self.points is not None:
+            return (DIRECT_PATH,) if self.points.kind == "part" else ()
         return (EMBEDDING_POINTS,) if self.name == "embedding" and any(layers) else ()
 
 
 PUBLISHED_SOURCE = TokenSource(name=None)
 
 
-def token_source(vocabulary: LayerVocabulary | None) -> TokenSource:
-    """Return the source of a vocabulary, or that of embeddings."""
+def token_source(vocabulary: LayerVocabulary | None, points: Points | None = None) -> TokenSource:
+    """Return the source of named points, of a vocabulary, or that of embeddings."""
+    if points is not None:
+        return TokenSource(name=None, points=points)
     if vocabulary is None:
         return TokenSource()
     whole = len(vocabulary) == vocabulary.d_vocab

@@ -7,6 +7,7 @@ from tw_lens.rendering.figures import (  # noqa: F401 - imported to register the
     distance,
     faithfulness,
     heads,
+    points,
     studies,
     tokens,
     trajectory,

@@ -69,7 +69,7 @@ bench: $(VENV)/tested
 	$(VENV)/bin/python tests/benchmarks/bench_maps.py
 	$(VENV)/bin/python tests/benchmarks/bench_vocabulary.py
 
-# The tables of the documentation on faithfulness, about 40 minutes: out/faithfulness-*.csv.
+# The tables of the documentation on faithfulness, about an hour: out/faithfulness-*.csv.
 faithfulness: $(VENV)/tested
 	$(VENV)/bin/python -m tests.benchmarks.measure_faithfulness
 

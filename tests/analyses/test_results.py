@@ -90,6 +90,7 @@ COLUMNS = {
     "TokenFilter": ["condition", "tokens", "examples"],
     "HeadScoreByDistance": [*HEAD, "distance", "mean", "std"],
     "HeadPositionScores": [*HEAD, "query", "key", "score"],
+    "HeadKinds": [*HEAD, "kind", "from_weights", "p", "claimed", "from_use", "in_use"],
     "SpanShares": [*HEAD, "circuit", "side", "points", "share", "expected", "rank"],
     "TrajectoryStatistics": [
         "layer", "label", "measure", "source", "mean", "std", "low", "high", "count", "difference",
@@ -116,6 +117,7 @@ WITHOUT_WORDS = {
     "DirectionAblation",
     "EmbeddingDistances",
     "Faithfulness",
+    "HeadKinds",
     "HeadPositionScores",
     "HeadScoreByDistance",
     "SpanShares",
@@ -152,6 +154,7 @@ def results() -> dict[str, Result]:
         tw.token_filter(weights, whole_words=False),
         tw.head_probe_by_distance(weights, layer=1, words=[5, 6], distances=[0]),
         tw.head_score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
+        tw.head_kinds(weights, model),
         tw.head_position_scores(weights, layer=1, n=5),
         tw.span_shares(weights, tw.position_points(weights), layers=[1]),
         tw.trajectory_statistics(model, [[5, 6, 7], [8, 9]], controls=["random steps"]),

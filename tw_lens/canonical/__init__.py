@@ -19,6 +19,7 @@ from tw_lens.canonical.points import (
     POINT_KINDS,
     PointKind,
     Points,
+    met_by,
     position_points,
     weights_of_points,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "combined_mask",
     "load_points",
     "load_vocabulary",
+    "met_by",
     "position_points",
     "sae_points",
     "score_contribution",

@@ -9,6 +9,8 @@ from tw_lens.studies.direction_examples import direction_examples
 from tw_lens.studies.direction_examples_result import DirectionExamples, Example
 from tw_lens.studies.faithfulness import faithfulness
 from tw_lens.studies.faithfulness_result import Agreement, Faithfulness
+from tw_lens.studies.head_kinds import head_kinds
+from tw_lens.studies.head_kinds_result import HEAD_KINDS, HeadKinds
 from tw_lens.studies.layer_vocabulary import layer_vocabulary
 from tw_lens.studies.reference_text import (
     ReferenceTextError,
@@ -27,6 +29,7 @@ from tw_lens.studies.trajectory_statistics import TrajectoryStatistics, trajecto
 __all__ = [
     "ABLATION_MEASURES",
     "CONTROLS",
+    "HEAD_KINDS",
     "PLACES",
     "SOURCES",
     "TARGETS",
@@ -37,12 +40,14 @@ __all__ = [
     "Estimate",
     "Example",
     "Faithfulness",
+    "HeadKinds",
     "ReferenceTextError",
     "TrajectoryAlignment",
     "TrajectoryStatistics",
     "direction_ablation",
     "direction_examples",
     "faithfulness",
+    "head_kinds",
     "layer_vocabulary",
     "reference_prompts",
     "reference_vocabulary",

@@ -6,6 +6,7 @@ from tw_lens.rendering.figures import (  # noqa: F401 - imported to register the
     direction_examples,
     distance,
     faithfulness,
+    head_kinds,
     heads,
     points,
     studies,

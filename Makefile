@@ -26,7 +26,7 @@ OTHER_RELEASES := -W ignore::FutureWarning -W ignore::DeprecationWarning \
 # TransformerLens 3.9 itself rejects Cohere with a norm of queries and keys.
 NOT_ON_39 := -k "not Cohere and not centres"
 
-.PHONY: demo test test-latest lint docs notebooks bench faithfulness chromium tex clean
+.PHONY: demo test test-latest lint docs notebooks bench benchmark faithfulness chromium tex clean
 
 demo: $(VENV)/installed
 	mkdir -p $(dir $(PAGE))
@@ -68,6 +68,10 @@ bench: $(VENV)/tested
 	$(VENV)/bin/python tests/benchmarks/bench_controls.py
 	$(VENV)/bin/python tests/benchmarks/bench_maps.py
 	$(VENV)/bin/python tests/benchmarks/bench_vocabulary.py
+
+# Readings of compiled programs, whose heads are known: out/compiled-*.csv.
+benchmark: $(VENV)/tested
+	$(VENV)/bin/python -m tests.benchmarks.measure_compiled
 
 # The tables of the documentation on faithfulness, about an hour: out/faithfulness-*.csv.
 faithfulness: $(VENV)/tested

@@ -19,10 +19,12 @@ from tw_lens.analyses import (
 from tw_lens.analyses.degenerate_subspaces import DegenerateSubspaces, find_degenerate_subspaces
 from tw_lens.canonical import LayerVocabulary, States, Weights
 from tw_lens.rendering.figures.null_markers import LEGEND, null_marker, significance_sentence
+from tw_lens.rendering.page.kinds_section import add_kinds
 from tw_lens.rendering.page.lazy_figures import lazy_figure, lazy_widget
 from tw_lens.rendering.page.panels import HeadTokens, Panel, Section, Table, refusal_panel
 from tw_lens.rendering.widgets.circuitsvis import attention_widget
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
+from tw_lens.studies import HeadKinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +90,9 @@ def _published_norm_panels(weights: Weights) -> list[Panel]:
 
 
 def atlas_section(
-    weights: Weights, layers: tuple[int, ...], vocabulary: LayerVocabulary | None = None
+    weights: Weights,
+    layers: tuple[int, ...],
+    vocabulary: LayerVocabulary | None = None,
 ) -> Section:
     """Return the section on all heads, with links to the heads of the layers on this page."""
     atlas = head_atlas(weights, n=1, vocabulary=vocabulary, score="standardised")
@@ -140,6 +144,7 @@ def layer_section(
     words: list[int],
     vocabulary: LayerVocabulary | None = None,
     *,
+    kinds: HeadKinds,
     folded: bool = False,
 ) -> Section:
     """Return the section on one layer's heads: probes, spectra, biases and attention."""
@@ -152,8 +157,8 @@ def layer_section(
     pattern = attention_pattern(weights, states, layer=layer)
     panels = (
         *_probe_panels(weights, layer, words, vocabulary),
-        _spectrum_panel(weights, qk),
-        _spectrum_panel(weights, ov, ov_dot),
+        add_kinds(_spectrum_panel(weights, qk), kinds, layer),
+        add_kinds(_spectrum_panel(weights, ov, ov_dot), kinds, layer),
         *_ellipsoid_panels(weights, qk, words, vocabulary),
         _bias_panel(weights, layer, vocabulary),
         Panel(

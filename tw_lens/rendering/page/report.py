@@ -21,11 +21,13 @@ from tw_lens.files import require_writable, write_atomically
 from tw_lens.progress import Progress, steps
 from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
 from tw_lens.rendering.page.head_sections import atlas_section, layer_section, tokens_section
+from tw_lens.rendering.page.kinds_section import kinds_section
 from tw_lens.rendering.page.panels import Section, Table
 from tw_lens.rendering.page.trajectory_sections import prompts_section, trajectory_section
 from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
 from tw_lens.results.arguments import CIRCUITS
 from tw_lens.results.token_source import token_source
+from tw_lens.studies import head_kinds
 from tw_lens.studies.reference_text import PageVocabulary, choose_vocabulary
 
 N_PROBED = 12
@@ -108,11 +110,16 @@ def report(
         step("Reading the token embeddings")
         sections = [tokens_section(weights)]
         step("Reading all heads of the model")
+        step("Looking for known kinds of heads")
+        kinds = head_kinds(weights, model, vocabulary=points)
         sections.append(atlas_section(weights, chosen, points))
+        sections.append(kinds_section(kinds))
         folded = len(chosen) > LAYERS_OPEN
         for layer in chosen:
             step(f"Reading the heads of layer {layer}")
-            sections.append(layer_section(weights, states, layer, probed, points, folded=folded))
+            sections.append(
+                layer_section(weights, states, layer, probed, points, kinds=kinds, folded=folded)
+            )
         step("Measuring the trajectories of the prompt")
         sections.append(trajectory_section(weights, states, method))
         if prompts is not None:

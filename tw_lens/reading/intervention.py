@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from tw_lens.canonical import Block
 from tw_lens.errors import UnsupportedModelError
-from tw_lens.reading.forward import ONE_RUN, residual_hooks, run_batch
+from tw_lens.reading.forward import ONE_RUN, run_batch
 from tw_lens.reading.layer import HostLayer, host_layer
 from tw_lens.reading.model_access import architecture_of, optional
+from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.precision import default_tolerance
 from tw_lens.reading.states import WRITE_HOOKS, attn_and_mlp_out
 
@@ -52,7 +53,7 @@ def run_with_head_change(
             than `check` allows).
     """
     layer = host_layer(model, block.layer)
-    before, after = residual_hooks(len(model.blocks))[layer.index : layer.index + 2]
+    before, after = residual_hooks(model)[layer.index : layer.index + 2]
     reached: list[bool] = []
     hook = _add_to_output(change, reached)
     with ONE_RUN:

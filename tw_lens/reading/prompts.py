@@ -10,10 +10,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tw_lens.reading.model_access import tokenizer_of
+from tw_lens.reading.model_parts import ids_of_text
 from tw_lens.tokens import TokenStrings
 
-Prompt = str | Sequence[str] | Sequence[int] | Tensor | Mapping[str, Any]
-"""A text or a list of one, the ids of one prompt, or a tokenizer's output for one text."""
+Prompt = str | Sequence[str] | Sequence[int] | Tensor | Mapping[str, Any] | Any
+"""A text or a list of one, the ids of one prompt, or a tokenizer's output for one text.
+
+What is none of these (nested lists, arrays, caches) is looked at where it is tokenized or read.
+"""
 EXPECTED = (
     "a prompt must be a text, the token ids of one prompt, e.g. [5, 6], or a tokenizer's output"
 )
@@ -129,7 +133,7 @@ def _ids(model: Any, prompt: Any) -> Tensor:
             raise ValueError("the model has no tokenizer; give the prompt as a list of token ids.")
         # Text may contain lone surrogates (raw bytes read as text), which no tokenizer accepts.
         text = prompt.encode("utf-8", "replace").decode("utf-8")
-        tokens = model.to_tokens(text, truncate=False)[0]
+        tokens = torch.as_tensor(ids_of_text(model, text), dtype=torch.long)
     else:
         tokens = _integers(prompt)
         if tokens.ndim == 2 and tokens.shape[0] == 1:

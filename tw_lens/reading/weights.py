@@ -11,7 +11,7 @@ from tw_lens.arguments import checked
 from tw_lens.canonical import Block, Norm, Readout, Vocabulary, Weights
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
-from tw_lens.reading.embeddings import end_modules, read_readout, read_vocabulary
+from tw_lens.reading.embeddings import read_readout, read_vocabulary
 from tw_lens.reading.layer import HostLayer, host_layers
 from tw_lens.reading.model_access import (
     architecture_of,
@@ -23,6 +23,7 @@ from tw_lens.reading.model_access import (
     unsupported,
 )
 from tw_lens.reading.model_exceptions import normalises_output, normalises_stream
+from tw_lens.reading.model_parts import model_parts
 from tw_lens.reading.norms import read_norm
 from tw_lens.reading.offloaded import has_meta_weights, materialised
 from tw_lens.reading.precision import coarsest_step
@@ -42,7 +43,8 @@ def read_weights(model: Any) -> Weights:
     does not depend on how TransformerLens processed the model. The model is not changed.
 
     Args:
-        model: a `HookedTransformer` or a `TransformerBridge`, raw or processed in any way.
+        model: a `HookedTransformer`, `HookedEncoder` or `TransformerBridge`, raw or processed in
+            any way.
 
     Returns:
         The weights, with the caveats that hold for this model.
@@ -65,7 +67,7 @@ def read_weights(model: Any) -> Weights:
     n_layers, hybrid = len(model.blocks), len(layers) < len(model.blocks)
     with without_hooks(model):
         norms = {layer.index: _attention_norm(layer) for layer in layers}
-    with without_hooks(model), materialised(*end_modules(model)):
+    with without_hooks(model), materialised(*model_parts(model).modules()):
         vocabulary = read_vocabulary(model)
         readout = read_readout(model, vocabulary)
     centred_stream = (

@@ -16,7 +16,7 @@ from tw_lens.reading.layer import host_layers
 from tw_lens.reading.model_access import architecture_of, name_of
 from tw_lens.reading.model_parts import model_parts, residual_hooks
 from tw_lens.reading.offloaded import device_of
-from tw_lens.reading.user_hooks import hooked_points, require_same_run, without_hooks
+from tw_lens.reading.user_hooks import has_hooks, require_same_run, without_hooks
 
 UNEMBEDDED = "unembed.hook_in"
 HOST_PACKAGES = ("transformer-lens", "transformers")
@@ -70,7 +70,7 @@ def run_batch(
     requested = set(names) | set(also or [])
     with ONE_RUN:
         logits, values = _run_once(model, tokens, names, requested)
-        if hooked_points(model):
+        if has_hooks(model):
             with without_hooks(model):
                 own_logits, own = _run_once(model, tokens, names, requested)
             require_same_run(model, values | {"logits": logits}, own | {"logits": own_logits})

@@ -77,7 +77,8 @@ def read_states(
         prompt: a text, token ids `[position]` or `[1, position]`, a tokenizer's output, or an
             `ActivationCache` of one prompt that holds the residual hooks, as a dict of tensors or
             arrays or as `run_with_cache` returns it (the model is run all the same, to confirm
-            that the cache is of the whole prompt).
+            that the cache is of the whole prompt). Ids must not hold padding; a tokenizer's output
+            may, with its attention_mask.
         tokens: the prompt that produced the cache; needed where the cache does not hold its tokens
             and the embeddings do not identify them.
 

@@ -153,9 +153,10 @@ def golden_expected() -> dict[str, Any]:
 
 
 def _quietly(build: Any, *arguments: Any, **options: Any) -> Any:
-    """Call without TransformerLens' deprecation warning for HookedTransformer."""
+    """Call without TransformerLens' deprecation warning for its own models."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
+        message = "Hooked(Transformer|Encoder) is deprecated"
+        warnings.filterwarnings("ignore", message, DeprecationWarning)
         return build(*arguments, **options)
 
 

@@ -14,7 +14,7 @@ import tw_lens as tw
 from tests.architectures.support import PROMPT
 from tests.zoo import native
 from tw_lens.reading.certificate import HOOKS
-from tw_lens.reading.forward import residual_hooks
+from tw_lens.reading.model_parts import residual_hooks
 
 ROUNDINGS = 10
 MASKED = 1e30  # scores of positions that a query does not see
@@ -48,9 +48,8 @@ def own_rounding(model: Any) -> float:
 
     The model is in float64 afterwards.
     """
-    n_layers = len(model.blocks)
-    names = residual_hooks(n_layers)
-    names += [f"blocks.{layer}.attn.{hook}" for layer in range(n_layers) for hook in HOOKS]
+    names = residual_hooks(model)
+    names += [f"blocks.{n}.attn.{hook}" for n in range(len(model.blocks)) for hook in HOOKS]
 
     def quantities() -> list[torch.Tensor]:
         with torch.no_grad():

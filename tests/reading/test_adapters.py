@@ -112,9 +112,10 @@ def test_a_hook_that_adds_is_named_and_one_that_looks_is_not() -> None:
     handle = projection.register_forward_hook(lambda _m, _i, out: seen.append(out.shape))
     assert torch.isfinite(tw.read_weights(model).block(1).A_K).all()
     handle.remove()
+    weights = tw.read_weights(model)
     projection.register_forward_hook(lambda _m, _i, out: out + 1)
     with pytest.raises(tw.UnsupportedModelError, match=rf"blocks\.1\.attn\.k.*{REFUSED}"):
-        tw.read_weights(model).block(1)
+        weights.block(1)
 
 
 def test_a_replaced_forward_is_named() -> None:

@@ -49,6 +49,68 @@ def test_a_list_of_one_text_is_the_text():
         assert torch.equal(tw.read_states(model, prompt).stream, expected.stream)
 
 
+def padding(name: str):
+    """Return a model whose tokenizer pads with token 9, of this name."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{index}": index for index in range(9)} | {name: 9}
+    backend = Tokenizer(WordLevel(words, unk_token="w0"))
+    model = tiny_bridge("llama")
+    model.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=name, unk_token="w0", eos_token="w1"
+    )
+    return model
+
+
+PADDED = {"left": [9, 9, *IDS], "right": [*IDS, 9, 9], "whole": [9, 9]}
+CALLS = {
+    "read_states": tw.read_states,
+    "check": tw.check,
+    "trajectory_statistics": lambda m, ids: tw.trajectory_statistics(m, [IDS, ids], controls=[]),
+    "layer_vocabulary": lambda m, ids: tw.layer_vocabulary(m, prompts=[IDS, ids], min_count=1),
+    "tokens of a cache": lambda m, ids: tw.read_states(
+        m, m.run_with_cache(torch.as_tensor(ids).reshape(1, -1))[1], tokens=ids
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("side", PADDED)
+def test_padded_ids_without_a_mask_are_rejected(side: str, call: str):
+    model, ids = padding("<|end|>"), PADDED[side]
+    sentence = r"begin or end in padding \(id 9, '<\|end\|>'\).*attention_mask"
+    for given in (ids, torch.tensor([ids])):
+        with torch.no_grad(), pytest.raises(ValueError, match=sentence):
+            CALLS[call](model, given)
+
+
+@pytest.mark.parametrize("ids", [[9, *IDS], [*IDS, 9], [5, 9, 9, 8]])
+def test_a_token_that_also_ends_texts_may_stand_alone(ids: list[int]):
+    states = tw.read_states(padding("<|end|>"), ids)
+    assert states.tokens.tolist() == ids
+
+
+@pytest.mark.parametrize("ids", [[9, *IDS], [*IDS, 9]])
+def test_one_token_named_pad_is_padding(ids: list[int]):
+    model = padding("[PAD]")
+    with pytest.raises(ValueError, match="begin or end in padding"):
+        tw.read_states(model, ids)
+    mask = [int(index != 9) for index in ids]
+    masked = tw.read_states(model, {"input_ids": [ids], "attention_mask": [mask]})
+    assert masked.tokens.tolist() == IDS
+    meant = tw.read_states(model, {"input_ids": [ids], "attention_mask": [[1] * len(ids)]})
+    assert meant.tokens.tolist() == ids
+
+
+@pytest.mark.parametrize("use", ["bos_token", "eos_token", "cls_token"])
+def test_a_pad_token_with_another_use_is_a_token(use: str):
+    model = padding("<pad>")
+    setattr(model.tokenizer, use, "<pad>")
+    assert tw.read_states(model, [9, 9, *IDS]).tokens.tolist() == [9, 9, *IDS]
+
+
 REJECTED = {
     "two texts": ([TEXT, TEXT], ValueError, "one prompt at a time"),
     "pieces": (["w5", "w6"], ValueError, "one prompt at a time"),

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import tw_lens
 import tw_lens.reading
 from tests.models import shared_bridge, tiny_bridge
+from tests.zoo import zoo_bridge
 from tw_lens.reading.layer import host_layer, host_layers
 
 READING = Path(tw_lens.reading.__file__).parent
@@ -61,3 +63,21 @@ def test_models_are_named_in_one_file(file: Path):
         if isinstance(value, str) and value not in docstrings and MODEL_NAME.search(value)
     ]
     assert bool(names) == (file.name == "model_exceptions.py"), names
+
+
+@pytest.mark.parametrize(
+    ("architecture", "own", "causal"),
+    [
+        ("BertForMaskedLM", {}, False),
+        ("BertLMHeadModel", {"is_decoder": True}, True),
+        ("BertLMHeadModel", {"is_decoder": False}, False),
+        ("LlamaForCausalLM", {}, True),
+    ],
+)
+def test_the_direction_of_attention_is_the_original_models_own(
+    architecture: str, own: dict[str, bool], causal: bool
+):
+    """A bridge's configuration calls BERT causal in 3.9, and its decoder bidirectional in 4.3."""
+    model = zoo_bridge(architecture, **own)
+    assert tw_lens.read_weights(model).block(0).attention_scores.causal == causal
+    assert tw_lens.check(model, list(range(3, 15))).max_rel_error < 2e-5

@@ -6,7 +6,7 @@ import torch
 import tw_lens as tw
 from tests.models import BRIDGES, CONTEXT, VOCABULARY, shared_bridge, tiny_bridge
 from tests.zoo import zoo_bridge
-from tw_lens.reading.forward import residual_hooks
+from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.states import write_hooks
 
 PROMPT = "w5 w6 w7 w8"
@@ -65,7 +65,7 @@ def test_cache_without_its_batch_dimension():
     assert torch.equal(states.stream, tw.read_states(model, [0, 5, 6, 7]).stream)
 
 
-ALL_HOOKS = [*residual_hooks(3), *write_hooks(3)]
+ALL_HOOKS = [*residual_hooks(shared_bridge("llama")), *write_hooks(3)]
 
 
 def cache_of(model, ids: list[list[int]], keep: list[str]):

@@ -196,12 +196,13 @@ def test_a_claim_is_no_stronger_than_its_intervals():
     for low, high, text in (
         (-0.4, -0.2, "rises by 0.30 [0.20, 0.40] rad"),
         (-0.1, 0.2, "does not change for certain"),
-        (math.nan, math.nan, "does not change for certain"),
     ):  # a difference from controls that rise is not an alignment
         sentence = sentence_for(result, low, high, 0.5)
         assert text in sentence and sentence.endswith(
             ", no certain fall to compare with the controls"
         )
+    unmeasured = sentence_for(result, math.nan, math.nan, 0.5)
+    assert unmeasured.endswith("next state is not measured (no prompt is long enough)")
     for difference in (0.05, -0.5):
         text = sentence_for(result, 0.2, 0.4, difference)
         assert "not above control: another word (fall), two words away (fall), random" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -60,7 +61,8 @@ def embedding_distances(weights: Weights) -> EmbeddingDistances:
         weights: from `read_weights`; `E` is `W_E [d_vocab, d_model]` as the model holds it.
 
     Returns:
-        Mean and standard deviation (n-1) over the vocabulary, in the units of the embedding.
+        Mean and standard deviation (n-1; NaN for one token) over the vocabulary, in the units of
+        the embedding.
 
     Example:
         >>> embedding_distances(weights).to_dataframe().setting.tolist()
@@ -77,10 +79,11 @@ def embedding_distances(weights: Weights) -> EmbeddingDistances:
     for name, vectors in zip(SETTINGS, (E, centred, E * scale, centred * scale), strict=True):
         l2 = (points - vectors).norm(dim=-1).double()
         cosine = 1 - torch.cosine_similarity(points, vectors, dim=-1).double()
+        l2_std, cosine_std = (
+            float(part.std()) if len(E) > 1 else math.nan for part in (l2, cosine)
+        )
         settings.append(
-            DistanceSetting(
-                name, float(l2.mean()), float(l2.std()), float(cosine.mean()), float(cosine.std())
-            )
+            DistanceSetting(name, float(l2.mean()), l2_std, float(cosine.mean()), cosine_std)
         )
     caveats = tuple(c for c in weights.caveats if c.name in RELEVANT_CAVEATS)
     return EmbeddingDistances(weights.model_name, tuple(settings), caveats)

@@ -237,6 +237,9 @@ def head_atlas(
     ]
     parts = [part for group in groups for part in group]
     found = [tokens_of_directions(weights, group, k, keep) for group in groups]
+    lengths = {part.token_index.shape[1] for lists, _ in found for part in lists}
+    if len(lengths) > 1:  # a vocabulary may have fewer tokens than the model has outputs
+        found = [tokens_of_directions(weights, group, min(lengths), keep) for group in groups]
     entries = [entry for part in parts for entry in part.entries]
     places = [(chosen.index(layer), head) for layer, head, *_ in entries]  # circuits are in order
     order = sorted(range(len(entries)), key=places.__getitem__)

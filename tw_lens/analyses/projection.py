@@ -167,7 +167,8 @@ def fit_projection(
 
     Raises:
         TypeError: an argument of another type.
-        ValueError: unknown method, another number of axes, no states, states of another model.
+        ValueError: unknown method, another number of axes, no states, states of another model, too
+            few points or dimensions for UMAP.
 
     Example:
         >>> fit_projection(weights, states).state_points.shape

@@ -63,11 +63,15 @@ class TrajectoryAttribution(Result):
         """Return the component with the largest mean share, and the error of the sum."""
         mean = self.mean_share()
         layer, component = divmod(int(mean.nan_to_num(-math.inf).argmax()), len(self.components))
+        largest = (
+            "shares are not defined, because no step turns its state"
+            if mean.isnan().all()
+            else f"{self.label(layer, component)} has the largest mean share "
+            f"({100 * float(mean[layer, component]):.0f} % of its step)"
+        )
         return (
             f"{self.model_name}: {self.share.shape[0]} layers, {len(self.components)} components; "
-            f"{self.label(layer, component)} has the largest mean share "
-            f"({100 * float(mean[layer, component]):.0f} % of its step); parts sum to the steps "
-            f"within {self.residual_error:.0e}"
+            f"{largest}; parts sum to the steps within {self.residual_error:.0e}"
         )
 
     @checked

@@ -23,7 +23,7 @@ class AttentionScores:
         q_norm, k_norm: `n_q`, `n_k`, the normalisation of queries and keys, None without one.
         norm_after_rotary: whether it follows the rotation instead of preceding it.
         softcap: `cap(t) = softcap * tanh(t / softcap)`; None for no soft-cap.
-        slopes: ALiBi's slope per head: the bias is `slopes * (j - i)`.
+        slopes: ALiBi's slope per head: the bias is `slopes * min(j - i, 0)`.
         temperature: a factor on the query at each position, `n -> [n]` (Llama 4, Ministral 3).
         sinks: one more logit per head in every softmax, with a weight and without a value.
         causal: whether a query sees earlier positions only.
@@ -154,7 +154,8 @@ class AttentionScores:
         scores = self.scale * torch.einsum("ihe,jhe->hij", q, k)
         if self.slopes is not None:
             position = torch.arange(n).float()
-            scores = scores + self.slopes[:, None, None] * (position[None, :] - position[:, None])
+            distance = (position[None, :] - position[:, None]).clamp_max(0)
+            scores = scores + self.slopes[:, None, None] * distance
         return scores
 
     def scores(

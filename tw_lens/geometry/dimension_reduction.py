@@ -33,22 +33,35 @@ class ReducedPoints(NamedTuple):
 def pca(points: Float[Tensor, "points d"], n_components: int) -> ReducedPoints:
     """Project on principal components (scikit-learn, with its sign rule): reproducible.
 
-    Points in fewer dimensions are 0 along the other axes.
+    Points in fewer dimensions are 0 along the other axes, and points that are all one point along
+    every axis.
     """
+    import numpy as np
     from sklearn.decomposition import PCA
 
     model = PCA(n_components=min(n_components, *points.shape), svd_solver="full")
-    flat = model.fit_transform(points.numpy())
+    with np.errstate(invalid="ignore"):  # shares of a variance of 0
+        flat = model.fit_transform(points.numpy())
     missing = n_components - flat.shape[1]
-    shares = (*map(float, model.explained_variance_ratio_), *[0.0] * missing)
+    shares = (*np.nan_to_num(model.explained_variance_ratio_).tolist(), *[0.0] * missing)
     reduced = torch.nn.functional.pad(torch.from_numpy(flat), (0, missing))
     return ReducedPoints(reduced, _trustworthiness(points.numpy(), flat), shares)
 
 
 def umap(points: Float[Tensor, "points d"], n_components: int, *, seed: int) -> ReducedPoints:
-    """Project by UMAP: cosine metric, exact neighbours, PCA initialisation, seeded."""
+    """Project by UMAP: cosine metric, exact neighbours, PCA initialisation, seeded.
+
+    Raises:
+        ValueError: fewer dimensions, or points, than its initialisation needs.
+    """
     import warnings
 
+    needed = (max(n_components, 3), n_components)
+    if any(size < least for size, least in zip(points.shape, needed, strict=True)):
+        raise ValueError(
+            f"method='umap' with n_components={n_components} needs at least {needed[0]} points of "
+            f"{needed[1]} dimensions, got {points.shape[0]} of {points.shape[1]}; use method='pca'."
+        )
     n_neighbors = min(15, len(points) - 1)
     with warnings.catch_warnings():  # an optional dependency and a search index, neither needed
         warnings.simplefilter("ignore")

@@ -97,7 +97,7 @@ def read_attention_scores(
         slopes=read_slopes(layer, n_heads),
         temperature=read_temperature(layer),
         sinks=to_float32_cpu(sinks, f"{where}.sinks") if isinstance(sinks, Tensor) else None,
-        causal=(optional(cfg, "attention_dir") or "causal") == "causal",
+        causal=_is_causal(layer),
         window=read_window(layer),
         chunk=read_chunk(layer),
         dense_up_to=optional(layer.part("indexer"), "index_topk"),
@@ -121,6 +121,18 @@ def read_attention_output(layer: HostLayer, n_heads: int, d_value: int) -> Atten
         norm=read_norm(post_norm, layer.model, f"{layer.name}.{name}") if has_post_norm else None,
         multiplier=attention_multiplier(layer),
     )
+
+
+def _is_causal(layer: HostLayer) -> bool:
+    """Return whether queries see earlier positions only.
+
+    An original module's own flag comes first: a bridge may call every model causal (3.9), or every
+    BERT bidirectional.
+    """
+    modules = [] if layer.original_attention is None else layer.original_attention.modules()
+    flags = (optional(module, "is_causal") for module in modules)
+    configured = (optional(layer.model.cfg, "attention_dir") or "causal") == "causal"
+    return next((flag for flag in flags if isinstance(flag, bool)), configured)
 
 
 def attention_multiplier(layer: HostLayer) -> float:

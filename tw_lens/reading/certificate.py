@@ -27,8 +27,9 @@ from tw_lens.arguments import checked
 from tw_lens.canonical import Block, Weights
 from tw_lens.errors import Caveat
 from tw_lens.reading.embeddings import initial_residual
-from tw_lens.reading.forward import residual_hooks, run
+from tw_lens.reading.forward import run
 from tw_lens.reading.layer import host_layer
+from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.precision import default_tolerance, is_half_precision
 from tw_lens.reading.prompts import Prompt, tokenize_prompt
 from tw_lens.reading.states import attn_and_mlp_out, write_hooks
@@ -132,7 +133,7 @@ def certify(
 ) -> Certificate:
     """Certify weights that are already read (see `check`)."""
     tokens = tokenize_prompt(model, prompt)
-    residuals = residual_hooks(weights.n_layers)
+    residuals = residual_hooks(model)
     also = [f"blocks.{n}.attn.{hook}" for n in weights.attention_layers for hook in HOOKS]
     logits, values = run(model, tokens, residuals, also=also + write_hooks(weights.n_layers))
     comparisons: list[Comparison] = []

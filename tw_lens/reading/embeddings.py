@@ -14,6 +14,7 @@ from tw_lens.canonical import Norm, Readout, Vocabulary
 from tw_lens.canonical.embedding import ROWS_AT_ONCE
 from tw_lens.reading.linear_maps import require_plain_maps
 from tw_lens.reading.model_access import (
+    find_tensor,
     hf_config_value,
     is_bridged,
     number,
@@ -29,6 +30,7 @@ from tw_lens.reading.model_exceptions import (
     lacks_trained_head,
     masked_head_activation,
 )
+from tw_lens.reading.model_parts import ModelParts, model_parts
 from tw_lens.reading.norms import read_norm, unit_rms_norm
 from tw_lens.reading.offloaded import materialised
 
@@ -36,20 +38,6 @@ EMBEDDING_FACTORS = ("embedding_multiplier", "scale_emb")
 LOGIT_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 N_SAMPLED = 64
 LOGIT_DIVISORS = ("logits_scaling",)
-END_MODULES = (
-    "embed",
-    "token_type_embed",
-    "embed_ln",
-    "ln_final",
-    "mlm_head",
-    "prediction_head",
-    "unembed",
-)
-
-
-def end_modules(model: Any) -> list[Any]:
-    """Return the components of embedding and readout; None for those a model does not have."""
-    return [optional(model, name) for name in END_MODULES]
 
 
 def read_vocabulary(model: Any) -> Vocabulary:
@@ -59,16 +47,17 @@ def read_vocabulary(model: Any) -> Vocabulary:
         UnsupportedModelError: tokens enter the residual stream in another way.
         ValueError: the embedding has no data, is quantised, or contains NaN.
     """
-    W_E = _matrix(model, model.embed, "W_E")
+    parts = model_parts(model)
+    W_E = _matrix(model, parts.embed, "W_E")
     to_float32_cpu(W_E, "the embedding W_E")
     factors = [float(hf_config_value(model, name) or 1.0) for name in EMBEDDING_FACTORS]
     factors.append(number(_original_base(model), "normalizer", 1.0))  # RecurrentGemma
-    types = optional(model, "token_type_embed")
+    types = find_tensor(parts.token_types, "weight", "W_token_type")
     return Vocabulary(
         W_E=W_E,
-        scale=_measured_scale(model) * math.prod(factors),
+        scale=_measured_scale(model, parts.embed) * math.prod(factors),
         norm=_embedding_norm(model),
-        token_type=None if types is None else to_float32_cpu(types.weight, "token types")[0],
+        token_type=None if types is None else to_float32_cpu(types, "token types")[0],
     )
 
 
@@ -81,9 +70,10 @@ def initial_residual(model: Any, vocabulary: Vocabulary, tokens: Tensor) -> Tens
         UnsupportedModelError: the model adds positions from a table that is not found.
     """
     x = vocabulary.before_norm(tokens)
-    with materialised(optional(model, "pos_embed")):
-        positions = _learned_positions(model, tokens.numel())
-    if _norm_before_positions(model) is not None:
+    parts = model_parts(model)
+    with materialised(parts.positions):
+        positions = _learned_positions(model, parts, tokens.numel())
+    if parts.norm_before_positions is not None:
         x = vocabulary.embed(tokens)
         return x if positions is None else x + positions
     if positions is not None:
@@ -99,20 +89,21 @@ def read_readout(model: Any, vocabulary: Vocabulary) -> Readout:
         ValueError: the unembedding has no data, is quantised, or contains NaN.
     """
     d_model = int(model.cfg.d_model)
-    final = optional(model, "ln_final")
+    parts = model_parts(model)
+    final = parts.final_norm
     norm = Norm.none(d_model) if final is None else read_norm(final, model, "ln_final")
-    head = _masked_head(model)
-    prediction_head = original_module(optional(model, "prediction_head"))  # ModernBERT's decoder
+    head = _masked_head(model, parts.head)
+    prediction_head = original_module(parts.prediction_head)  # ModernBERT's decoder
     if prediction_head is not None:
         head = _prediction_head(prediction_head, norm)
         norm = read_norm(prediction_head.norm, model, "prediction_head.norm")
     if not has_unembedding(model):
         W_U = vocabulary.W_E.T
         return Readout(Norm.none(d_model), W_U, torch.zeros(W_U.shape[1]), is_embedding=True)
-    require_plain_maps(resolved_module(model.unembed), model, "unembed")
-    W_U = _matrix(model, model.unembed, "W_U")
+    require_plain_maps(resolved_module(parts.unembed), model, "unembed")
+    W_U = _matrix(model, parts.unembed, "W_U")
     to_float32_cpu(W_U, "the unembedding W_U")
-    b_U = optional(model.unembed, "b_U")
+    b_U = optional(parts.unembed, "b_U")
     return Readout(
         norm=norm,
         W_U=W_U,
@@ -135,40 +126,37 @@ def _original_base(model: Any) -> Any:
 
 def _original_embed_norm(model: Any) -> Any:
     """Return the norm inside the original embedding module (Muse Glimmer); None without one."""
-    return optional(original_module(model.embed), "embed_norm")
+    return optional(original_module(model_parts(model).embed), "embed_norm")
 
 
 def _embedding_norm(model: Any) -> Norm | None:
     """Read the norm between embedding and first block; None without one."""
-    norm = optional(model, "embed_ln")
-    if norm is not None:
-        return read_norm(norm, model, "embed_ln")
-    if (norm := _norm_before_positions(model)) is not None:
-        return read_norm(norm, model, "embed.ln")
+    parts = model_parts(model)
+    if parts.norm_before_positions is not None and parts.norm_after_positions is not None:
+        raise unsupported(model, "its embedding is normalised before and after positions are added")
+    if parts.norm_after_positions is not None:
+        return read_norm(parts.norm_after_positions, model, "embed_ln")
+    if parts.norm_before_positions is not None:
+        return read_norm(parts.norm_before_positions, model, "embed.ln")
     if has_unit_embedding_norm(model):
         return unit_rms_norm(model)
     inner = _original_embed_norm(model)
     return None if inner is None else read_norm(inner, model, "embed.embed_norm")
 
 
-def _norm_before_positions(model: Any) -> Any:
-    """Return the norm inside a HookedTransformer's embedding; None without one."""
-    return None if is_bridged(model.embed) else optional(model.embed, "ln")
-
-
-def _measured_scale(model: Any) -> float:
+def _measured_scale(model: Any, embed: Any) -> float:
     """Measure the factor on the embedding's rows (Gemma) by calling the module."""
-    if not is_bridged(model.embed):
+    if not is_bridged(embed):
         return 1.0  # a HookedTransformer's W_E is already scaled
     if _original_embed_norm(model) is not None:
         return 1.0
-    W_E = model.embed.W_E
+    W_E = embed.W_E
     sample = _longest_rows(W_E)
     if not len(sample):
         raise unsupported(model, "every row of its embedding W_E is zero")
     stored = W_E[sample].detach().float().cpu()
     with torch.no_grad():
-        embedded = model.embed(sample[None])[0].float().cpu()
+        embedded = embed(sample[None])[0].float().cpu()
     if embedded.shape != stored.shape:
         raise unsupported(model, "its embedding is projected to another width")
     ratio = float((embedded * stored).sum() / stored.square().sum())
@@ -194,10 +182,11 @@ def read_positions(model: Any, vocabulary: Vocabulary) -> Tensor | None:
     Where a norm follows the sum (BERT), positions pass it with its gain and the median divisor of a
     sample of tokens and positions.
     """
-    with materialised(optional(model, "pos_embed")):
-        positions = _learned_positions(model, int(model.cfg.n_ctx))
+    parts = model_parts(model)
+    with materialised(parts.positions):
+        positions = _learned_positions(model, parts, int(model.cfg.n_ctx))
     norm = vocabulary.norm
-    if positions is None or norm is None or _norm_before_positions(model) is not None:
+    if positions is None or norm is None or parts.norm_before_positions is not None:
         return positions
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(len(vocabulary), (N_SAMPLED,), generator=generator)
@@ -206,15 +195,14 @@ def read_positions(model: Any, vocabulary: Vocabulary) -> Tensor | None:
     return norm.project(positions) / divisor * norm.gain
 
 
-def _learned_positions(model: Any, n: int) -> Tensor | None:
+def _learned_positions(model: Any, parts: ModelParts, n: int) -> Tensor | None:
     """Return the vectors added for positions 0 to n-1; None where positions are not added.
 
     Tables may have rows before the one of position 0: OPT two, RoBERTa one after its padding.
     """
-    if optional(model.cfg, "positional_embedding_type") != "standard":
+    if not parts.adds_positions:
         return None
-    embed = optional(model, "pos_embed")
-    table, module = optional(embed, "W_pos"), original_module(embed)
+    table, module = optional(parts.positions, "W_pos"), original_module(parts.positions)
     if isinstance(table, Tensor):
         padding = optional(module, "padding_idx")
         first = 0 if padding is None else int(padding) + 1
@@ -250,9 +238,9 @@ def _own_or_configured(model: Any, name: str) -> float:
 def _logit_softcap(model: Any) -> float | None:
     """Return the soft-cap of the logits; None without one."""
     cap = hf_config_value(model, "final_logit_softcapping", "logits_soft_cap")
-    if not cap:
+    if not cap and model_parts(model).caps_logits:
         cap = number(model.cfg, "output_logits_soft_cap", 0.0)
-    return float(cap) if cap > 0 else None
+    return float(cap) if cap and cap > 0 else None
 
 
 def _prediction_head(module: Any, final: Norm) -> Callable[[Tensor], Tensor]:
@@ -263,15 +251,16 @@ def _prediction_head(module: Any, final: Norm) -> Callable[[Tensor], Tensor]:
     return partial(_masked_head_output, W, b, module.act, final)
 
 
-def _masked_head(model: Any) -> Callable[[Tensor], Tensor] | None:
+def _masked_head(model: Any, dense: Any) -> Callable[[Tensor], Tensor] | None:
     """Return the layer of a masked language model between a state and the final norm."""
-    dense = optional(model, "mlm_head")
     if dense is None:
         return None
     module = resolved_module(dense)
-    W = to_float32_cpu(module.weight, "mlm_head.weight")
-    b = to_float32_cpu(module.bias, "mlm_head.bias")
-    return partial(_masked_head_output, W, b, masked_head_activation(model), None)
+    activation = optional(module, "act_fn") or masked_head_activation(model)
+    is_linear = optional(module, "weight") is not None  # a HookedEncoder keeps its W and b apart
+    W = to_float32_cpu(module.weight if is_linear else module.W.T, "mlm_head.weight")
+    b = to_float32_cpu(module.bias if is_linear else module.b, "mlm_head.bias")
+    return partial(_masked_head_output, W, b, activation, None)
 
 
 def _masked_head_output(

@@ -13,21 +13,16 @@ from torch import Tensor
 
 from tw_lens.errors import UnsupportedModelError
 from tw_lens.reading.layer import host_layers
-from tw_lens.reading.model_access import architecture_of, name_of, optional
+from tw_lens.reading.model_access import architecture_of, name_of
+from tw_lens.reading.model_parts import model_parts, residual_hooks
 from tw_lens.reading.offloaded import device_of
-from tw_lens.reading.user_hooks import hooked_points, require_same_run, without_hooks
+from tw_lens.reading.user_hooks import has_hooks, require_same_run, without_hooks
 
 UNEMBEDDED = "unembed.hook_in"
 HOST_PACKAGES = ("transformer-lens", "transformers")
 # What a call raises whose other side has renamed an attribute, an argument or an entry.
 MISFITS = (AttributeError, TypeError, KeyError, ImportError, NotImplementedError)
 ONE_RUN = threading.RLock()  # hooks of two threads on one model would record each other's runs
-
-
-def residual_hooks(n_layers: int) -> list[str]:
-    """Return the hooks of the residual stream: every block's input and the last one's output."""
-    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
-    return [*names, f"blocks.{n_layers - 1}.hook_resid_post"]
 
 
 @contextmanager
@@ -75,7 +70,7 @@ def run_batch(
     requested = set(names) | set(also or [])
     with ONE_RUN:
         logits, values = _run_once(model, tokens, names, requested)
-        if hooked_points(model):
+        if has_hooks(model):
             with without_hooks(model):
                 own_logits, own = _run_once(model, tokens, names, requested)
             require_same_run(model, values | {"logits": logits}, own | {"logits": own_logits})
@@ -100,7 +95,7 @@ def _run_once(
     values = {name: cache[name].float().cpu() for name in requested if name in cache}
     values |= {name: out.float().cpu() for name, out in outputs.items() if name in requested}
     last = names[-1]
-    if last not in values and optional(model, "ln_final") is None:
+    if last not in values and model_parts(model).final_norm is None:
         # GPT: the last state goes to the unembedding unchanged.
         _, cache = _run_with_cache(model, tokens, {UNEMBEDDED})
         values[last] = cache[UNEMBEDDED].float().cpu()
@@ -161,20 +156,20 @@ def read_residuals(model: Any, tokens: Tensor) -> Tensor:
 
     All prompts have one length and none is padded, so neither masks nor positions need care.
     """
-    names = residual_hooks(len(model.blocks))
+    names = residual_hooks(model)
     _, values = run_batch(model, tokens, names)
     return torch.stack([values[name] for name in names], dim=1)
 
 
 def read_resid_pre(model: Any, tokens: Tensor, layer: int) -> Tensor:
     """Return the input `[prompt, position, d_model]` of a layer, for prompts of one length."""
-    name = residual_hooks(len(model.blocks))[layer]
+    name = residual_hooks(model)[layer]
     return run_batch(model, tokens, [name])[1][name]
 
 
 def read_resid_pre_of_layers(model: Any, tokens: Tensor, layers: Sequence[int]) -> Tensor:
     """The residual stream `[layer, prompt, position, d_model]` that enters each of some layers."""
-    hooks = residual_hooks(len(model.blocks))
+    hooks = residual_hooks(model)
     names = [hooks[layer] for layer in layers]
     _, cache = run_batch(model, tokens, names)
     return torch.stack([cache[name] for name in names])

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from tw_lens.canonical import Block
 from tw_lens.errors import UnsupportedModelError
-from tw_lens.reading.forward import ONE_RUN, residual_hooks, run_batch
+from tw_lens.reading.forward import ONE_RUN, run_batch
 from tw_lens.reading.layer import HostLayer, host_layer
-from tw_lens.reading.model_access import architecture_of, optional
+from tw_lens.reading.model_access import architecture_of, number, optional
+from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.precision import default_tolerance
 from tw_lens.reading.states import WRITE_HOOKS, attn_and_mlp_out
 
@@ -52,15 +53,15 @@ def run_with_head_change(
             than `check` allows).
     """
     layer = host_layer(model, block.layer)
-    before, after = residual_hooks(len(model.blocks))[layer.index : layer.index + 2]
+    before, after = residual_hooks(model)[layer.index : layer.index + 2]
     reached: list[bool] = []
     hook = _add_to_output(change, reached)
     with ONE_RUN:
         handles = [output_projection(model, layer.index).register_forward_hook(hook)]
-        per_head = optional(layer.attention, "hook_result")
-        if layer.original_attention is not None and isinstance(per_head, nn.Module):
-            # With use_attn_result a bridge sums its heads without calling the projection.
-            handles.append(per_head.register_forward_hook(_add_to_first_head(change, reached)))
+        if (explicit := _explicit_sum(layer)) is layer.attention:
+            handles.append(explicit.register_forward_hook(hook, prepend=True))
+        elif explicit is not None:
+            handles.append(explicit.register_forward_hook(_add_to_first_head(change, reached)))
         try:
             logits, values = run_batch(
                 model,
@@ -109,6 +110,20 @@ def output_projection(model: Any, layer: int) -> nn.Module:
     if host.original_attention is None and hasattr(host.attention, "W_O"):
         return host.attention
     raise _no_output_projection(host)
+
+
+def _explicit_sum(layer: HostLayer) -> Any:
+    """Return where a bridge sums its heads without calling the projection (`use_attn_result`).
+
+    That is the hook point of the heads' outputs. With a multiplier on what a block adds (Granite)
+    only TransformerLens' own hooks reach that point, and the whole attention is returned. None
+    where the projection is called.
+    """
+    if layer.original_attention is None or not optional(layer.model.cfg, "use_attn_result"):
+        return None
+    if number(layer.block, "residual_contribution_scale", 1.0) != 1.0:
+        return layer.attention
+    return optional(layer.attention, "hook_result")
 
 
 def _no_output_projection(layer: HostLayer) -> UnsupportedModelError:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tw_lens.reading.model_access import architecture_of, hf_config_value, original_model
+from tw_lens.reading.model_parts import is_hooked_encoder
 
 # TransformerLens shows ln1 and ln2 in these as in every other model, but the two norms act on the
 # residual stream itself, after attention and after the MLP; nothing in a block's parts tells this.
@@ -53,12 +54,13 @@ def _is_bridge_to(model: Any, architectures: set[str]) -> bool:
 
 def normalises_stream(model: Any) -> bool:
     """Return whether the model's norms act on the residual stream itself (BERT, OpenAI GPT)."""
-    return _is_bridge_to(model, POST_NORM)
+    return _is_bridge_to(model, POST_NORM) or is_hooked_encoder(model)
 
 
 def normalises_output(model: Any) -> bool:
     """Return whether ln1 and ln2 act on the output of attention and MLP (OLMo 2 hooked)."""
-    return original_model(model) is None and architecture_of(model) in HOOKED_OUTPUT_NORM
+    hooked = original_model(model) is None and not is_hooked_encoder(model)
+    return hooked and architecture_of(model) in HOOKED_OUTPUT_NORM
 
 
 def is_native(model: Any) -> bool:

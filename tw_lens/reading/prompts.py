@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tw_lens.reading.model_access import tokenizer_of
+from tw_lens.reading.model_access import optional, tokenizer_of
+from tw_lens.reading.model_parts import ids_of_text
 from tw_lens.tokens import TokenStrings
 
-Prompt = str | Sequence[str] | Sequence[int] | Tensor | Mapping[str, Any]
-"""A text or a list of one, the ids of one prompt, or a tokenizer's output for one text."""
+Prompt = str | Sequence[str] | Sequence[int] | Tensor | Mapping[str, Any] | Any
+"""A text or a list of one, the ids of one prompt, or a tokenizer's output for one text.
+
+What is none of these (nested lists, arrays, caches) is looked at where it is tokenized or read.
+"""
+OTHER_USES = ("bos", "eos", "unk", "cls", "sep", "mask")  # of a token that pads too
 EXPECTED = (
     "a prompt must be a text, the token ids of one prompt, e.g. [5, 6], or a tokenizer's output"
 )
@@ -25,18 +31,19 @@ def tokenize_prompt(model: Any, prompt: Prompt) -> Int[Tensor, " position"]:
     Args:
         model: the model.
         prompt: a text or a list of one, token ids `[position]` or `[1, position]`, or a
-            tokenizer's output for one text (padding is removed).
+            tokenizer's output for one text (its padding is removed by its mask; bare ids that begin
+            or end in padding are rejected, see `_require_unpadded`).
 
     Raises:
         TypeError: none of these.
-        ValueError: the prompt is empty, longer than the context, several prompts at once, or text
-            for a model without a tokenizer.
+        ValueError: the prompt is empty, longer than the context, padded without a mask, several
+            prompts at once, or text for a model without a tokenizer.
         IndexError: an id outside the vocabulary.
     """
     rows = _rows(prompt)
     if len(rows) != 1:
         raise ValueError(f"one prompt at a time, got a batch of {len(rows)}.")
-    tokens = _ids(model, rows[0])
+    tokens = _ids(model, rows[0], masked=isinstance(prompt, Mapping))
     if tokens.numel() == 0:
         unit = "word" if isinstance(prompt, str) else "token id"
         raise ValueError(f"the prompt is empty; give at least one {unit}.")
@@ -81,7 +88,8 @@ def tokenize_prompts(
 
     Raises:
         TypeError: the prompts are one text, or one batch.
-        ValueError: an item is none of these; a text for a model without a tokenizer.
+        ValueError: an item is none of these; ids padded without a mask; a text for a model without
+            a tokenizer.
         IndexError: an id outside the vocabulary.
     """
     if isinstance(prompts, str):
@@ -93,7 +101,7 @@ def tokenize_prompts(
     n_ctx = int(model.cfg.n_ctx)
     for prompt in prompts:
         for row in _rows(prompt):
-            tokens = _ids(model, row)
+            tokens = _ids(model, row, masked=isinstance(prompt, Mapping))
             yield tokens[:n_ctx], tokens.numel() > n_ctx
 
 
@@ -120,8 +128,8 @@ def _rows(prompt: Any) -> list[Any]:
     return [row[is_token] for row, is_token in zip(ids, mask, strict=True)]
 
 
-def _ids(model: Any, prompt: Any) -> Tensor:
-    """Return the ids of one prompt, of any length."""
+def _ids(model: Any, prompt: Any, *, masked: bool) -> Tensor:
+    """Return the ids of one prompt, of any length; `masked`: a mask has removed its padding."""
     if isinstance(prompt, str):
         if not prompt.strip():
             return torch.empty(0, dtype=torch.long)
@@ -129,7 +137,7 @@ def _ids(model: Any, prompt: Any) -> Tensor:
             raise ValueError("the model has no tokenizer; give the prompt as a list of token ids.")
         # Text may contain lone surrogates (raw bytes read as text), which no tokenizer accepts.
         text = prompt.encode("utf-8", "replace").decode("utf-8")
-        tokens = model.to_tokens(text, truncate=False)[0]
+        tokens = torch.as_tensor(ids_of_text(model, text), dtype=torch.long)
     else:
         tokens = _integers(prompt)
         if tokens.ndim == 2 and tokens.shape[0] == 1:
@@ -144,7 +152,29 @@ def _ids(model: Any, prompt: Any) -> Tensor:
         raise IndexError(
             f"the prompt's token ids must be in the vocabulary; one is outside 0 to {d_vocab - 1}."
         )
+    if not masked and not isinstance(prompt, str):
+        _require_unpadded(tokenizer_of(model), tokens.tolist())
     return tokens.cpu()
+
+
+def _require_unpadded(tokenizer: Any, ids: list[int]) -> None:
+    """Reject ids that begin or end in padding, which a run without a mask reads as tokens.
+
+    Padding is the tokenizer's pad token where that has no other use: one of them if its name says
+    "pad", else two or more in a row (Qwen pads with `<|endoftext|>`, which may also end a text).
+    """
+    pad = optional(tokenizer, "pad_token_id")
+    others = {optional(tokenizer, f"{name}_token_id") for name in OTHER_USES}
+    if pad is None or pad in others:
+        return
+    fewest = 1 if "pad" in str(optional(tokenizer, "pad_token")).lower() else 2
+    for row in (ids, ids[::-1]):
+        if len(list(takewhile(lambda index: index == pad, row))) >= fewest:
+            raise ValueError(
+                f"the token ids begin or end in padding (id {pad}, {tokenizer.pad_token!r}), which "
+                "would be read as tokens; leave it out, or give the tokenizer's output with its "
+                "attention_mask (1 for every id, if padding is what you study)."
+            )
 
 
 def _integers(values: Any) -> Tensor:

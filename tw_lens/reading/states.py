@@ -11,15 +11,17 @@ from torch import Tensor
 from tw_lens.arguments import checked
 from tw_lens.canonical import States
 from tw_lens.reading.cached_prompt import require_whole_prompt
-from tw_lens.reading.forward import residual_hooks, run
+from tw_lens.reading.forward import run
 from tw_lens.reading.layer import HostLayer, host_layers
 from tw_lens.reading.model_access import name_of, require_model, tokenizer_of
 from tw_lens.reading.model_exceptions import normalises_stream
+from tw_lens.reading.model_parts import model_parts, plain_attn_out_hook, residual_hooks
 from tw_lens.reading.offloaded import materialised
 from tw_lens.reading.prompts import Prompt, tokenize_prompt
 from tw_lens.tokens import TokenStrings
 
 EMBEDDED_TOKENS = "embed.hook_in"
+EMBEDDINGS = ("hook_embed", "embed.hook_embed")  # the second in a HookedEncoder
 WRITE_HOOKS = ("hook_attn_out", "hook_mlp_out", "hook_resid_mid", "attn.o.hook_out")
 
 
@@ -43,8 +45,9 @@ def attn_and_mlp_out(
     """
     step, block = after - before, layer.original_block
     attn_out, mlp_out, middle = (values.get(f"{layer.name}.{hook}") for hook in WRITE_HOOKS[:3])
-    if normalises_stream(layer.model):  # hook_attn_out holds the stream after its norm
-        return values[f"{layer.name}.attn.o.hook_out"], values[f"{layer.name}.hook_mlp_out"]
+    if normalises_stream(layer.model):
+        attn_out = values[f"{layer.name}.{plain_attn_out_hook(layer.model)}"]
+        return attn_out, values[f"{layer.name}.hook_mlp_out"]
     if attn_out is not None and hasattr(block, "attn_out_multiplier"):
         # Falcon-H1 multiplies after the hook, and a second mixer adds to the same step.
         scaled = attn_out * block.attn_out_multiplier
@@ -63,18 +66,19 @@ def attn_and_mlp_out(
 @checked
 def read_states(
     model: Any,
-    prompt: Prompt | tuple[Any, Any],
+    prompt: Prompt,
     *,
     tokens: Sequence[int] | Tensor | Any = None,
 ) -> States:
     """Read a prompt's residual stream: every block's input, what each part added, the final state.
 
     Args:
-        model: a `HookedTransformer` or a `TransformerBridge`.
+        model: a `HookedTransformer`, `HookedEncoder` or `TransformerBridge`.
         prompt: a text, token ids `[position]` or `[1, position]`, a tokenizer's output, or an
             `ActivationCache` of one prompt that holds the residual hooks, as a dict of tensors or
             arrays or as `run_with_cache` returns it (the model is run all the same, to confirm
-            that the cache is of the whole prompt).
+            that the cache is of the whole prompt). Ids must not hold padding; a tokenizer's output
+            may, with its attention_mask.
         tokens: the prompt that produced the cache; needed where the cache does not hold its tokens
             and the embeddings do not identify them.
 
@@ -92,7 +96,7 @@ def read_states(
     """
     require_model(model)
     layers = host_layers(model)
-    residuals, writes = residual_hooks(len(layers)), write_hooks(len(layers))
+    residuals, writes = residual_hooks(model), write_hooks(len(layers))
     cache = _cache_in(prompt)
     if cache is not None:
         values = _from_cache(cache, residuals, writes)
@@ -159,9 +163,10 @@ def _from_cache(cache: Any, residuals: list[str], writes: list[str]) -> dict[str
         if not any(name in cache for name in writes if name.startswith(f"blocks.{layer}.")):
             missing.append(f"blocks.{layer}.hook_attn_out")
     if missing:
+        last = residuals[-1].rpartition(".")[2]
         raise ValueError(
             f"the cache does not hold {missing[0]} ({len(missing)} hooks are missing); run the "
-            "model with a names_filter that keeps every hook_resid_pre, the last hook_resid_post "
+            f"model with a names_filter that keeps every hook_resid_pre, the last {last} "
             "and every hook_attn_out (or hook_mlp_out)."
         )
     if (beyond := f"blocks.{len(residuals) - 1}.hook_resid_pre") in cache:
@@ -213,10 +218,11 @@ def _tokens_of_cache(model: Any, cache: Any) -> Tensor | None:
     """Return the ids that a cache tells, stored or by their embeddings; None where it does not."""
     if EMBEDDED_TOKENS in cache:
         return _one_prompt(cache[EMBEDDED_TOKENS], 1).long().cpu()
-    if "hook_embed" in cache:
-        embedded = _one_prompt(cache["hook_embed"], 2).float()
-        with materialised(model.embed):
-            W_E = model.embed.W_E.detach().float()
+    if (name := next((name for name in EMBEDDINGS if name in cache), None)) is not None:
+        embedded = _one_prompt(cache[name], 2).float()
+        embed = model_parts(model).embed
+        with materialised(embed):
+            W_E = embed.W_E.detach().float()
         embedded = embedded.to(W_E)
         unit = W_E / W_E.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         cosines = embedded @ unit.T / embedded.norm(dim=-1, keepdim=True).clamp_min(1e-30)

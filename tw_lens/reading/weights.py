@@ -11,12 +11,8 @@ from tw_lens.arguments import checked
 from tw_lens.canonical import Block, Norm, Readout, Vocabulary, Weights
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
-from tw_lens.reading.embeddings import (
-    end_modules,
-    read_positions,
-    read_readout,
-    read_vocabulary,
-)
+from tw_lens.reading.embeddings import read_positions, read_readout, read_vocabulary
+from tw_lens.reading.forward import run
 from tw_lens.reading.layer import HostLayer, host_layers
 from tw_lens.reading.model_access import (
     architecture_of,
@@ -28,13 +24,15 @@ from tw_lens.reading.model_access import (
     unsupported,
 )
 from tw_lens.reading.model_exceptions import normalises_output, normalises_stream
+from tw_lens.reading.model_parts import model_parts, residual_hooks
 from tw_lens.reading.norms import read_norm
 from tw_lens.reading.offloaded import has_meta_weights, materialised
 from tw_lens.reading.precision import coarsest_step
 from tw_lens.reading.random_weights import fingerprint
-from tw_lens.reading.user_hooks import without_hooks
+from tw_lens.reading.user_hooks import hooked_modules, without_point_hooks
 from tw_lens.tokens import TokenStrings
 
+PROBED = 8  # tokens of the run that shows what a user's hooks do
 READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
@@ -47,14 +45,16 @@ def read_weights(model: Any) -> Weights:
     does not depend on how TransformerLens processed the model. The model is not changed.
 
     Args:
-        model: a `HookedTransformer` or a `TransformerBridge`, raw or processed in any way.
+        model: a `HookedTransformer`, `HookedEncoder` or `TransformerBridge`, raw or processed in
+            any way.
 
     Returns:
         The weights, with the caveats that hold for this model.
 
     Raises:
         UnsupportedModelError: a part of the model does not fit the canonical form.
-        ValueError: the embedding or unembedding has no data, is quantised, or contains NaN.
+        ValueError: the embedding or unembedding has no data, is quantised, or contains NaN; PyTorch
+            hooks on the model's modules change its activations.
 
     Example:
         >>> weights = read_weights(model)
@@ -68,9 +68,9 @@ def read_weights(model: Any) -> Weights:
     if not layers:
         raise unsupported(model, "no layer has attention with hooks")
     n_layers, hybrid = len(model.blocks), len(layers) < len(model.blocks)
-    with without_hooks(model):
+    with without_point_hooks(model):
         norms = {layer.index: _attention_norm(layer) for layer in layers}
-    with without_hooks(model), materialised(*end_modules(model)):
+    with without_point_hooks(model), materialised(*model_parts(model).modules()):
         vocabulary = read_vocabulary(model)
         readout = read_readout(model, vocabulary)
     centred_stream = (
@@ -78,6 +78,8 @@ def read_weights(model: Any) -> Weights:
     )
     read = _block_reader(layers, norms, centred_stream)
     first = read(layers[0].index)
+    if hooked_modules(model):
+        _require_effectless_hooks(model, len(vocabulary))
     processed = _processing(list(norms.values()), readout, vocabulary, centred_stream, first)
     return Weights(
         model_name=name_of(model),
@@ -108,7 +110,7 @@ def _block_reader(layers: list[HostLayer], norms: dict[int, Norm], centred_strea
     def read(index: int) -> Block:
         layer = by_index[index]
         with (
-            without_hooks(layer.model),
+            without_point_hooks(layer.model),
             materialised(layer.block, exclude=optional(layer.block, "mlp")),
         ):
             return read_block(
@@ -143,6 +145,17 @@ def _require_readable(model: Any) -> None:
             f"weights of {name_of(model)} are quantised ({', '.join(map(str, packed))}), so their "
             "entries are not the model's weights; load it in float32, bfloat16 or float16."
         )
+
+
+def _require_effectless_hooks(model: Any, d_vocab: int) -> None:
+    """Reject plain PyTorch hooks on modules that change a short run.
+
+    Raises:
+        ValueError: they change it.
+    """
+    n = min(PROBED, int(model.cfg.n_ctx))
+    ids = torch.linspace(0, d_vocab - 1, n).long()
+    run(model, ids, residual_hooks(model))
 
 
 def _attention_norm(layer: HostLayer) -> Norm:

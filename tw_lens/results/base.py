@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,13 @@ def component_label(layer: int, head: int | None) -> str:
 def head_columns(layer: int, head: int | None) -> dict[str, Any]:
     """Return the first columns of every head table: layer, head (None for a layer), component."""
     return {"layer": layer, "head": head, "component": component_label(layer, head)}
+
+
+def correlation_text(r: float, floor: float) -> str:
+    """Return a correlation and its floor in words: "r = 0.93 (floor 0.10)"."""
+    if math.isnan(r):
+        return "r not defined (too few or equal states)"
+    return f"r = {r:.2f} (floor {'not defined' if math.isnan(floor) else f'{floor:.2f}'})"
 
 
 def dropped_summary(dropped: Sequence[str]) -> str:

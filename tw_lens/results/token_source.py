@@ -12,6 +12,7 @@ from torch import Tensor
 from tw_lens.canonical import HeadFaithfulness, LayerVocabulary, Points, Source
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import Circuit
+from tw_lens.results.base import correlation_text
 
 EMBEDDING_POINTS = Caveat(
     "embedding points",
@@ -72,8 +73,11 @@ class TokenSource:
         if found is None or not len(found.columns(layers, head)):
             return f"{where}, faithfulness not measured"
         numbers = " and ".join(
-            f"{circuit} r = {found.mean('value', circuit, layers, head):.2f} (floor "
-            f"{found.mean('floor', circuit, layers, head):.2f})"
+            f"{circuit} "
+            + correlation_text(
+                found.mean("value", circuit, layers, head),
+                found.mean("floor", circuit, layers, head),
+            )
             for circuit in circuits
         )
         return f"{where}, {numbers} on held-out text"

@@ -14,7 +14,7 @@ from tw_lens.arguments import checked
 from tw_lens.canonical import HeadFaithfulness, LayerVocabulary
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import CIRCUITS
-from tw_lens.results.base import Result, head_columns
+from tw_lens.results.base import Result, correlation_text, head_columns
 from tw_lens.studies.bootstrap import Estimate
 
 OV_COLUMNS = ("explained_variance", "write_correlation", "write_explained_variance")
@@ -78,8 +78,8 @@ class Faithfulness(Result):
         """Return the mean correlation over layers, per source and circuit."""
         value, floor = self.of_layers.correlation.value, self.of_layers.floor.value
         parts = [
-            f"{source} {circuit} r = {float(value[s, c].nanmean()):.2f} (floor "
-            f"{float(floor[s, c].nanmean()):.2f})"
+            f"{source} {circuit} "
+            + correlation_text(float(value[s, c].nanmean()), float(floor[s, c].nanmean()))
             for s, source in enumerate(self.sources)
             for c, circuit in enumerate(CIRCUITS)
         ]

@@ -82,6 +82,8 @@ class TrajectoryAlignment(Result):
     def claim(self, target: Target, place: Place) -> str:
         """Return the fall towards a target in words, as certain as its interval."""
         fall, low, high = self.fall_of(target, place)
+        if math.isnan(fall):
+            return f"{place}: the angle to the {target} is not measured (no prompt is long enough)"
         change = f"falls by {fall:.2f} [{low:.2f}, {high:.2f}] rad"
         if high < 0:
             change = f"rises by {-fall:.2f} [{-high:.2f}, {-low:.2f}] rad"

@@ -13,7 +13,7 @@ AGREEMENT = ("kind", "heads, from weights", "heads, in use", "rank correlation",
 
 
 def kinds_section(kinds: HeadKinds) -> Section:
-    """Return the section with the map of kinds, how well weights predict use, and the heads of every kind."""
+    """Return the map of kinds, how well weights predict use, and the heads of every kind."""
     heads = kinds.to_dataframe()
     heads = heads[heads.claimed | heads.in_use]
     rows = tuple(

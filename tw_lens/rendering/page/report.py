@@ -110,9 +110,9 @@ def report(
         step("Reading the token embeddings")
         sections = [tokens_section(weights)]
         step("Reading all heads of the model")
+        sections.append(atlas_section(weights, chosen, points))
         step("Looking for known kinds of heads")
         kinds = head_kinds(weights, model, vocabulary=points)
-        sections.append(atlas_section(weights, chosen, points))
         sections.append(kinds_section(kinds))
         folded = len(chosen) > LAYERS_OPEN
         for layer in chosen:

@@ -249,3 +249,14 @@ def test_changing_hooks_are_named():
     model.add_hook("blocks.1.hook_mlp_out", lambda value, hook: 0.5 * value)
     with pytest.raises(ValueError, match=r"hooks that change its activations \(blocks.1.hook_mlp"):
         tw.read_states(model, PROMPT)
+
+
+def test_positions_and_kinds_are_the_bridges():
+    ours, theirs = (tw.read_weights(model) for model in one_bert())
+    assert gap(ours.positions, theirs.positions) < 1e-5
+    a, b = tw.head_kinds(ours), tw.head_kinds(theirs)
+    assert gap(a.from_weights.nan_to_num(), b.from_weights.nan_to_num()) < 1e-5
+    assert tw.head_kinds(ours, one_bert()[0]).from_use.isfinite().all()
+    points = tw.position_points(ours, positions=range(6))
+    table = tw.head_spectrum(ours, layer=1, points=points, n=2, k=2).to_dataframe()
+    assert table.token_string.str.startswith("position ").all()

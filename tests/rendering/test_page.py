@@ -44,6 +44,7 @@ STEPS = (
     "Reading tokens where the layers meet them",
     "Reading the token embeddings",
     "Reading all heads of the model",
+    "Looking for known kinds of heads",
     "Reading the heads of layer 0",
     "Measuring the trajectories of the prompt",
     "Writing the page",

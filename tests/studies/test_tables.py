@@ -9,13 +9,14 @@ import torch
 
 import tw_lens as tw
 from tests.models import shared_bridge
+from tests.planted import planted
 from tests.zoo import zoo_bridge
 from tw_lens.canonical import AttentionOutput
 from tw_lens.geometry import measure_path
 from tw_lens.studies import ABLATION_MEASURES, Estimate
 from tw_lens.studies.ablation_pieces import N_ROUNDINGS, half_step, rounding_kl
 from tw_lens.studies.ablation_sets import set_label
-from tw_lens.studies.bootstrap import estimate
+from tw_lens.studies.bootstrap import BootstrapSums, estimate
 
 PROMPTS = [[*range(5 + i, 13 + i)] for i in range(6)]
 
@@ -151,3 +152,62 @@ def test_alibi_is_scored_by_distance_and_negative_distances_are_refused():
 def test_a_path_that_does_not_move_has_angles_of_zero():
     measures = measure_path(torch.ones(4, 2, 3))
     assert not measures.step_angle[:-1].any() and measures.step_angle[-1].isnan().all()
+
+
+def test_the_difference_is_that_of_the_directions_and_their_random_pieces(ablation):
+    directions, random_pieces = ablation.effect.value
+    known = ~directions.isnan()
+    difference = (directions - random_pieces)[known]
+    assert torch.allclose(ablation.difference.value[known], difference, rtol=1e-4, atol=1e-7)
+    assert difference.any()
+
+
+def test_differences_in_the_alignment_table_are_those_of_its_row():
+    result = tw.trajectory_alignment(
+        shared_bridge("gpt2"), PROMPTS, controls=["permuted weights", "random steps"]
+    )
+    table = result.summary()
+    rows = table[table.quantity.isin(["fall", "trend"]) & (table.source != "model")]
+    assert len(rows.source.unique()) > 2
+    for row in rows.itertuples():
+        own = table[
+            (table.quantity == row.quantity) & (table.target == row.target)
+            & (table.place == row.place) & (table.source == "model")
+        ]  # fmt: skip
+        if own.empty or row.value != row.value:
+            continue
+        assert row.difference == pytest.approx(float(own.value.iloc[0]) - row.value, abs=1e-5)
+
+
+def test_positions_of_examples_are_counted_without_the_first_ones():
+    result = tw.direction_examples(
+        shared_bridge("gpt2"), PROMPTS, layer=1, head=0, first_position=3, context=1
+    )
+    assert result.n_positions == len(PROMPTS) * (len(PROMPTS[0]) - 3)
+
+
+def test_a_direction_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(IndexError, match="directions 0 to 11"):
+        tw.direction_examples(shared_bridge("gpt2"), PROMPTS, layer=1, head=0, direction=12)
+
+
+def test_mean_shares_leave_out_position_0_if_there_are_others():
+    model = shared_bridge("gpt2")
+    weights = tw.read_weights(model)
+    for tokens in ([5, 6], [5, 6, 7, 8], [5]):
+        result = tw.trajectory_attribution(weights, tw.read_states(model, tokens))
+        share = result.share[:, :, 1:] if len(tokens) > 1 else result.share
+        assert torch.allclose(result.mean_share(), share.nanmean(-1), equal_nan=True)
+
+
+def test_the_deviation_of_states_is_that_of_the_values():
+    sums = BootstrapSums.empty(2)
+    values = torch.tensor([[1.0, 2.0, 4.0], [3.0, 3.5, float("nan")]])
+    sums.add(values, seed=0, number=0)
+    expected = [float(values[0].std(correction=0)), float(values[1, :2].std(correction=0))]
+    assert sums.std().tolist() == pytest.approx(expected) and min(expected) < 1
+
+
+def test_streams_are_not_multiplied_unless_a_model_does():
+    weights = tw.read_weights(shared_bridge("gpt2"))
+    assert weights.block(0).stream_scale == 1 and planted(0).block(0).stream_scale == 1

@@ -34,6 +34,7 @@ from tw_lens.canonical import (
 )
 from tw_lens.progress import Progress, steps
 from tw_lens.reading import read_resid_pre_of_layers, read_weights, special_tokens_around
+from tw_lens.results.caveats import without_distance
 from tw_lens.results.token_source import token_source
 from tw_lens.studies.head_kinds_result import SHARE, HeadKinds
 
@@ -136,7 +137,7 @@ def head_kinds(
         from_use=use,
         n_sequences=n,
         token_source=source,
-        caveats=weights.caveats + source.caveats(layers),
+        caveats=without_distance(weights.caveats) + source.caveats(layers),
     )
 
 

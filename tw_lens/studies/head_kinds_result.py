@@ -59,7 +59,6 @@ class HeadKinds(Result):
         Columns: kind, n_claimed, n_in_use, rank_correlation (Spearman, over heads), auc (of the
         weights' score for the heads that show the kind; NaN where none or all do).
         """
-        from scipy.stats import spearmanr
         from sklearn.metrics import roc_auc_score
 
         rows = []
@@ -70,7 +69,7 @@ class HeadKinds(Result):
                 known = self.from_weights[i].isfinite() & self.from_use[i].isfinite()
                 a, b = self.from_weights[i][known], self.from_use[i][known]
                 if len(a) > 2 and len(a.unique()) > 1 and len(b.unique()) > 1:
-                    correlation = float(spearmanr(a.numpy(), b.numpy()).statistic)
+                    correlation = pd.Series(a.numpy()).corr(pd.Series(b.numpy()), method="spearman")
                 label = shown[i][known]
                 if 0 < int(label.sum()) < len(label):
                     auc = float(roc_auc_score(label.numpy(), a.numpy()))
@@ -93,17 +92,21 @@ class HeadKinds(Result):
     def headline(self) -> str:
         """Return how many heads each kind has, and how well weights predict use."""
         table = self.agreement()
-        counts = [f"{row.n_claimed} {row.kind}" for row in table.itertuples() if row.n_claimed]
+        counts = [
+            f"{row['n_claimed']} {row['kind']}"
+            for row in table.to_dict("records")
+            if row["n_claimed"]
+        ]
         found = ", ".join(counts) if counts else "no kind claimed"
         layers = sorted({layer for layer, _ in self.heads})
         text = (
             f"{self.model_name}: {len(self.heads)} heads, from weights {found}"
             f"{self.token_source.summary(layers, ['QK'])}"
         )
-        known = table[table.auc.notna()]
+        known = table.query("auc == auc")
         if self.from_use is None or not len(known):
             return text
-        aucs = ", ".join(f"{row.kind} {row.auc:.2f}" for row in known.itertuples())
+        aucs = ", ".join(f"{row['kind']} {row['auc']:.2f}" for row in known.to_dict("records"))
         return f"{text}; AUC for their use on {self.n_sequences} sequences: {aucs}"
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -15,25 +15,21 @@ AGREEMENT = ("kind", "heads, from weights", "heads, in use", "rank correlation",
 def kinds_section(kinds: HeadKinds) -> Section:
     """Return the map of kinds, how well weights predict use, and the heads of every kind."""
     heads = kinds.to_dataframe()
-    heads = heads[heads.claimed | heads.in_use]
+    heads = heads.query("claimed or in_use")
     rows = tuple(
-        (
-            row.component,
-            row.kind,
-            round(row.from_weights, 2),
-            _rounded(row.p),
-            round(row.from_use, 2),
-        )
-        for row in heads.itertuples()
-    )
-    agreement = kinds.agreement()
+        (row["component"], row["kind"], *map(_rounded, (row["from_weights"], row["p"])),
+         _rounded(row["from_use"]))
+        for row in heads.to_dict("records")
+    )  # fmt: skip
+    agreement = kinds.agreement().to_dict("records")
     text = "; ".join(
-        f"{row.kind} {row.auc:.2f}" for row in agreement.itertuples() if row.auc == row.auc
+        f"{row['kind']} {row['auc']:.2f}" for row in agreement if row["auc"] == row["auc"]
     )
     table = tuple(
-        (row.kind, row.n_claimed, row.n_in_use, _rounded(row.rank_correlation), _rounded(row.auc))
-        for row in agreement.itertuples()
-    )
+        (row["kind"], row["n_claimed"], row["n_in_use"], _rounded(row["rank_correlation"]),
+         _rounded(row["auc"]))
+        for row in agreement
+    )  # fmt: skip
     panels = (
         Panel(
             "Kinds of heads, from weights and in use",

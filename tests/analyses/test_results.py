@@ -91,6 +91,7 @@ COLUMNS = {
     "HeadScoreByDistance": [*HEAD, "distance", "mean", "std"],
     "HeadPositionScores": [*HEAD, "query", "key", "score"],
     "HeadKinds": [*HEAD, "kind", "from_weights", "p", "claimed", "from_use", "in_use"],
+    "ScoreAttribution": [*HEAD, "side", "part", "contribution", "share"],
     "SpanShares": [*HEAD, "circuit", "side", "points", "share", "expected", "rank"],
     "TrajectoryStatistics": [
         "layer", "label", "measure", "source", "mean", "std", "low", "high", "count", "difference",
@@ -120,6 +121,7 @@ WITHOUT_WORDS = {
     "HeadKinds",
     "HeadPositionScores",
     "HeadScoreByDistance",
+    "ScoreAttribution",
     "SpanShares",
     "TrajectoryStatistics",
 }
@@ -155,6 +157,7 @@ def results() -> dict[str, Result]:
         tw.head_probe_by_distance(weights, layer=1, words=[5, 6], distances=[0]),
         tw.head_score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
         tw.head_kinds(weights, model),
+        tw.score_attribution(weights, states, layer=1, head=0),
         tw.head_position_scores(weights, layer=1, n=5),
         tw.span_shares(weights, tw.position_points(weights), layers=[1]),
         tw.trajectory_statistics(model, [[5, 6, 7], [8, 9]], controls=["random steps"]),

@@ -40,6 +40,7 @@ class Row:
     remarks: str = ""
     error: float = 0.0
     attribution_error: float = 0.0
+    score_error: float = 0.0
     heads_separable: bool = True
     ablation_error: float = 0.0
     ablation_change: float = 1.0
@@ -70,6 +71,7 @@ def row(architecture: str) -> Row:
         weights = tw.read_weights(model)
         certificate = _checked(model)
         attribution = _attribution(model, weights)
+        score_error = _score_error(model, weights)
         error, change = _ablation(model, weights)
     except tw.UnsupportedModelError as unsupported:
         return Row(architecture, "refused", remarks=unsupported.part)
@@ -88,6 +90,7 @@ def row(architecture: str) -> Row:
         remarks=", ".join(caveats),
         error=certificate.max_rel_error,
         attribution_error=attribution.residual_error,
+        score_error=score_error,
         heads_separable="heads" not in {caveat.name for caveat in attribution.caveats},
         ablation_error=error,
         ablation_change=change,
@@ -107,6 +110,14 @@ def _attribution(model: Any, weights: Weights) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tw.trajectory_attribution(weights, tw.read_states(model, PROMPT))
+
+
+def _score_error(model: Any, weights: Weights) -> float:
+    """Return the error of the last layer's scores as sums over parts of queries and keys."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        states, layer = tw.read_states(model, PROMPT), weights.attention_layers[-1]
+        return tw.score_attribution(weights, states, layer=layer, head=1).error
 
 
 def _ablation(model: Any, weights: Weights) -> tuple[float, float]:

@@ -21,6 +21,11 @@ def test_heads_and_mlp_add_up_to_every_step(architecture: str):
 
 
 @pytest.mark.parametrize("architecture", architectures())
+def test_parts_of_queries_and_keys_sum_to_the_scores(architecture: str):
+    assert row(architecture).score_error < 1e-5
+
+
+@pytest.mark.parametrize("architecture", architectures())
 def test_a_head_is_ablated_in_the_running_model(architecture: str):
     """The residual stream is the canonical form's up to rounding, and the output has changed."""
     result = row(architecture)

@@ -175,3 +175,15 @@ def test_grouped_weights_before_they_are_repeated():
     for name in ("W_K", "W_V", "b_K", "b_V"):
         own, repeated = getattr(attention, f"_{name}"), getattr(attention, name)
         assert len(own) == 2 and torch.equal(own.repeat_interleave(2, dim=0), repeated)
+
+
+@pytest.mark.parametrize("kind", KINDS[::3], ids=str)
+def test_parts_of_a_score_sum_to_the_models_own(kind: tuple):
+    model = tiny_hooked(*kind)
+    weights, states = tw.read_weights(model), tw.read_states(model, PROMPT)
+    result = tw.score_attribution(weights, states, layer=1, head=1, query=7, key=2)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(torch.tensor([PROMPT]))
+    scores = cache["blocks.1.attn.hook_attn_scores"][0, 1, 7, :8].double()
+    assert result.error < 1e-5 and "L0H3" in result.parts
+    assert result.total == pytest.approx(float(scores[2] - scores.mean()), abs=1e-4)

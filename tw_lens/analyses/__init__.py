@@ -20,6 +20,7 @@ from tw_lens.analyses.head_position_scores import HeadPositionScores, head_posit
 from tw_lens.analyses.head_probe import HeadProbe, head_probe
 from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum
 from tw_lens.analyses.projection import Projection, fit_projection
+from tw_lens.analyses.score_attribution import ScoreAttribution, score_attribution
 from tw_lens.analyses.span_shares import SpanShares, span_shares
 from tw_lens.analyses.token_filter import TokenFilter, token_filter
 from tw_lens.analyses.token_norms import TokenNorms, token_norms
@@ -42,6 +43,7 @@ __all__ = [
     "HeadScoreByDistance",
     "HeadSpectrum",
     "Projection",
+    "ScoreAttribution",
     "SpanShares",
     "TokenFilter",
     "TokenNorms",
@@ -63,6 +65,7 @@ __all__ = [
     "head_score_by_distance",
     "head_spectrum",
     "head_svd",
+    "score_attribution",
     "span_shares",
     "token_filter",
     "token_norms",

@@ -19,9 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.analyses.step_parts import relative_error, step_parts
 from tw_lens.argument_kinds import require_index
 from tw_lens.arguments import checked
-from tw_lens.canonical import Block, Norm, States, Weights
+from tw_lens.canonical import States, Weights
 from tw_lens.canonical.weights import ROUNDINGS
 from tw_lens.errors import Caveat
 from tw_lens.geometry import tangential_shares
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-5
 OTHER_COMPONENTS = ("attention", "bias", "MLP", "rest")
-
-Parts = dict[str, Float[Tensor, "position d_model"]]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -164,7 +163,7 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
     parts_of_layer, errors, not_separated = [], [], []
     tolerance = max(TOLERANCE, ROUNDINGS * weights.rounding)
     for layer in range(weights.n_layers):
-        parts, separated = _parts(weights, states, layer, tolerance)
+        parts, separated = step_parts(weights, states, layer, tolerance)
         step = states.stream[layer + 1] - states.stream[layer]
         difference = sum(parts.values()) - step
         both = states.stream[layer : layer + 2]
@@ -200,66 +199,12 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
     )
 
 
-def _parts(weights: Weights, states: States, layer: int, tolerance: float) -> tuple[Parts, bool]:
-    """Return the parts of one step by name, and whether the heads are separated."""
-    x, mlp, attn_out = states.stream[layer], states.mlp_out[layer], states.attn_out[layer]
-    if layer not in weights.attention_layers:
-        return {"attention": attn_out, "MLP": mlp}, True
-    block = weights.block(layer)
-    pattern = block.attention_pattern(x)
-    heads, bias = _contributions(block, block.head_outputs(pattern, block.values(x), x))
-    separated = _relative(heads.sum(0) + bias - attn_out, attn_out) < tolerance
-    parts: Parts = {"attention": attn_out}
-    if separated:
-        parts = {f"H{head}": part for head, part in enumerate(heads)} | {"bias": bias}
-    parts |= {"MLP": mlp}
-    if block.stream_norms is not None:
-        return _through_stream_norms(block.stream_norms, x, attn_out, parts), separated
-    if block.stream_scale != 1:
-        parts = {name: part * block.stream_scale for name, part in parts.items()}
-        parts["rest"] = (block.stream_scale - 1) * x
-    return parts, separated
-
-
-def _contributions(
-    block: Block, heads: Float[Tensor, "n_heads position d_model"]
-) -> tuple[Float[Tensor, "n_heads position d_model"], Float[Tensor, "position d_model"]]:
-    """Return the contributions of the heads and of the bias, after norm and multiplier."""
-    bias = block.b_O.expand(heads.shape[1:])
-    norm, m = block.attention_output.norm, block.attention_output.multiplier
-    if norm is None:
-        return m * heads, m * bias
-    linear = norm.linear_at(heads.sum(0) + bias)
-    return m * linear(heads), m * (linear(bias) + norm.bias)
-
-
-def _through_stream_norms(
-    norms: tuple[Norm, Norm], x: Tensor, attn_out: Tensor, parts: Parts
-) -> Parts:
-    """Return the parts of `n_2(n_1(x + attention) + MLP)`, each after the norms applied to it."""
-    first, second = norms
-    inner = first(x + attn_out)
-    linear_1, linear_2 = first.linear_at(x + attn_out), second.linear_at(inner + parts["MLP"])
-    result = {
-        name: linear_2(part if name == "MLP" else linear_1(part)) for name, part in parts.items()
-    }
-    biases = linear_2(first.bias.expand_as(x)) + second.bias
-    result["rest"] = linear_2(linear_1(x)) + biases - x
-    return result
-
-
 def _error_beyond_rounding(
     difference: Tensor, states: Tensor, step: Tensor, rounding: float
 ) -> float:
     """Return the relative error of a step, beyond one rounding of each of its two states."""
     rounded = 2 * rounding * states.abs().amax(0)
-    return _relative((difference.abs() - rounded).clamp_min(0), step)
-
-
-def _relative(difference: Tensor, reference: Tensor) -> float:
-    """Return the largest entry of a difference over the largest entry of its reference."""
-    error, largest = float(difference.abs().max()), float(reference.abs().max())
-    return error / largest if largest else error
+    return relative_error((difference.abs() - rounded).clamp_min(0), step)
 
 
 def _caveats(weights: Weights, not_separated: list[int]) -> tuple[Caveat, ...]:

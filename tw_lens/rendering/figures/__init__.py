@@ -9,6 +9,7 @@ from tw_lens.rendering.figures import (  # noqa: F401 - imported to register the
     head_kinds,
     heads,
     points,
+    score_attribution,
     studies,
     tokens,
     trajectory,

@@ -146,6 +146,14 @@ def test_files_are_small_and_say_what_they_are(file: Path):
     assert ast.get_docstring(ast.parse(text))
 
 
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_every_dataclass_is_frozen(file: Path):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ClassDef):
+            own = [ast.unparse(d) for d in node.decorator_list if "dataclass" in ast.unparse(d)]
+            assert all("frozen=True" in text for text in own), node.name
+
+
 SLOW = ("transformer_lens", "transformers", "umap", "sklearn", "plotly", "circuitsvis", "numba")
 
 

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import tw_lens as tw
 from tests.zoo import architectures, at_hand, zoo_bridge
 from tw_lens.canonical import Block, Weights
@@ -41,6 +43,7 @@ class Row:
     error: float = 0.0
     attribution_error: float = 0.0
     score_error: float = 0.0
+    kinds_are_finite: bool = True
     heads_separable: bool = True
     ablation_error: float = 0.0
     ablation_change: float = 1.0
@@ -72,6 +75,7 @@ def row(architecture: str) -> Row:
         certificate = _checked(model)
         attribution = _attribution(model, weights)
         score_error = _score_error(model, weights)
+        kinds_are_finite = _kinds_are_finite(model, weights)
         error, change = _ablation(model, weights)
     except tw.UnsupportedModelError as unsupported:
         return Row(architecture, "refused", remarks=unsupported.part)
@@ -91,6 +95,7 @@ def row(architecture: str) -> Row:
         error=certificate.max_rel_error,
         attribution_error=attribution.residual_error,
         score_error=score_error,
+        kinds_are_finite=kinds_are_finite,
         heads_separable="heads" not in {caveat.name for caveat in attribution.caveats},
         ablation_error=error,
         ablation_change=change,
@@ -118,6 +123,17 @@ def _score_error(model: Any, weights: Weights) -> float:
         warnings.simplefilter("ignore")
         states, layer = tw.read_states(model, PROMPT), weights.attention_layers[-1]
         return tw.score_attribution(weights, states, layer=layer, head=1).error
+
+
+def _kinds_are_finite(model: Any, weights: Weights) -> bool:
+    """Return whether heads have scores of all kinds in use, and are read at named points."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kinds = tw.head_kinds(weights, model)
+        points = tw.Points(torch.eye(weights.d_model)[:4], list("abcd"), "direction")
+        shares = tw.span_shares(weights, points, layers=weights.attention_layers[-1:])
+    assert kinds.from_use is not None
+    return bool(kinds.from_use.isfinite().all() and shares.share.isfinite().all())
 
 
 def _ablation(model: Any, weights: Weights) -> tuple[float, float]:

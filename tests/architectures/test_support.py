@@ -26,6 +26,11 @@ def test_parts_of_queries_and_keys_sum_to_the_scores(architecture: str):
 
 
 @pytest.mark.parametrize("architecture", architectures())
+def test_kinds_and_named_points_of_every_architecture(architecture: str):
+    assert row(architecture).kinds_are_finite
+
+
+@pytest.mark.parametrize("architecture", architectures())
 def test_a_head_is_ablated_in_the_running_model(architecture: str):
     """The residual stream is the canonical form's up to rounding, and the output has changed."""
     result = row(architecture)

@@ -21,6 +21,7 @@ from tw_lens.analyses.head_probe import HeadProbe, head_probe
 from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum
 from tw_lens.analyses.projection import Projection, fit_projection
 from tw_lens.analyses.score_attribution import ScoreAttribution, score_attribution
+from tw_lens.analyses.source_attribution import SourceAttribution, source_attribution
 from tw_lens.analyses.span_shares import SpanShares, span_shares
 from tw_lens.analyses.token_filter import TokenFilter, token_filter
 from tw_lens.analyses.token_norms import TokenNorms, token_norms
@@ -44,6 +45,7 @@ __all__ = [
     "HeadSpectrum",
     "Projection",
     "ScoreAttribution",
+    "SourceAttribution",
     "SpanShares",
     "TokenFilter",
     "TokenNorms",
@@ -66,6 +68,7 @@ __all__ = [
     "head_spectrum",
     "head_svd",
     "score_attribution",
+    "source_attribution",
     "span_shares",
     "token_filter",
     "token_norms",

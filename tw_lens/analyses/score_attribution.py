@@ -67,6 +67,7 @@ class ScoreAttribution(Result):
         """The label of the head: "L5H1"."""
         return component_label(self.layer, self.head)
 
+    @checked
     def top_pairs(self, n: int = 10) -> pd.DataFrame:
         """Return the pairs of parts with the largest contributions, by absolute value.
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,8 @@ write_atomically(Path(sys.argv[1]), slow)
 def ended(path: Path, number: int, handler: str = "") -> int:
     """Send a signal to a process that writes a file; return its exit status."""
     command = [sys.executable, "-c", ENDED, str(path), handler]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # under nohup SIGHUP is ignored
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
         process.send_signal(number)
         return process.wait(timeout=300)

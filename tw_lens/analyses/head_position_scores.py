@@ -14,6 +14,7 @@ from tw_lens.canonical import Points, Weights, position_points, weights_of_point
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.results.base import HeadComponents, Result, head_columns
 from tw_lens.results.token_source import token_source
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,7 @@ class HeadPositionScores(HeadComponents, Result):
     causal: bool
     caveats: tuple[Caveat, ...] = ()
 
+    @default_settings()
     def most_attended(self) -> Int[Tensor, "heads positions"]:
         """Return the distance from each query back to the key with its highest score.
 

@@ -14,6 +14,7 @@ from tw_lens.arguments import checked
 from tw_lens.errors import Caveat
 from tw_lens.results.base import Result, head_columns
 from tw_lens.results.token_source import TokenSource
+from tw_lens.torch_settings import default_settings
 
 HeadKind = Literal[
     "previous token", "same token", "induction", "attention sink", "copying", "suppression"
@@ -42,11 +43,13 @@ class HeadKinds(Result):
     token_source: TokenSource
     caveats: tuple[Caveat, ...] = ()
 
+    @default_settings()
     def claimed(self) -> Bool[Tensor, "kinds heads"]:
         """Return which kinds the weights alone claim (see `head_kinds`)."""
         above = self.from_weights >= _thresholds()[:, None]
         return above & ((self.p <= LEVEL) | self.p.isnan())
 
+    @default_settings()
     def shown_in_use(self) -> Bool[Tensor, "kinds heads"]:
         """Return which kinds heads show on token sequences; none without a model."""
         if self.from_use is None:

@@ -8,7 +8,7 @@ import torch
 import tw_lens as tw
 from tests.models import as_bridge, shared_bridge, tiny_bridge, tiny_hf
 from tests.zoo import zoo_bridge
-from tw_lens.analyses.trajectory_attribution import TOLERANCE
+from tw_lens.analyses.step_parts import TOLERANCE
 
 PROMPT = [5, 6, 7, 8, 900]
 

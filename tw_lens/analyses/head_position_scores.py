@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tw_lens.arguments import checked
-from tw_lens.canonical import Points, Weights, position_points, weights_of_points
+from tw_lens.canonical import Points, Weights, met_by, position_points
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.results.base import HeadComponents, Result, head_columns
 from tw_lens.results.token_source import token_source
@@ -109,10 +109,10 @@ def head_position_scores(
             "it normalises queries or keys, so that positions have no score of their own",
             "score_attribution gives their part in the score of a prompt.",
         )
-    points = position_points(weights)
-    points = position_points(weights, positions=range(min(n, len(points))))
-    table = weights_of_points(weights, points, None).vocabulary
-    y, heads = table.met(torch.arange(len(points)), block.norm), block.heads(head)
+    W_pos = weights.positions
+    chosen = None if W_pos is None else range(min(n, len(W_pos)))  # without any, it is refused
+    points, heads = position_points(weights, positions=chosen), block.heads(head)
+    y = met_by(block.norm, points, points.vectors)
     k = torch.einsum("pd,hde->phe", y, block.A_K)
     scores = block.scores(block.queries_of_points(y), k)
     return HeadPositionScores(

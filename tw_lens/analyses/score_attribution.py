@@ -17,11 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.step_parts import BIASES, Parts, stream_parts
+from tw_lens.analyses.step_parts import BIASES, Parts, stream_parts, tolerance_of_sums
 from tw_lens.argument_kinds import require_index, require_positive
 from tw_lens.arguments import checked
 from tw_lens.canonical import Block, States, Weights
-from tw_lens.canonical.weights import ROUNDINGS
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.results.base import Result, component_label, figure, head_columns
 from tw_lens.results.caveats import without_distance
@@ -29,7 +28,6 @@ from tw_lens.results.caveats import without_distance
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-TOLERANCE = 1e-5
 FIXED_DIVISOR = Caveat(
     "fixed divisors",
     "queries or keys are divided by their length: parts are divided by the length of the whole "
@@ -184,7 +182,6 @@ def score_attribution(
     block = weights.block(layer)
     (head,) = block.heads(head)
     n = len(states)
-    tolerance = max(TOLERANCE, ROUNDINGS * weights.rounding)
     sees = block.attention_scores.mask(n)
     if key is not None and query is None:
         raise ValueError(f"key={key} needs query=, the position that attends to it.")
@@ -198,7 +195,7 @@ def score_attribution(
     raw = block.attention_scores.raw_scores(q_whole, k_whole[:, block.kv_head])[head]
     pattern = block.attention_pattern(x)[head]
     pair_weights = _pair_weights(pattern, sees, query, key, relative=relative)
-    parts = stream_parts(weights, states, layer, tolerance)
+    parts = stream_parts(weights, states, layer)
     names, q, k = _projected(block, x, parts, head)
     total = float((pair_weights * raw).sum())
     matrix = block.attention_scores.scale * torch.einsum("ipe,ij,jqe->pq", q, pair_weights, k)
@@ -206,7 +203,7 @@ def score_attribution(
     position_bias = float((pair_weights * bias).sum())
     rebuilt = block.attention_scores.scale * q.sum(1) @ k.sum(1).T + bias
     error = float((rebuilt - raw)[sees].abs().max() / raw[sees].abs().max().clamp_min(1e-30))
-    if not error < tolerance:
+    if not error < tolerance_of_sums(weights):
         raise UnsupportedModelError(
             weights.architecture,
             f"the parts of L{layer}H{head} do not sum to its scores (relative error {error:.0e})",

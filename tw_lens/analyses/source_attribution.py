@@ -10,11 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.step_parts import step_parts
-from tw_lens.analyses.trajectory_attribution import TOLERANCE
 from tw_lens.argument_kinds import require_index
 from tw_lens.arguments import checked
 from tw_lens.canonical import Block, States, Weights
-from tw_lens.canonical.weights import ROUNDINGS
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.geometry import tangential_shares
 from tw_lens.results.base import Result, component_label, head_columns
@@ -115,9 +113,7 @@ def source_attribution(
     block = weights.block(layer)
     (head,) = block.heads(head)
     require_index("query", query, len(states))
-    parts, separated = step_parts(
-        weights, states, layer, max(TOLERANCE, ROUNDINGS * weights.rounding)
-    )
+    parts, separated = step_parts(weights, states, layer)
     output = block.attention_output
     if not separated or output.z_norm is not None or block.stream_norms is not None:
         raise UnsupportedModelError(

@@ -7,15 +7,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.canonical import Block, Norm, States, Weights
+from tw_lens.canonical.weights import ROUNDINGS
 
+TOLERANCE = 1e-5
 BIASES = "biases"
 
 Parts = dict[str, Float[Tensor, "position d_model"]]
 
 
-def step_parts(
-    weights: Weights, states: States, layer: int, tolerance: float
-) -> tuple[Parts, bool]:
+def tolerance_of_sums(weights: Weights) -> float:
+    """Return the relative error up to which parts sum: more for a model in half precision."""
+    return max(TOLERANCE, ROUNDINGS * weights.rounding)
+
+
+def step_parts(weights: Weights, states: States, layer: int) -> tuple[Parts, bool]:
     """Return the parts of one step by name, and whether the heads are separated."""
     x, mlp, attn_out = states.stream[layer], states.mlp_out[layer], states.attn_out[layer]
     if layer not in weights.attention_layers:
@@ -23,7 +28,8 @@ def step_parts(
     block = weights.block(layer)
     pattern = block.attention_pattern(x)
     heads, bias = _contributions(block, block.head_outputs(pattern, block.values(x), x))
-    separated = relative_error(heads.sum(0) + bias - attn_out, attn_out) < tolerance
+    gap = relative_error(heads.sum(0) + bias - attn_out, attn_out)
+    separated = gap < tolerance_of_sums(weights)
     parts: Parts = {"attention": attn_out}
     if separated:
         parts = {f"H{head}": part for head, part in enumerate(heads)} | {"bias": bias}
@@ -69,7 +75,7 @@ def relative_error(difference: Tensor, reference: Tensor) -> float:
     return error / largest if largest else error
 
 
-def stream_parts(weights: Weights, states: States, layer: int, tolerance: float) -> Parts:
+def stream_parts(weights: Weights, states: States, layer: int) -> Parts:
     """Return the parts of the stream that enters a layer, by name; biases are one part."""
     start, parts = states.stream[0], {}
     positions = weights.positions if weights.vocabulary.norm is None else None
@@ -80,7 +86,7 @@ def stream_parts(weights: Weights, states: States, layer: int, tolerance: float)
         parts["embedding"] = start - parts["position"]
     parts[BIASES] = torch.zeros_like(start)
     for earlier in range(layer):
-        of_step, _ = step_parts(weights, states, earlier, tolerance)
+        of_step, _ = step_parts(weights, states, earlier)
         for name, part in of_step.items():
             if name == "bias":
                 parts[BIASES] = parts[BIASES] + part

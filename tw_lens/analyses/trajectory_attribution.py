@@ -19,11 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.step_parts import relative_error, step_parts
+from tw_lens.analyses.step_parts import relative_error, step_parts, tolerance_of_sums
 from tw_lens.argument_kinds import require_index
 from tw_lens.arguments import checked
 from tw_lens.canonical import States, Weights
-from tw_lens.canonical.weights import ROUNDINGS
 from tw_lens.errors import Caveat
 from tw_lens.geometry import tangential_shares
 from tw_lens.results.base import Result, figure
@@ -32,7 +31,6 @@ from tw_lens.results.caveats import without_distance
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-TOLERANCE = 1e-5
 OTHER_COMPONENTS = ("attention", "bias", "MLP", "rest")
 
 
@@ -161,9 +159,9 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
     """
     weights.require_states(states)
     parts_of_layer, errors, not_separated = [], [], []
-    tolerance = max(TOLERANCE, ROUNDINGS * weights.rounding)
+    tolerance = tolerance_of_sums(weights)
     for layer in range(weights.n_layers):
-        parts, separated = step_parts(weights, states, layer, tolerance)
+        parts, separated = step_parts(weights, states, layer)
         step = states.stream[layer + 1] - states.stream[layer]
         difference = sum(parts.values()) - step
         both = states.stream[layer : layer + 2]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -139,23 +139,20 @@ def met_by(
 class PointTable(Vocabulary):
     """Points as a table of embeddings, met by a layer as their kind says."""
 
-    points: Points | None = None
+    points: Points = field(kw_only=True)
 
     @property
     def is_whole_state(self) -> bool:
         """Return whether a row is a whole residual stream, to which constants are added."""
-        return self.points is None or self.points.kind == "state"
+        return self.points.kind == "state"
 
     def met(self, token_index: Int[Tensor, " words"], norm: Norm) -> Float[Tensor, "words d_model"]:
         """Return some points as a layer with a norm meets them."""
-        assert self.points is not None
         return met_by(norm, self.points, self.embeddings(token_index))
 
     def on_sphere(self, norm: Norm) -> TokenVectorChunks:
         """Return all points as a layer with a norm meets them, as chunks."""
-        points = self.points
-        assert points is not None
-        return lambda: (met_by(norm, points, chunk) for chunk in self.rows())
+        return lambda: (met_by(norm, self.points, chunk) for chunk in self.rows())
 
 
 @dataclass(frozen=True, eq=False)

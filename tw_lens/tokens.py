@@ -120,11 +120,15 @@ class TokenStrings:
                 ids.append(index)
         if not ids:
             names = ", ".join(repr(word) for word in dropped) or "no words"
-            raise ValueError(
-                f"none of the words is a single token of this model, got {names}; try them with "
-                "(or without) a leading space, or give token ids."
-            )
+            raise ValueError(self._no_word_is_known(names))
         return ids, dropped
+
+    def _no_word_is_known(self, words: str) -> str:
+        """Return the sentence for words none of which is a single token."""
+        return (
+            f"none of the words is a single token of this model, got {words}; try them with "
+            "(or without) a leading space, or give token ids."
+        )
 
     def _of_word(self, word: str) -> int | None:
         """Return the id of a word, as a text or as printed; None where it is no single token."""

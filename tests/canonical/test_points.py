@@ -174,7 +174,9 @@ def test_bad_calls(tmp_path):
         tw.head_spectrum(weights, layer=0, points=points, convention="published")
     with pytest.raises(ValueError, match='score="dot"'):
         tw.head_spectrum(weights, layer=0, points=points, score="standardised", circuit="OV")
-    with pytest.raises(ValueError, match="none of the words"):
+    with pytest.raises(
+        ValueError, match="none of the words is the name of a point, got 'e'; points: 'a'"
+    ):
         tw.head_probe(weights, layer=0, points=points, words=["e"])
     with pytest.raises(tw.UnsupportedModelError, match="no learned positions"):
         tw.position_points(tw.read_weights(shared_bridge("llama")))

@@ -177,6 +177,11 @@ class PointNames(TokenStrings):
         """Return the number of the point with a name; None where no point has it."""
         return self.printed(word)
 
+    def _no_word_is_known(self, words: str) -> str:
+        return (
+            f"none of the words is the name of a point, got {words}; points: {named(self.names)}."
+        )
+
 
 def weights_of_points(
     weights: Weights,

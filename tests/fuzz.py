@@ -152,6 +152,7 @@ def made() -> dict[str, Any]:
         tw.head_probe(w, layer=1, words=[5, 6]), tw.head_spectrum(w, layer=1, n=2),
         tw.bias_directions(w, layer=1), tw.trajectory(w, s), tw.trajectory_attribution(w, s),
         tw.score_attribution(w, s, layer=1, head=0),
+        tw.score_directions(w, s, layer=1, head=0, rotations=2),
         tw.source_attribution(w, s, layer=1, head=0, query=2),
         tw.attention_pattern(w, s, layer=1), tw.fit_projection(w, s, n_words=9),
         tw.head_ellipsoid(w, layer=1, head=0, words=[5, 6]), tw.head_atlas(w, n=1, k=2),

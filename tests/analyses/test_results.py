@@ -92,6 +92,10 @@ COLUMNS = {
     "HeadPositionScores": [*HEAD, "query", "key", "score"],
     "HeadKinds": [*HEAD, "kind", "from_weights", "p", "claimed", "from_use", "in_use"],
     "ScoreAttribution": [*HEAD, "side", "part", "contribution", "share"],
+    "ScoreDirections": [
+        *HEAD, "directions", "singular_value", "score", "share", "explained", "rotated_score",
+        "rotated_explained", "rotated_95",
+    ],
     "SourceAttribution": [
         *HEAD, "source", "token_index", "token_string", "attention", "share_of_output",
         "share_of_step", "length",
@@ -126,6 +130,7 @@ WITHOUT_WORDS = {
     "HeadPositionScores",
     "HeadScoreByDistance",
     "ScoreAttribution",
+    "ScoreDirections",
     "SpanShares",
     "TrajectoryStatistics",
 }
@@ -162,6 +167,7 @@ def results() -> dict[str, Result]:
         tw.head_score_by_distance(_rotating(tokens), layer=1, words=[5, 6]),
         tw.head_kinds(weights, model),
         tw.score_attribution(weights, states, layer=1, head=0),
+        tw.score_directions(weights, states, layer=1, head=0, rotations=2),
         tw.source_attribution(weights, states, layer=1, head=0, query=2),
         tw.head_position_scores(weights, layer=1, n=5),
         tw.span_shares(weights, tw.position_points(weights), layers=[1]),

@@ -122,7 +122,9 @@ def _score_error(model: Any, weights: Weights) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         states, layer = tw.read_states(model, PROMPT), weights.attention_layers[-1]
-        return tw.score_attribution(weights, states, layer=layer, head=1).error
+        directions = tw.score_directions(weights, states, layer=layer, head=1, rotations=1)
+        parts = tw.score_attribution(weights, states, layer=layer, head=1)
+        return max(parts.error, directions.error)
 
 
 def _kinds_are_finite(model: Any, weights: Weights) -> bool:

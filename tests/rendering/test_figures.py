@@ -55,6 +55,7 @@ def every_result():
         tw.head_score_by_distance(rotating, layer=0, words=words),
         tw.head_kinds(weights, model),
         tw.score_attribution(weights, states, layer=2, head=1, query=2),
+        tw.score_directions(weights, states, layer=2, head=1, rotations=2),
         tw.source_attribution(weights, states, layer=2, head=1, query=2),
         tw.head_position_scores(weights, layer=1, n=8),
         tw.span_shares(weights, tw.position_points(weights)),

@@ -21,6 +21,7 @@ from tw_lens.analyses.head_probe import HeadProbe, head_probe
 from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum
 from tw_lens.analyses.projection import Projection, fit_projection
 from tw_lens.analyses.score_attribution import ScoreAttribution, score_attribution
+from tw_lens.analyses.score_directions import ScoreDirections, score_directions
 from tw_lens.analyses.source_attribution import SourceAttribution, source_attribution
 from tw_lens.analyses.span_shares import SpanShares, span_shares
 from tw_lens.analyses.token_filter import TokenFilter, token_filter
@@ -45,6 +46,7 @@ __all__ = [
     "HeadSpectrum",
     "Projection",
     "ScoreAttribution",
+    "ScoreDirections",
     "SourceAttribution",
     "SpanShares",
     "TokenFilter",
@@ -68,6 +70,7 @@ __all__ = [
     "head_spectrum",
     "head_svd",
     "score_attribution",
+    "score_directions",
     "source_attribution",
     "span_shares",
     "token_filter",

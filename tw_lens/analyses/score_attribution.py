@@ -17,23 +17,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.step_parts import BIASES, Parts, stream_parts, tolerance_of_sums
-from tw_lens.argument_kinds import require_index, require_positive
+from tw_lens.analyses.score_parts import PromptScores, linear_images, prompt_scores
+from tw_lens.analyses.step_parts import BIASES, stream_parts
+from tw_lens.argument_kinds import require_positive
 from tw_lens.arguments import checked
-from tw_lens.canonical import Block, States, Weights
-from tw_lens.errors import Caveat, UnsupportedModelError
+from tw_lens.canonical import States, Weights
+from tw_lens.errors import Caveat
 from tw_lens.results.base import Result, component_label, figure, head_columns
-from tw_lens.results.caveats import without_distance
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-FIXED_DIVISOR = Caveat(
-    "fixed divisors",
-    "queries or keys are divided by their length: parts are divided by the length of the whole "
-    "vectors, which would change if a part were removed.",
-)
-BEFORE_SOFTCAP = Caveat("before the soft-cap", "scores are those before the soft-cap.")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -178,115 +171,46 @@ def score_attribution(
     Source: Elhage et al. 2021 (A mathematical framework for transformer circuits), QK circuits of
     composed heads; exact with the norms' divisors, by definition.
     """
-    weights.require_states(states)
-    block = weights.block(layer)
-    (head,) = block.heads(head)
-    n = len(states)
-    sees = block.attention_scores.mask(n)
-    if key is not None and query is None:
-        raise ValueError(f"key={key} needs query=, the position that attends to it.")
-    for name, value in (("query", query), ("key", key)):
-        if value is not None:
-            require_index(name, value, n)
-    if query is not None and key is not None and not sees[query, key]:
-        raise ValueError(f"the query at position {query} does not see the key at position {key}.")
-    x = states.stream[layer]
-    q_whole, k_whole = block.attention_scores.norm_and_rotate(block.queries(x), block.keys(x))
-    raw = block.attention_scores.raw_scores(q_whole, k_whole[:, block.kv_head])[head]
-    pattern = block.attention_pattern(x)[head]
-    pair_weights = _pair_weights(pattern, sees, query, key, relative=relative)
+    of = prompt_scores(weights, states, layer, head, query, key, relative=relative)
+    block, scale = of.block, of.block.attention_scores.scale
     parts = stream_parts(weights, states, layer)
-    names, q, k = _projected(block, x, parts, head)
-    total = float((pair_weights * raw).sum())
-    matrix = block.attention_scores.scale * torch.einsum("ipe,ij,jqe->pq", q, pair_weights, k)
-    bias = _position_bias(block, head, n)
-    position_bias = float((pair_weights * bias).sum())
-    rebuilt = block.attention_scores.scale * q.sum(1) @ k.sum(1).T + bias
-    error = float((rebuilt - raw)[sees].abs().max() / raw[sees].abs().max().clamp_min(1e-30))
-    if not error < tolerance_of_sums(weights):
-        raise UnsupportedModelError(
-            weights.architecture,
-            f"the parts of L{layer}H{head} do not sum to its scores (relative error {error:.0e})",
-            "trajectory_attribution and attention_pattern still work on it.",
-        )
+    stacked = block.norm.linear_at(of.x)(torch.stack(list(parts.values())))
+    q, k = _with_constants(
+        of,
+        torch.einsum("pid,de->ipe", stacked, block.W_Q[of.head]),
+        torch.einsum("pid,de->ipe", stacked, block.W_K[block.kv_head[of.head]]),
+        list(parts).index(BIASES),
+    )
+    error = of.require_sum(weights, scale * q.sum(1) @ k.sum(1).T + of.position_bias, "parts")
     return ScoreAttribution(
         model_name=states.model_name,
         layer=layer,
-        head=head,
+        head=of.head,
         query=query,
         key=key,
         token_strings=states.token_strings,
-        parts=names,
-        matrix=matrix,
-        position_bias=position_bias,
-        total=total,
+        parts=tuple(parts),
+        matrix=scale * torch.einsum("ipe,ij,jqe->pq", q, of.pair_weights, k),
+        position_bias=of.sum(of.position_bias),
+        total=of.sum(of.raw),
         relative=relative,
         error=error,
-        caveats=_caveats(weights, block),
+        caveats=of.caveats(weights),
     )
 
 
-def _pair_weights(
-    pattern: Float[Tensor, "query key"],
-    sees: Tensor,
-    query: int | None,
-    key: int | None,
-    *,
-    relative: bool,
-) -> Float[Tensor, "query key"]:
-    """Return the weight of every score in the sum that is attributed."""
-    chosen = torch.zeros_like(pattern)
-    queries = torch.arange(len(pattern)) if query is None else torch.tensor([query])
-    if query is not None and key is not None:
-        chosen[query, key] = 1.0
-    else:
-        share = pattern[queries] / pattern[queries].sum(-1, keepdim=True)  # without a sink's weight
-        chosen[queries] = share / len(queries)
-    if relative:
-        mean = sees / sees.sum(-1, keepdim=True)
-        chosen = chosen - mean * chosen.sum(-1, keepdim=True)
-    return chosen
-
-
-def _projected(
-    block: Block, x: Float[Tensor, "position d_model"], parts: Parts, head: int
-) -> tuple[tuple[str, ...], Float[Tensor, "position parts d"], Float[Tensor, "position parts d"]]:
-    """Return the parts' names, queries and keys, normalised and rotated as the whole vectors are.
-
-    The constants of the map from the stream join the biases.
-    """
-    kv, scores = block.kv_head[head], block.attention_scores
-    linear = block.norm.linear_at(x)
-    stacked = linear(torch.stack(list(parts.values())))
-    q = torch.einsum("pid,de->ipe", stacked, block.W_Q[head])
-    k = torch.einsum("pid,de->ipe", stacked, block.W_K[kv])
-    at = list(parts).index(BIASES)
-    q[:, at] += block.a_Q[head]
-    k[:, at] += block.a_K[kv]
-    n_x = block.norm(x)
-    if block.bottleneck_Q is not None:
-        q = block.bottleneck_Q.normalise(q, n_x)
-    if block.bottleneck_KV is not None:
-        k = block.bottleneck_KV.normalise(k, n_x)
-    whole_q, whole_k = block.queries(x), block.keys(x)
-    q = scores.linearised(q, whole_q, head)
-    k = scores.linearised(k, whole_k, kv, key=True)
+def _with_constants(
+    of: PromptScores,
+    q: Float[Tensor, "position parts d_head"],
+    k: Float[Tensor, "position parts d_head"],
+    at: int,
+) -> tuple[Float[Tensor, "position parts d_head"], Float[Tensor, "position parts d_head"]]:
+    """Return the parts' queries and keys; one part takes the constants of the maps."""
+    block, scores = of.block, of.block.attention_scores
+    q[:, at] += block.a_Q[of.head]
+    k[:, at] += block.a_K[block.kv_head[of.head]]
+    q, k = linear_images(of, q, k)
     if any(norm is not None and norm.bias.any() for norm in (scores.q_norm, scores.k_norm)):
-        q_all, k_all = scores.norm_and_rotate(whole_q, whole_k)  # the query-key norms' own biases
-        q[:, at] += q_all[:, head] - q.sum(1)
-        k[:, at] += k_all[:, kv] - k.sum(1)
-    return tuple(parts), q, k
-
-
-def _position_bias(block: Block, head: int, n: int) -> Float[Tensor, "query key"]:
-    """Return what the score holds besides the product of query and key (ALiBi)."""
-    scores = block.attention_scores
-    nothing = torch.zeros(n, block.n_heads, 1)
-    return scores.raw_scores(nothing, nothing)[head]
-
-
-def _caveats(weights: Weights, block: Block) -> tuple[Caveat, ...]:
-    scores = block.attention_scores
-    found = [] if block.bilinear and block.bottleneck_Q is None else [FIXED_DIVISOR]
-    found += [] if scores.softcap is None else [BEFORE_SOFTCAP]
-    return (*without_distance(weights.caveats), *found)
+        q[:, at] += of.q - q.sum(1)  # the query-key norms' own biases
+        k[:, at] += of.k - k.sum(1)
+    return q, k

@@ -10,6 +10,7 @@ from tw_lens.rendering.figures import (  # noqa: F401 - imported to register the
     heads,
     points,
     score_attribution,
+    score_directions,
     source_attribution,
     studies,
     tokens,

@@ -23,8 +23,9 @@ CORE := tests/canonical tests/geometry tests/analyses tests/reading
 # architectures is of the pinned releases.
 OTHER_RELEASES := -W ignore::FutureWarning -W ignore::DeprecationWarning \
 	--deselect tests/architectures/test_support.py::test_the_table_in_the_docs_is_the_run
-# TransformerLens 3.9 itself rejects Cohere with a norm of queries and keys.
-NOT_ON_39 := -k "not Cohere and not centres"
+# TransformerLens 3.9 rejects Cohere with a norm of queries and keys, and keeps Qwen3-Next's gate in
+# its queries (refused by name).
+NOT_ON_39 := -k "not Cohere and not centres and not Qwen3Next and not hybrids_have_only"
 
 .PHONY: demo test test-latest lint docs notebooks bench benchmark faithfulness chromium tex clean
 

@@ -9,6 +9,8 @@ import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge, tiny_bridge
 from tests.planted import planted
 from tw_lens.analyses.null_directions import _NULL_CACHE, N_NULL
+from tw_lens.results import TokenLists
+from tw_lens.results.token_lists import NullComparison
 
 
 def null_of(made: tw.analyses.DirectionCoherence, entry: tuple, side: str) -> tuple[float, str]:
@@ -117,3 +119,17 @@ def test_filtered_lists_are_compared_with_filtered_lists():
     filtered = tw.head_spectrum(weights, layer=1, n=2, token_filter=token_filter)
     assert not torch.equal(filtered.left.null.p, whole.left.null.p)
     assert len(_NULL_CACHE[weights]) == 2
+
+
+@pytest.mark.parametrize(
+    ("found", "n", "above"), [(0, 20, False), (2, 20, False), (3, 20, False), (4, 20, True)]
+)
+def test_lists_above_chance_by_a_binomial_test(found: int, n: int, above: bool):
+    """P(at least 3 of 20 at 5 %) = 0.075, of 4: 0.016."""
+    p = torch.full((n + 3, 2), 0.5)
+    p[1 : found + 1] = 0.01
+    p[n + 1 :] = 0.001  # lists of another head
+    blank = torch.zeros(n + 3, 1)
+    lists = TokenLists(blank, blank.long(), ((),) * (n + 3), NullComparison(blank[:, 0], p))
+    assert lists.above_chance(range(n)) is above
+    assert TokenLists(blank, blank.long(), ((),)).above_chance([0]) is None

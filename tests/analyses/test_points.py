@@ -39,6 +39,11 @@ def test_a_planted_previous_token_head_is_read_by_positions():
     scores = tw.head_position_scores(weights, layer=0)
     assert scores.share_at_distance(1).tolist()[0] == pytest.approx((N - 1) / N)
     assert float(scores.share_at_distance(1)[1]) < 0.3
+    by_distance = scores.by_distance()[0]
+    assert int(by_distance.argmax()) == 1
+    own = scores.scores[0].double()
+    rows = [float(own[i, i - 3] - own[i, : i + 1].mean()) for i in range(3, N)]
+    assert float(by_distance[3]) == pytest.approx(sum(rows) / len(rows), abs=1e-5)
     assert "L0H0 scores the previous position highest at 95 %" in scores.headline()
     spectrum = tw.head_spectrum(
         weights, layer=0, head=0, n=5, k=1, points=tw.position_points(weights)

@@ -8,6 +8,7 @@ import torch
 import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge
 from tests.zoo import zoo_bridge
+from tw_lens.analyses.score_attribution import parts_of_all_pairs
 from tw_lens.analyses.step_parts import BIASES
 
 PROMPT = [5, 9, 7, 30, 11, 12]
@@ -86,6 +87,23 @@ def test_removing_a_part_changes_the_score_by_what_was_said(kind: str, part: str
         said = float(result.matrix.sum(axis)[index])
         assert float(before - after) == pytest.approx(said, rel=1e-3, abs=1e-5)
         assert abs(said) > 1e-4
+
+
+@pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", "Qwen3ForCausalLM", "BertForMaskedLM"])
+def test_the_parts_of_all_pairs_are_those_of_each_score(architecture: str):
+    model = zoo_bridge(architecture)
+    weights, states = tw.read_weights(model), tw.read_states(model, PROMPT)
+    names, heads = parts_of_all_pairs(weights, states, 1, 5)
+    for of in heads:
+        for i, j in ((4, 2), (3, 0), (1, 1)):
+            single = tw.score_attribution(
+                weights, states, layer=1, head=of.head, query=i, key=j, relative=True
+            )
+            assert names == single.parts and bool(of.sees[i, j])
+            for parts, axis in ((of.by_query, 1), (of.by_key, 0)):
+                assert torch.allclose(parts[i, j], single.matrix.sum(axis), atol=1e-4)
+            assert float(of.score[i, j]) == pytest.approx(single.total, abs=1e-4)
+    assert of.score.shape == (5, 5, 1)
 
 
 def test_alibi_is_a_part_of_its_own():

@@ -184,6 +184,37 @@ def test_tables_are_copied_by_keyboard(allowed, page, browser):
     assert reader.errors == []
 
 
+def test_a_click_on_a_cell_shows_the_parts_of_its_score(page, browser):
+    reader = Reader(browser, page)
+    tab, place = reader.tab, "#layer-2 .scores"
+    tab.locator(place).scroll_into_view_if_needed()
+    tab.wait_for_selector(f"{place} table")
+    model = golden_bridge()
+    weights, states = tw.read_weights(model), tw.read_states(model, "w5 w6 w7 w8")
+    tab.locator(f"{place} select").nth(0).select_option("3")
+    cells = tab.locator(f"{place} .map .nsewdrag")
+    cells.scroll_into_view_if_needed()
+    box, n = cells.bounding_box(), len(states)
+    cell = box["x"] + 1.5 * box["width"] / n, box["y"] + 3.5 * box["height"] / n
+    tab.mouse.move(*cell)
+    tab.wait_for_selector(f"{place} .map .hoverlayer text")
+    tab.mouse.click(*cell)
+    chosen = f"[...document.querySelectorAll('{place} select')].map(e => e.value).join()"
+    tab.wait_for_function(f"{chosen} === '3,3,1'")
+    expected = tw.score_attribution(weights, states, layer=2, head=3, query=3, key=1)
+    sentence = tab.inner_text(f"{place} p")
+    assert sentence.startswith("L2H3: the score of") and f"{expected.total:+.4g} above" in sentence
+    for table, axis in ((0, 1), (1, 0)):
+        sums = expected.matrix.sum(axis)
+        first = int(sums.abs().argmax())
+        row = tab.locator(f"{place} table").nth(table).locator("tbody tr").first.inner_text()
+        assert row.split("\t") == [expected.parts[first], f"{float(sums[first]):+.3g}"]
+    tab.locator(f"{place} select").nth(2).select_option("0")  # by keyboard, without the map
+    assert "(0) is" in tab.inner_text(f"{place} p")
+    tab.locator(f"{place} select").nth(1).select_option("0")  # sees the first position only
+    assert reader.errors == []
+
+
 def test_printed_figures_fit_the_page_in_dark_text(page, browser):
     reader = Reader(browser, page, color_scheme="dark", viewport={"width": 1500, "height": 900})
     tab = reader.tab

@@ -201,5 +201,24 @@ def test_near_degenerate_directions_name_their_subspace():
     from tw_lens.rendering.page.head_sections import _spectrum_panel
 
     weights = equal_pair(0)
-    panel = _spectrum_panel(weights, head_spectrum(weights, layer=0, n=4))
+    panel = _spectrum_panel(weights, head_spectrum(weights, layer=0, n=4), {})
     assert [row[0] for row in panel.heads[0].rows] == ["0", "1 in 1-2", "2 in 1-2", "3"]
+
+
+def test_words_and_positions_stand_side_by_side_and_what_neither_reads_is_said(page):
+    """Of a random model no list means anything: most heads are read by nothing."""
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<summary>L2H1 QK: at learned positions</summary>") == 1
+    assert "OV: at learned positions" not in text
+    said = text.count("No word and no position reads this: its lists exceed the covariance")
+    assert 8 < said <= 16  # heads and circuits of two layers
+    weights = tw.read_weights(golden_bridge())
+    kinds = tw.head_kinds(weights, golden_bridge())
+    table = kinds.to_dataframe()
+    by_position = table[
+        table.kind.isin(["previous token", "attention sink"]) & (table.claimed | table.in_use)
+    ]
+    for head in by_position[by_position.layer.isin([0, 2])].component.unique():
+        for circuit in ("QK", "OV"):
+            own = text[text.index(f'id="{head}-{circuit}"') :]
+            assert "No word and no position" not in own[: own.index("<table")]

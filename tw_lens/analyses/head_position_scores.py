@@ -51,6 +51,19 @@ class HeadPositionScores(HeadComponents, Result):
         """Return the share of queries whose highest-scoring key lies at a distance back."""
         return (self.most_attended() == distance).float().mean(-1)
 
+    @default_settings()
+    def by_distance(self) -> Float[Tensor, "heads positions"]:
+        """Return the mean score at each distance back, each query's mean over its keys taken out.
+
+        Beside it, for rotary models: `head_score_by_distance`.
+        """
+        n, scores = len(self.points), self.scores
+        distance = torch.arange(n)[:, None] - torch.arange(n)
+        seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
+        mean = (scores * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)
+        above = scores - mean
+        return torch.stack([above[:, distance == back].mean(-1) for back in range(n)], dim=-1)
+
     def headline(self) -> str:
         """Return the head whose positions attend to the previous position most often."""
         share = self.share_at_distance(1)

@@ -9,16 +9,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tw_lens.analyses.score_parts import PromptScores, linear_images, prompt_scores
-from tw_lens.analyses.step_parts import BIASES, stream_parts
+from tw_lens.analyses.step_parts import BIASES, Parts, stream_parts
 from tw_lens.argument_kinds import require_positive
 from tw_lens.arguments import checked
 from tw_lens.canonical import States, Weights
@@ -126,6 +127,20 @@ class ScoreAttribution(Result):
         return figure(self, require_positive("n", n))
 
 
+class PairParts(NamedTuple):
+    """One head's scores above the mean of each query's keys, and their sums over parts.
+
+    `by_query` is summed over the key's parts, `by_key` over the query's parts; `score` has one
+    entry per pair.
+    """
+
+    head: int
+    sees: Bool[Tensor, "query key"]
+    by_query: Float[Tensor, "query key parts"]
+    by_key: Float[Tensor, "query key parts"]
+    score: Float[Tensor, "query key 1"]
+
+
 @checked
 def score_attribution(
     weights: Weights,
@@ -172,15 +187,8 @@ def score_attribution(
     composed heads; exact with the norms' divisors, by definition.
     """
     of = prompt_scores(weights, states, layer, head, query, key, relative=relative)
-    block, scale = of.block, of.block.attention_scores.scale
-    parts = stream_parts(weights, states, layer)
-    stacked = block.norm.linear_at(of.x)(torch.stack(list(parts.values())))
-    q, k = _with_constants(
-        of,
-        torch.einsum("pid,de->ipe", stacked, block.W_Q[of.head]),
-        torch.einsum("pid,de->ipe", stacked, block.W_K[block.kv_head[of.head]]),
-        list(parts).index(BIASES),
-    )
+    parts, scale = stream_parts(weights, states, layer), of.block.attention_scores.scale
+    q, k = _queries_and_keys(of, parts)
     error = of.require_sum(weights, scale * q.sum(1) @ k.sum(1).T + of.position_bias, "parts")
     return ScoreAttribution(
         model_name=states.model_name,
@@ -199,16 +207,50 @@ def score_attribution(
     )
 
 
-def _with_constants(
-    of: PromptScores,
-    q: Float[Tensor, "position parts d_head"],
-    k: Float[Tensor, "position parts d_head"],
-    at: int,
+def parts_of_all_pairs(
+    weights: Weights, states: States, layer: int, n: int
+) -> tuple[tuple[str, ...], Iterator[PairParts]]:
+    """Return the parts' names, and head by head their sums in every score of the first n positions.
+
+    Raises:
+        UnsupportedModelError, ValueError: see `score_attribution`.
+    """
+    parts = stream_parts(weights, states, layer)
+
+    def heads() -> Iterator[PairParts]:
+        for head in range(weights.block(layer).n_heads):
+            of = prompt_scores(weights, states, layer, head, None, None, relative=True)
+            scale = of.block.attention_scores.scale
+            q, k = _queries_and_keys(of, parts)
+            of.require_sum(weights, scale * q.sum(1) @ k.sum(1).T + of.position_bias, "parts")
+            sums = (
+                scale * torch.einsum("ipe,je->ijp", q[:n], k.sum(1)),
+                scale * torch.einsum("ie,jpe->ijp", q[:n].sum(1), k),
+                of.raw[:n, :, None],
+            )
+            yield PairParts(
+                head, of.sees[:n, :n], *(_above_mean(one, of.sees)[:, :n] for one in sums)
+            )
+
+    return tuple(parts), heads()
+
+
+def _above_mean(scores: Tensor, sees: Tensor) -> Tensor:
+    """Return `[query, key, ...]` less the mean over the keys that each query sees."""
+    seen = sees[: len(scores), :, None].float()
+    return scores - (scores * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True)
+
+
+def _queries_and_keys(
+    of: PromptScores, parts: Parts
 ) -> tuple[Float[Tensor, "position parts d_head"], Float[Tensor, "position parts d_head"]]:
-    """Return the parts' queries and keys; one part takes the constants of the maps."""
-    block, scores = of.block, of.block.attention_scores
+    """Return the parts' queries and keys; the biases take the constants of the maps."""
+    block, scores, at = of.block, of.block.attention_scores, list(parts).index(BIASES)
+    kv, stacked = block.kv_head[of.head], block.norm.linear_at(of.x)(torch.stack([*parts.values()]))
+    q = torch.einsum("pid,de->ipe", stacked, block.W_Q[of.head])
+    k = torch.einsum("pid,de->ipe", stacked, block.W_K[kv])
     q[:, at] += block.a_Q[of.head]
-    k[:, at] += block.a_K[block.kv_head[of.head]]
+    k[:, at] += block.a_K[kv]
     q, k = linear_images(of, q, k)
     if any(norm is not None and norm.bias.any() for norm in (scores.q_norm, scores.k_norm)):
         q[:, at] += of.q - q.sum(1)  # the query-key norms' own biases

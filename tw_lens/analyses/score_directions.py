@@ -191,8 +191,8 @@ def score_directions(
 
     Example:
         >>> result = score_directions(weights, states, layer=1, head=2)
-        >>> round(float(result.score[-1]) + result.constant - result.total, 4)
-        0.0
+        >>> abs(float(result.score[-1]) + result.constant - result.total) < 1e-4
+        True
 
     Source: Merullo et al. 2024 (arXiv 2406.09519), scores along singular vectors; here exact on
     the running model's scores, beside rotated bases.

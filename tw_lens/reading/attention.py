@@ -51,6 +51,12 @@ def read_block(
     require_plain_maps(layer.attention, layer.model, layer.attention_name)
     matrices = read_latent(layer) if is_latent(layer) else read_matrices(layer)
     _require_supported(layer)
+    if len(matrices.W_Q) != len(matrices.W_O):  # Qwen3-Next's gated queries in 3.9
+        raise layer.unsupported(
+            f"has a W_Q of {len(matrices.W_Q)} heads and a W_O of {len(matrices.W_O)}: this "
+            "TransformerLens does not separate the query projection from its gate",
+            "A newer TransformerLens does.",
+        )
     n_heads, _, d_head = matrices.W_Q.shape
     n_kv_heads, _, d_value = matrices.W_V.shape
     return Block(

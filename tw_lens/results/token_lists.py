@@ -86,6 +86,24 @@ class TokenLists:
                 **extra,
             }
 
+    def above_chance(self, indices: Sequence[int]) -> bool | None:
+        """Return whether more of some lists exceed the covariance null than 1 in 20 explains.
+
+        One-sided binomial test at the 5 % level; None where no list has a null.
+        """
+        if self.null is None:
+            return None
+        p = self.null.p[list(indices), 1]
+        p = p[p.isfinite()]
+        n, found = len(p), int((p <= SIGNIFICANCE).sum())
+        if not n:
+            return None
+        tail = sum(
+            math.comb(n, i) * SIGNIFICANCE**i * (1 - SIGNIFICANCE) ** (n - i)
+            for i in range(found, n + 1)
+        )
+        return tail <= SIGNIFICANCE
+
     def null_columns(self, index: int) -> dict[str, Any]:
         """Return coherence and exceeds_null of one list; NaN and "" without a null."""
         if self.null is None:

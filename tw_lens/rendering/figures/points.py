@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tw_lens.analyses import HeadPositionScores, SpanShares
-from tw_lens.rendering.figures.style import LIGHT_RED_TO_BLUE, apply_layout, to_lists
+from tw_lens.rendering.figures.style import COLORS, LIGHT_RED_TO_BLUE, apply_layout, to_lists
 from tw_lens.results import figure
 from tw_lens.results.arguments import CIRCUITS
 
@@ -22,7 +22,7 @@ SIDE_NAMES = (("queries", "keys"), ("read", "written"))
 
 @figure.register(HeadPositionScores)
 def draw_head_position_scores(result: HeadPositionScores) -> go.Figure:
-    """Draw a panel per head: query positions downwards, key positions to the right."""
+    """Draw a map per head, queries downwards and keys to the right, and scores by distance."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -33,13 +33,12 @@ def draw_head_position_scores(result: HeadPositionScores) -> go.Figure:
         f"{name} ({100 * float(part):.0f} %)"
         for name, part in zip(result.components, share, strict=True)
     ]
+    blank = [None] * (rows * columns - n)
     fig = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=titles,
-        vertical_spacing=0.3 / rows,
-        shared_yaxes=True,
-    )
+        rows=rows + 1, cols=columns, vertical_spacing=0.3 / (rows + 1),
+        specs=[[{}] * columns] * rows + [[{"colspan": columns}] + [None] * (columns - 1)],
+        subplot_titles=[*titles, *blank, "by distance, above the mean of each query's keys"],
+    )  # fmt: skip
     scores = result.scores
     if result.causal:
         later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
@@ -52,22 +51,34 @@ def draw_head_position_scores(result: HeadPositionScores) -> go.Figure:
             hovertemplate="%{text} to %{customdata}: %{z}<extra></extra>", coloraxis="coloraxis",
         )  # fmt: skip
         fig.add_trace(heat, row=h // columns + 1, col=h % columns + 1)
+    by_distance = result.by_distance()
+    for h, component in enumerate(result.components):
+        line = go.Scatter(
+            y=to_lists(by_distance[h]), name=component, mode="lines",
+            line={"color": COLORS[h % len(COLORS)], "dash": ("solid", "dot", "dash")[h // 8 % 3]},
+            hovertemplate="distance %{x}: %{y}",
+        )  # fmt: skip
+        fig.add_trace(line, row=rows + 1, col=1)
     title = (
         f"Layer {result.layer}: scores of learned positions, query by key "
         "(share of queries with the previous key first)"
     )
-    apply_layout(fig, title, height=200 + 200 * rows)
+    apply_layout(fig, title, height=420 + 200 * rows)
     fig.update_layout(
         coloraxis={
             "colorscale": LIGHT_RED_TO_BLUE,
             "cmid": 0,
-            "colorbar": {"title": "score", "nticks": 5},
-        }
+            "colorbar": {"title": "score", "nticks": 5, "len": 0.5, "y": 0.75},
+        },
+        legend={"y": 0, "yanchor": "bottom"},
     )
-    fig.update_xaxes(constrain="domain", showgrid=False, zeroline=False)
-    return fig.update_yaxes(
-        autorange="reversed", constrain="domain", showgrid=False, zeroline=False
-    )
+    maps = {"constrain": "domain", "showgrid": False, "zeroline": False}
+    for h in range(n):
+        place = {"row": h // columns + 1, "col": h % columns + 1}
+        fig.update_xaxes(maps, **place)
+        fig.update_yaxes(maps | {"autorange": "reversed"}, **place)
+    fig.update_xaxes(title="distance from query back to key", row=rows + 1, col=1)
+    return fig.update_yaxes(title="score", row=rows + 1, col=1)
 
 
 @figure.register(SpanShares)

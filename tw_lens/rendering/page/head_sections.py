@@ -1,4 +1,4 @@
-"""Sections of the page on the vocabulary and on attention heads."""
+"""Sections of the page on attention heads."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from tw_lens.analyses import (
     HeadSpectrum,
     attention_pattern,
     bias_directions,
-    embedding_distances,
     head_atlas,
     head_ellipsoid,
     head_probe,
     head_spectrum,
-    token_norms,
 )
 from tw_lens.analyses.degenerate_subspaces import DegenerateSubspaces, find_degenerate_subspaces
-from tw_lens.canonical import LayerVocabulary, States, Weights
+from tw_lens.canonical import LayerVocabulary, States, Weights, position_points
 from tw_lens.rendering.figures.null_markers import LEGEND, null_marker, significance_sentence
 from tw_lens.rendering.page.kinds_section import add_kinds
 from tw_lens.rendering.page.lazy_figures import lazy_figure, lazy_widget
 from tw_lens.rendering.page.panels import HeadTokens, Panel, Section, Table, refusal_panel
+from tw_lens.rendering.page.score_panel import score_panel
 from tw_lens.rendering.widgets.circuitsvis import attention_widget
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
 from tw_lens.studies import HeadKinds
@@ -43,50 +42,6 @@ R_LEGEND = (
 )
 ATLAS_COLUMNS = ("head", "circuit", "share (%)", "singular value", "query / read tokens",
                  "coherence", "key / written tokens", "coherence", "r")  # fmt: skip
-
-
-def tokens_section(weights: Weights) -> Section:
-    """Return the section on embeddings on the sphere and token norms."""
-    distances = embedding_distances(weights)
-    norms = token_norms(weights)
-    panels = [
-        Panel(
-            "Distance between embeddings and their normalised form",
-            "Normalisation projects every embedding onto one sphere of radius √d. The bars compare "
-            "the normalised embeddings with the embeddings themselves, centred, scaled, and both: "
-            "a short bar means that this simpler change comes close to the normalisation.",
-            lazy_figure(distances),
-            caveats=distances.caveats,
-        ),
-        Panel(
-            "Token norms under the final norm",
-            "The largest logit that any state on the sphere can give each token, under the final "
-            "norm's gain and bias. Top tokens can receive the largest logits, bottom tokens the "
-            "smallest.",
-            lazy_figure(norms),
-            caveats=norms.caveats,
-        ),
-    ]
-    if not weights.processed:
-        panels += _published_norm_panels(weights)
-    return Section("tokens", "Tokens on the sphere", tuple(panels))
-
-
-def _published_norm_panels(weights: Weights) -> list[Panel]:
-    panels = []
-    for scale, bias in ((False, False), (True, False), (False, True), (True, True)):
-        if bias and not weights.readout.norm.bias.any():
-            continue  # a norm without a bias gives the same numbers again
-        norms = token_norms(weights, scale=scale, bias=bias, convention="published")
-        panels.append(
-            Panel(
-                f"Token norms, published convention: {norms.scheme.replace('_', ' ')}",
-                "The length of each embedding, with the final norm's gain or bias as named. "
-                "Numbers in brackets are token ids.",
-                lazy_figure(norms),
-            )
-        )
-    return panels
 
 
 def atlas_section(
@@ -154,11 +109,15 @@ def layer_section(
         )
         for circuit, score in SPECTRA
     )
+    positions = None
+    if weights.positions is not None:
+        points = position_points(weights)
+        positions = head_spectrum(weights, layer=layer, circuit="QK", n=20, points=points)
     pattern = attention_pattern(weights, states, layer=layer)
     panels = (
         *_probe_panels(weights, layer, words, vocabulary),
-        add_kinds(_spectrum_panel(weights, qk), kinds, layer),
-        add_kinds(_spectrum_panel(weights, ov, ov_dot), kinds, layer),
+        add_kinds(_spectrum_panel(weights, qk, {"at learned positions": positions}), kinds, layer),
+        add_kinds(_spectrum_panel(weights, ov, {"by dot products (logits)": ov_dot}), kinds, layer),
         *_ellipsoid_panels(weights, qk, words, vocabulary),
         _bias_panel(weights, layer, vocabulary),
         Panel(
@@ -167,6 +126,7 @@ def layer_section(
             "columns key positions. Choose a head, and hover over its tokens.",
             lazy_widget(attention_widget(pattern), f"attention pattern of layer {layer}, by head"),
         ),
+        score_panel(weights, states, pattern),
     )
     return Section(f"layer-{layer}", f"Layer {layer}: attention heads", panels, folded)
 
@@ -199,9 +159,9 @@ def _probe_panels(
 
 
 def _spectrum_panel(
-    weights: Weights, spectrum: HeadSpectrum, by_dot: HeadSpectrum | None = None
+    weights: Weights, spectrum: HeadSpectrum, more: dict[str, HeadSpectrum | None]
 ) -> Panel:
-    """Return the panel of a spectrum; `by_dot` has the same directions, scored by dot products."""
+    """Return the panel of a spectrum; `more` are the same directions read otherwise, by name."""
     circuit, heads = spectrum.circuit, list(spectrum.heads)
     block = weights.block(spectrum.layer)
     subspaces = find_degenerate_subspaces(block, heads, circuit, n=N_DIRECTIONS)
@@ -209,12 +169,17 @@ def _spectrum_panel(
         "QK": "Left tokens are queries, right tokens are keys.",
         "OV": "Left tokens are read, right tokens are written. " + STANDARDISED,
     }[circuit]
-    heads_tokens = [_head_tokens(spectrum, h, subspaces) for h in range(len(heads))]
-    if by_dot is not None:
-        others = (_head_tokens(by_dot, h, subspaces) for h in range(len(heads)))
-        heads_tokens = [
-            replace(one, by_dot=other) for one, other in zip(heads_tokens, others, strict=True)
-        ]
+    heads_tokens = [
+        replace(
+            _head_tokens(spectrum, h, subspaces),
+            more=tuple(
+                (name, _head_tokens(other, h, subspaces))
+                for name, other in more.items()
+                if other is not None
+            ),
+        )
+        for h in range(len(heads))
+    ]
     return Panel(
         f"Singular directions of W_{circuit}",
         "The singular value decomposition of each head's matrix: bars are singular values, the "
@@ -244,7 +209,13 @@ def _head_tokens(spectrum: HeadSpectrum, h: int, subspaces: DegenerateSubspaces)
     name = f"{component} {circuit}"
     sentence = spectrum.token_source.sentence([spectrum.layer], [circuit], spectrum.heads[h])
     note = f"{sentence[:1].upper()}{sentence[1:]}."
-    return HeadTokens(_anchor(component, circuit), name, sides, tuple(rows), tuple(markers), note)
+    lists = range(h * spectrum.n, (h + 1) * spectrum.n)
+    found = [side.above_chance(lists) for side in (spectrum.left, spectrum.right)]
+    known = [one for one in found if one is not None]
+    return HeadTokens(
+        _anchor(component, circuit), name, sides, tuple(rows), tuple(markers), note,
+        above_chance=any(known) if known else None,
+    )  # fmt: skip
 
 
 def _anchor(component: str, circuit: str) -> str:

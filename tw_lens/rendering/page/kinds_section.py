@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tw_lens.rendering.page.lazy_figures import lazy_figure
-from tw_lens.rendering.page.panels import Panel, Section, Table
+from tw_lens.rendering.page.panels import HeadTokens, Panel, Section, Table
 from tw_lens.studies import HEAD_KINDS, HeadKinds
 
 COLUMNS = ("head", "kind", "from weights", "p", "in use")
+POSITIONAL = HEAD_KINDS[0], HEAD_KINDS[3]  # previous token, attention sink
 AGREEMENT = ("kind", "heads, from weights", "heads, in use", "rank correlation", "AUC")
 
 
@@ -58,10 +59,23 @@ def add_kinds(panel: Panel, kinds: HeadKinds, layer: int) -> Panel:
     heads = []
     for h, tokens in enumerate(panel.heads):
         sentence = kinds_sentence(kinds, layer, h)
-        other = tokens.by_dot
-        other = None if other is None else replace(other, note=sentence + other.note)
-        heads.append(replace(tokens, note=sentence + tokens.note, by_dot=other))
+        sentence += _unread_sentence(tokens, kinds, layer, h)
+        heads.append(replace(tokens, note=sentence + tokens.note))
     return replace(panel, heads=tuple(heads))
+
+
+def _unread_sentence(tokens: HeadTokens, kinds: HeadKinds, layer: int, head: int) -> str:
+    """Return that nothing which is listed reads a head, where that is so; "" otherwise."""
+    readings = [tokens, *(other for _, other in tokens.more)]
+    column = kinds.heads.index((layer, head))
+    found = (kinds.claimed() | kinds.shown_in_use())[:, column]
+    by_position = any(found[HEAD_KINDS.index(kind)] for kind in POSITIONAL)
+    if by_position or any(one.above_chance is not False for one in readings):
+        return ""
+    return (
+        "No word and no position reads this: its lists exceed the covariance-matched null no more "
+        "often than by chance, and it is of no kind that attends by position. "
+    )
 
 
 def kinds_sentence(kinds: HeadKinds, layer: int, head: int) -> str:

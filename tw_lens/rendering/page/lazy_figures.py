@@ -33,6 +33,11 @@ def lazy_widget(widget: Widget, label: str) -> Markup:
     return _placeholder("circuitsvis", json_in_script(data), label, None)
 
 
+def lazy_scores(data: dict[str, Any], label: str) -> Markup:
+    """Return a map of attention whose cells show the parts of a score (see `scores.js`)."""
+    return _placeholder("scores", json_in_script(data), label, None)
+
+
 def shared_template() -> str:
     """Return the template of all figures as JSON, safe inside a script element."""
     import plotly.io as pio

@@ -49,8 +49,9 @@ class HeadTokens:
 
     A direction in a near-degenerate subspace names it: "3 in 3-5". `markers` hold the coherence of
     the left and the right list of every row. `note` says where tokens are read and how faithful
-    that is for this head. `by_dot` are the same directions with tokens by dot products, where
-    `rows` has standardised scores.
+    that is for this head. `more` are the same directions read otherwise, each with its name: by
+    dot products, where `rows` has standardised scores, and at learned positions. `above_chance`:
+    whether more lists exceed the covariance null than chance explains; None without a null.
     """
 
     anchor: str
@@ -59,7 +60,8 @@ class HeadTokens:
     rows: tuple[tuple[str, float, tuple[str, ...], tuple[str, ...]], ...]
     markers: tuple[tuple[NullMarker, NullMarker], ...]
     note: str
-    by_dot: HeadTokens | None = None
+    more: tuple[tuple[str, HeadTokens], ...] = ()
+    above_chance: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.files import require_writable, write_atomically
 from tw_lens.progress import Progress, steps
 from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
-from tw_lens.rendering.page.head_sections import atlas_section, layer_section, tokens_section
+from tw_lens.rendering.page.head_sections import atlas_section, layer_section
 from tw_lens.rendering.page.kinds_section import kinds_section
 from tw_lens.rendering.page.panels import Section, Table
+from tw_lens.rendering.page.tokens_section import tokens_section
 from tw_lens.rendering.page.trajectory_sections import prompts_section, trajectory_section
 from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
 from tw_lens.results.arguments import CIRCUITS

@@ -32,6 +32,8 @@ function render(place) {
     Plotly.newPlot(place, data.data, data.layout, { responsive: true, displaylogo: false }).then(() => {
       if (data.frames) Plotly.addFrames(place, data.frames);
     });
+  } else if (place.dataset.kind === "scores") {
+    renderScores(place, data);
   } else {
     runScript("circuitsvis-script");
     new MutationObserver(() => addAccessibility(place)).observe(place, { childList: true, subtree: true });

@@ -15,6 +15,7 @@ from tw_lens.canonical.layer_vocabulary import (
     apply_affine_map,
     load_vocabulary,
 )
+from tw_lens.canonical.mlp import MLP, PreActivations
 from tw_lens.canonical.points import (
     POINT_KINDS,
     PointKind,
@@ -40,6 +41,7 @@ from tw_lens.canonical.weights import Weights
 __all__ = [
     "POINT_KINDS",
     "ROWS_AT_ONCE",
+    "MLP",
     "SOURCES",
     "AblatedHead",
     "AttentionOutput",
@@ -53,6 +55,7 @@ __all__ = [
     "Norm",
     "PointKind",
     "Points",
+    "PreActivations",
     "RankOnePieces",
     "Readout",
     "Rotary",

@@ -83,6 +83,15 @@ class Norm:
         divisor = (self.project(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
         return lambda part: self.project(part) / divisor * self.gain
 
+    def adjoint_at(
+        self, x: Float[Tensor, "*batch d_model"]
+    ) -> Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]:
+        """Return the transpose of `linear_at(x)`: `<linear(part), u> = <part, adjoint(u)>`."""
+        if not self.normalises:
+            return lambda direction: direction
+        divisor = (self.project(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
+        return lambda direction: self.project(direction * self.gain / divisor)
+
     def fold(
         self, W: Float[Tensor, "heads d_model d_head"]
     ) -> Float[Tensor, "heads d_model d_head"]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tw_lens.arguments import checked
 from tw_lens.canonical.attention_heads import Block
 from tw_lens.canonical.embedding import Vocabulary
+from tw_lens.canonical.mlp import MLP
 from tw_lens.canonical.states import States
 from tw_lens.canonical.unembedding import Readout
 from tw_lens.errors import Caveat, UnsupportedModelError
@@ -45,7 +46,8 @@ class Weights:
         rounding: the largest relative step of the model's number formats (2^-7 in bfloat16).
 
     Blocks are read from the model on demand. A copy (`copy.deepcopy`, `pickle`, joblib) holds all
-    of them, float32, and needs no model: 4 bytes for every weight of the attention.
+    of them, float32, and needs no model: 4 bytes for every weight of the attention. It holds no
+    MLP.
     """
 
     model_name: str
@@ -65,6 +67,7 @@ class Weights:
     read_fingerprint: Callable[[], str] = field(default=lambda: "", repr=False)
     rounding: float = float(torch.finfo(torch.float32).eps)
     read_positions: Callable[[], Tensor | None] = field(default=lambda: None, repr=False)
+    read_mlp: Callable[[int], MLP] | None = field(default=None, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,6 +87,7 @@ class Weights:
         blocks = {layer: self.block(layer) for layer in self.attention_layers}
         held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         held["read_block"] = partial(getitem, blocks)
+        held["read_mlp"] = None
         held["read_fingerprint"] = partial(str, self.fingerprint)
         held["read_positions"] = partial(getitem, (self.positions,), 0)
         return held
@@ -130,6 +134,24 @@ class Weights:
                 f"The layers with attention are {', '.join(map(str, self.attention_layers))}.",
             )
         return self.read_block(layer)
+
+    @checked
+    def mlp(self, layer: int) -> MLP:
+        """The MLP of one layer, float32 on the CPU.
+
+        Raises:
+            IndexError: the layer does not exist.
+            UnsupportedModelError: the layer has no MLP of this form (e.g. a mixture of experts).
+            ValueError: the layer's weights contain NaN or infinity, or the weights hold no MLP: a
+                copy, or weights made by hand.
+        """
+        self.require_layer(layer)
+        if self.read_mlp is None:
+            raise ValueError(
+                f"these weights of {self.model_name} hold no MLP (a copy does not); read them from "
+                "the model: read_weights(model)."
+            )
+        return self.read_mlp(layer)
 
     @checked
     def require_layer(self, layer: int) -> None:

@@ -3,9 +3,10 @@
 1. Run the model once on a prompt and record its own hooks.
 2. For every layer, take the model's residual stream and recompute queries, keys, values, scores
    and the attention output from the canonical form alone.
-3. Rebuild the residual stream: canonical start, plus recomputed attention, plus the model's MLP.
-4. Read the model's final state with the canonical readout.
-5. Compare each with the model's own: largest absolute gap over the largest absolute value.
+3. From the model's stream before the MLP, recompute the neurons' inputs and what the MLP adds.
+4. Rebuild the residual stream: canonical start, plus recomputed attention, plus the model's MLP.
+5. Read the model's final state with the canonical readout.
+6. Compare each with the model's own: largest absolute gap over the largest absolute value.
 
 A model in half precision rounds at every step and the canonical form does not, so rounding errors
 accumulate: a residual stream that was once large keeps what was rounded off it, a softmax amplifies
@@ -29,6 +30,7 @@ from tw_lens.errors import Caveat
 from tw_lens.reading.embeddings import initial_residual
 from tw_lens.reading.forward import run
 from tw_lens.reading.layer import host_layer
+from tw_lens.reading.mlp_comparison import compare_mlp, mlp_hooks, readable_mlp, unread_mlps
 from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.precision import default_tolerance, is_half_precision
 from tw_lens.reading.prompts import Prompt, tokenize_prompt
@@ -102,9 +104,10 @@ def check(model: Any, prompt: Prompt, *, tolerance: float | None = None) -> Cert
     """Certify that the canonical form computes what the model computes.
 
     Recomputes q, k, v, attn_scores (with the model's rotation, before the mask; the pattern where
-    TransformerLens' score hook holds only that: GPT-Neo, OPT), attn_out, resid (the residual
-    stream rebuilt from the canonical start, the recomputed attention and the model's MLP) and
-    logits, and compares each with the model's own hooks.
+    TransformerLens' score hook holds only that: GPT-Neo, OPT), attn_out, mlp_pre (the neurons'
+    inputs, gates included), mlp_out (rebuilt from the neurons), resid (the residual stream rebuilt
+    from the canonical start, the recomputed attention and the model's MLP) and logits, and compares
+    each with the model's own hooks.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run once and not changed.
@@ -135,12 +138,15 @@ def certify(
     tokens = tokenize_prompt(model, prompt)
     residuals = residual_hooks(model)
     also = [f"blocks.{n}.attn.{hook}" for n in weights.attention_layers for hook in HOOKS]
-    logits, values = run(model, tokens, residuals, also=also + write_hooks(weights.n_layers))
+    also += write_hooks(weights.n_layers) + mlp_hooks(weights.n_layers)
+    logits, values = run(model, tokens, residuals, also=also)
     comparisons: list[Comparison] = []
+    unread: list[int] = []
     in_half = is_half_precision(model)
     stream = initial_residual(model, weights.vocabulary, tokens)
     for index in range(weights.n_layers):
         before, after = (values[name] for name in residuals[index : index + 2])
+        model_attn_out = None
         if index in weights.attention_layers:
             layer, block = host_layer(model, index), weights.block(index)
             theirs = {hook: values.get(f"{layer.attention_name}.{hook}") for hook in HOOKS}
@@ -151,6 +157,12 @@ def certify(
             stream = block.resid_post(stream, attn_out, mlp_out)
         else:
             stream = stream + (after - before)
+        mlp = readable_mlp(weights, index)
+        if mlp is None:
+            unread.append(index)
+        else:
+            found = compare_mlp(mlp, values, before, model_attn_out, in_half=in_half)
+            comparisons += [_compare(index, *quantity) for quantity in found]
         comparisons.append(_compare(index, "resid", stream, after))
         if in_half:
             stream = after
@@ -162,7 +174,7 @@ def certify(
         tokens=tuple(tokens.tolist()),
         tolerance=default_tolerance(model) if tolerance is None else tolerance,
         comparisons=tuple(comparisons),
-        caveats=weights.caveats,
+        caveats=weights.caveats + unread_mlps(unread),
     )
 
 

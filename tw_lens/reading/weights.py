@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from tw_lens.arguments import checked
-from tw_lens.canonical import Block, Norm, Readout, Vocabulary, Weights
+from tw_lens.canonical import MLP, Block, Norm, Readout, Vocabulary, Weights
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
 from tw_lens.reading.embeddings import read_positions, read_readout, read_vocabulary
 from tw_lens.reading.forward import run
-from tw_lens.reading.layer import HostLayer, host_layers
+from tw_lens.reading.layer import HostLayer, host_layer, host_layers
+from tw_lens.reading.mlp import read_mlp
 from tw_lens.reading.model_access import (
     architecture_of,
     name_of,
@@ -98,6 +99,7 @@ def read_weights(model: Any) -> Weights:
         rounding=coarsest_step(model),
         read_positions=partial(read_positions, model, vocabulary),
         read_block=read,
+        read_mlp=_mlp_reader(model, norms, centred_stream),
         read_fingerprint=lambda: fingerprint(model),
     )
 
@@ -118,6 +120,25 @@ def _block_reader(layers: list[HostLayer], norms: dict[int, Norm], centred_strea
                 norms[index],
                 centred_stream=centred_stream,
                 stream_norms=_stream_norms(layer),
+            )
+
+    return read
+
+
+def _mlp_reader(model: Any, norms: dict[int, Norm], centred_stream: bool) -> Any:
+    """Return a function from a layer's number to its MLP; the last MLP is cached."""
+    nothing = Norm.none(int(model.cfg.d_model))
+
+    @lru_cache(maxsize=1)
+    def read(index: int) -> MLP:
+        layer = host_layer(model, index)
+        with without_point_hooks(model), materialised(layer.block):
+            norms_of_stream = _stream_norms(layer)
+            return read_mlp(
+                layer,
+                norms.get(index, nothing),
+                None if norms_of_stream is None else norms_of_stream[0],
+                centred_stream=centred_stream,
             )
 
     return read

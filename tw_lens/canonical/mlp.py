@@ -1,0 +1,146 @@
+"""One block's MLP in folded form: what every neuron reads from the sphere, and what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tw_lens.canonical.sphere_projection import HeadNorm, Norm
+from tw_lens.torch_settings import default_settings
+
+
+class PreActivations(NamedTuple):
+    """The neurons' inputs: `gate` inside the activation of a gated MLP (None elsewhere)."""
+
+    gate: Float[Tensor, "position d_mlp"] | None
+    linear: Float[Tensor, "position d_mlp"]
+
+
+@dataclass(frozen=True, eq=False)
+class MLP:
+    """The MLP of one layer: `m = f(N(x) A_in + a_in) W_out + b_out`, raw and folded.
+
+    Gated: `f(N(x) A_gate + a_gate) * (N(x) A_in + a_in)`. Raw as in the model, with TransformerLens'
+    names: `W_in [d_model, d_mlp]`, `W_gate` (None without a gate), `W_out [d_mlp, d_model]`, biases
+    as zeros where there are none. Folded: `A_in = P diag(gain) W_in`, `a_in = bias W_in + b_in`, the
+    same for the gate. A neuron of a gated MLP does not change if the signs of its `A_in` and
+    `W_out` change together.
+
+    `parallel`: the MLP reads the block's input, not the stream after attention. `stream_norm`: the
+    norm of the stream after attention in a post-norm model (BERT), None elsewhere. `inner_norm`
+    normalises the activations (BitNet), `post_norm` what the MLP adds (Gemma 2), None elsewhere;
+    `gate_multiplier` is a factor on the gate's input, `multiplier` on the output.
+    """
+
+    layer: int
+    norm: Norm
+    W_in: Float[Tensor, "d_model d_mlp"]
+    W_out: Float[Tensor, "d_mlp d_model"]
+    b_in: Float[Tensor, " d_mlp"]
+    b_out: Float[Tensor, " d_model"]
+    activation: Callable[[Tensor], Tensor]
+    W_gate: Float[Tensor, "d_model d_mlp"] | None = None
+    b_gate: Float[Tensor, " d_mlp"] | None = None
+    parallel: bool = False
+    stream_norm: Norm | None = None
+    inner_norm: HeadNorm | None = None
+    post_norm: Norm | None = None
+    gate_multiplier: float = 1.0
+    multiplier: float = 1.0
+    centred_stream: bool = False
+
+    @property
+    def d_mlp(self) -> int:
+        """Number of neurons."""
+        return len(self.W_out)
+
+    @cached_property
+    def A_in(self) -> Float[Tensor, "d_model d_mlp"]:
+        """`P diag(gain) W_in`: what each neuron reads from the sphere (beside its gate)."""
+        return self.norm.fold(self.W_in[None])[0]
+
+    @cached_property
+    def A_gate(self) -> Float[Tensor, "d_model d_mlp"] | None:
+        """`P diag(gain) W_gate`: what the gate of each neuron reads; None without gates."""
+        return None if self.W_gate is None else self.norm.fold(self.W_gate[None])[0]
+
+    @cached_property
+    def A_out(self) -> Float[Tensor, "d_mlp d_model"]:
+        """`m W_out diag(post gain)` off the direction that every norm removes, as `A_O`."""
+        written = self.W_out
+        if self.inner_norm is not None:
+            written = written * self.inner_norm.gains(1, self.d_mlp)[0][:, None]
+        if self.post_norm is not None:
+            written = self.post_norm.project(written) * self.post_norm.gain
+        written = written * self.multiplier
+        return written - written.mean(-1, keepdim=True) if self.centred_stream else written
+
+    @cached_property
+    @default_settings()
+    def a_in(self) -> Float[Tensor, " d_mlp"]:
+        """`bias W_in + b_in`: the constant part of every neuron's input."""
+        return self.norm.bias @ self.W_in + self.b_in
+
+    @cached_property
+    @default_settings()
+    def a_gate(self) -> Float[Tensor, " d_mlp"] | None:
+        """`bias W_gate + b_gate`: the constant part of every gate; None without gates."""
+        if self.W_gate is None or self.b_gate is None:
+            return None
+        return self.norm.bias @ self.W_gate + self.b_gate
+
+    def resid_mid(
+        self, x: Float[Tensor, "position d_model"], attn_out: Float[Tensor, "position d_model"]
+    ) -> Float[Tensor, "position d_model"]:
+        """Return the stream that the MLP reads, from the block's input and what attention adds."""
+        if self.parallel:
+            return x
+        return x + attn_out if self.stream_norm is None else self.stream_norm(x + attn_out)
+
+    def pre_activations(self, mid: Float[Tensor, "position d_model"]) -> PreActivations:
+        """Return the neurons' inputs for a residual stream."""
+        return self.pre_activations_of_points(self.norm.sphere(mid))
+
+    def pre_activations_of_points(self, y: Float[Tensor, "points d_model"]) -> PreActivations:
+        """Return the neurons' inputs for points of the sphere."""
+        linear = y @ self.A_in + self.a_in
+        if self.A_gate is None or self.a_gate is None:
+            return PreActivations(None, linear)
+        return PreActivations(y @ self.A_gate + self.a_gate, linear)
+
+    def activations(self, pre: PreActivations) -> Float[Tensor, "position d_mlp"]:
+        """Return the neurons' activations, as `W_out` reads them (after any norm of them)."""
+        if pre.gate is None:
+            post = self.activation(pre.linear)
+        else:
+            post = self.activation(pre.gate * self.gate_multiplier) * pre.linear
+        return post if self.inner_norm is None else self.inner_norm(post[..., None, :])[..., 0, :]
+
+    def mlp_out(
+        self, activations: Float[Tensor, "position d_mlp"]
+    ) -> Float[Tensor, "position d_model"]:
+        """Return what the MLP adds to the stream for its neurons' activations."""
+        out = activations @ self.W_out + self.b_out
+        return self.multiplier * (out if self.post_norm is None else self.post_norm(out))
+
+    def along(
+        self,
+        activations: Float[Tensor, "position d_mlp"],
+        directions: Float[Tensor, "position d_model"],
+    ) -> tuple[Float[Tensor, "position d_mlp"], Float[Tensor, " position"]]:
+        """Return every neuron's part of `mlp_out . direction` at each position, and the biases'.
+
+        A norm of the output divides each part by the divisor of the whole.
+        """
+        read = self.multiplier * directions
+        constant = torch.zeros(len(directions))
+        if self.post_norm is not None:
+            constant = read @ self.post_norm.bias
+            read = self.post_norm.adjoint_at(activations @ self.W_out + self.b_out)(read)
+        return activations * (read @ self.W_out.mT), read @ self.b_out + constant

@@ -1,0 +1,134 @@
+"""The MLP of one layer, from a TransformerLens component to its canonical form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tw_lens.canonical import MLP, Norm
+from tw_lens.reading.layer import HostLayer
+from tw_lens.reading.linear_maps import require_plain_maps
+from tw_lens.reading.model_access import (
+    hf_config_value,
+    number,
+    optional,
+    original_module,
+    resolved_module,
+    to_float32_cpu,
+)
+from tw_lens.reading.model_exceptions import normalises_output, normalises_stream
+from tw_lens.reading.norms import read_head_norm, read_norm
+
+ACTIVATIONS = ("act_fn", "activation_fn", "act", "gelu_impl", "intermediate_act_fn")
+REMEDY = "Analyses of its attention still work."
+
+
+def read_mlp(
+    layer: HostLayer, attention_norm: Norm, stream_norm: Norm | None, *, centred_stream: bool
+) -> MLP:
+    """Read the MLP of one layer, float32 on the CPU.
+
+    Raises:
+        UnsupportedModelError: the layer has no MLP, or one of another form.
+        ValueError: weights without data, quantised, or with NaN.
+    """
+    mlp, where = optional(layer.block, "mlp"), f"{layer.name}.mlp"
+    if mlp is None or (mlp is not original_module(mlp) and resolved_module(mlp) is None):
+        raise layer.unsupported("has no MLP that TransformerLens shows", REMEDY)
+    original = resolved_module(mlp)
+    if optional(original, "experts", "input_linear") is not None:
+        raise layer.unsupported("has a mixture of experts in place of one MLP", REMEDY)
+    require_plain_maps(mlp, layer.model, where)
+    d_model = int(layer.model.cfg.d_model)
+    W_in, W_gate, W_out = (_weight(mlp, name, where) for name in ("W_in", "W_gate", "W_out"))
+    if W_in is None or W_out is None or W_out.ndim != 2 or len(W_in) != d_model:
+        raise layer.unsupported("has an MLP without a W_in and a W_out", REMEDY)
+    d_mlp = len(W_out)
+    b_in, b_gate = _weight(mlp, "b_in", where), _weight(mlp, "b_gate", where)
+    if W_gate is None and W_in.shape[1] == 2 * d_mlp:  # one projection for both (ModernBERT)
+        W_gate, W_in = W_in.split(d_mlp, dim=1)
+        b_gate, b_in = (None, None) if b_in is None else b_in.split(d_mlp)
+    if W_in.shape != (d_model, d_mlp):
+        raise layer.unsupported("has an MLP whose W_in and W_out do not fit each other", REMEDY)
+    b_out = _weight(mlp, "b_out", where)
+    norm, parallel = _norm(layer, attention_norm)
+    return MLP(
+        layer=layer.index,
+        norm=norm,
+        W_in=W_in,
+        W_out=W_out,
+        b_in=torch.zeros(d_mlp) if b_in is None else b_in,
+        b_out=torch.zeros(d_model) if b_out is None else b_out,
+        activation=_activation(layer, mlp),
+        W_gate=W_gate,
+        b_gate=None if W_gate is None else torch.zeros(d_mlp) if b_gate is None else b_gate,
+        parallel=parallel,
+        stream_norm=stream_norm,
+        inner_norm=read_head_norm(
+            optional(original, "ffn_sub_norm"), layer.model, f"{where}.ffn_sub_norm",
+            heads=1, d_head=d_mlp,
+        ),
+        post_norm=_post_norm(layer),
+        gate_multiplier=number(original, "gate_multiplier", 1.0),  # Falcon-H1
+        multiplier=number(original, "down_multiplier", 1.0)
+        * number(layer.block, "residual_contribution_scale", 1.0),
+        centred_stream=centred_stream,
+    )  # fmt: skip
+
+
+def _weight(mlp: Any, name: str, where: str) -> Tensor | None:
+    """Return a weight or bias of the component by TransformerLens' name; None without it."""
+    try:
+        value = getattr(mlp, name, None)
+    except (AttributeError, NotImplementedError, ValueError):  # the bridge has no such part
+        return None
+    return to_float32_cpu(value, f"{where}.{name}") if isinstance(value, Tensor) else None
+
+
+def _norm(layer: HostLayer, attention_norm: Norm) -> tuple[Norm, bool]:
+    """Return the norm before the MLP, and whether it reads the block's input."""
+    block, model = layer.block, layer.model
+    parallel = bool(optional(model.cfg, "parallel_attn_mlp"))
+    none = Norm.none(int(model.cfg.d_model))
+    if normalises_stream(model) or normalises_output(model):
+        return none, parallel
+    ln2 = optional(block, "ln2")
+    if ln2 is not None and resolved_module(ln2) is not None:
+        return read_norm(ln2, model, f"{layer.name}.ln2"), parallel
+    return (attention_norm if parallel else none), parallel
+
+
+def _post_norm(layer: HostLayer) -> Norm | None:
+    """Return the norm of what the MLP adds; None without one."""
+    name = "ln2" if normalises_output(layer.model) else "ln2_post"
+    module = optional(layer.block, name)
+    if module is None or resolved_module(module) is None:
+        return None
+    return read_norm(module, layer.model, f"{layer.name}.{name}")
+
+
+def _activation(layer: HostLayer, mlp: Any) -> Callable[[Tensor], Tensor]:
+    """Return the activation function as the model calls it, for float32 tensors on the CPU."""
+    original = resolved_module(mlp)
+    for owner in (original, optional(original, "intermediate"), mlp):
+        function = optional(owner, *ACTIVATIONS) if owner is not None else None
+        if callable(function):
+            return _on_cpu(function)
+    from transformers.activations import ACT2FN
+
+    name = hf_config_value(layer.model, "hidden_act", "activation_function")
+    name = name or optional(layer.model.cfg, "act_fn")
+    if name not in ACT2FN:
+        raise layer.unsupported(f"has an activation function {name!r} that is not found", REMEDY)
+    return ACT2FN[name]
+
+
+def _on_cpu(function: Any) -> Callable[[Tensor], Tensor]:
+    """Return a function, its parameters copied to the CPU in float32 if it has any."""
+    if isinstance(function, torch.nn.Module) and any(True for _ in function.parameters()):
+        function = copy.deepcopy(function).float().cpu()
+    return function

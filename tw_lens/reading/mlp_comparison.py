@@ -1,0 +1,96 @@
+"""The MLP's quantities of one layer: the canonical form against the model's own hooks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tw_lens.canonical import MLP, PreActivations, Weights
+from tw_lens.errors import Caveat, UnsupportedModelError
+
+MLP_HOOKS = ("mlp.hook_pre", "mlp.hook_pre_linear", "hook_mlp_out", "ln2.hook_in", "hook_resid_mid")
+
+
+def mlp_hooks(n_layers: int) -> list[str]:
+    """Return the hooks of the MLPs' quantities; not every block has all of them."""
+    return [f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in MLP_HOOKS]
+
+
+def readable_mlp(weights: Weights, layer: int) -> MLP | None:
+    """Return the MLP of a layer; None where it is not of the canonical form."""
+    try:
+        return weights.mlp(layer)
+    except UnsupportedModelError:
+        return None
+
+
+def compare_mlp(
+    mlp: MLP,
+    values: dict[str, Tensor],
+    before: Tensor,
+    attn_out: Tensor | None,
+    *,
+    in_half: bool,
+) -> list[tuple[str, Tensor, Tensor]]:
+    """Return `mlp_pre` and `mlp_out` as (name, ours, the model's), where the model hooks them.
+
+    Args:
+        mlp: of the layer.
+        values: the values at the model's hooks.
+        before: the stream that enters the block.
+        attn_out: what attention adds; None where the layer has none.
+        in_half: whether the model is in half precision, where each quantity is computed from the
+            model's own previous one.
+    """
+    pre, linear, out, read, middle = (
+        values.get(f"blocks.{mlp.layer}.{hook}") for hook in MLP_HOOKS
+    )
+    mid = _mid(mlp, before, attn_out, read, middle)
+    if mid is None:
+        return []
+    ours, found = mlp.pre_activations(mid), []
+    theirs = _own_pre_activations(ours, pre, linear)
+    if theirs is not None:
+        found.append(("mlp_pre", _joined(ours), _joined(theirs)))
+    used = theirs if in_half and theirs is not None else ours
+    if out is not None:
+        found.append(("mlp_out", mlp.mlp_out(mlp.activations(used)), out))
+    return found
+
+
+def _mid(
+    mlp: MLP, before: Tensor, attn_out: Tensor | None, read: Tensor | None, middle: Tensor | None
+) -> Tensor | None:
+    """Return the stream that the MLP reads: the model's own where a hook shows it."""
+    if mlp.parallel:
+        return before
+    if mlp.norm.normalises and read is not None:
+        return read
+    if mlp.stream_norm is None and middle is not None and mlp.norm.normalises:
+        return middle
+    return None if attn_out is None else mlp.resid_mid(before, attn_out)
+
+
+def _own_pre_activations(
+    ours: PreActivations, pre: Tensor | None, linear: Tensor | None
+) -> PreActivations | None:
+    """Return the model's own inputs of the neurons, if its hooks show them all."""
+    if pre is None:
+        return None
+    if ours.gate is None:
+        return PreActivations(None, pre)
+    if pre.shape[-1] == 2 * ours.linear.shape[-1]:  # one projection for both
+        return PreActivations(*pre.chunk(2, dim=-1))
+    return None if linear is None else PreActivations(pre, linear)
+
+
+def _joined(pre: PreActivations) -> Tensor:
+    return pre.linear if pre.gate is None else torch.cat([pre.gate, pre.linear], dim=-1)
+
+
+def unread_mlps(layers: list[int]) -> tuple[Caveat, ...]:
+    """Return the caveat of layers whose MLPs are not of the canonical form."""
+    if not layers:
+        return ()
+    names = ", ".join(map(str, layers))
+    return (Caveat("MLPs", f"the MLPs of layers {names} are not read, and not certified."),)

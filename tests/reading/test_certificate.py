@@ -13,7 +13,7 @@ from tw_lens.canonical import Block, Weights
 from tw_lens.reading import certify
 
 PROMPT = list(range(3, 15))
-QUANTITIES = ["q", "k", "v", "attn_scores", "attn_out", "resid"]
+QUANTITIES = ["q", "k", "v", "attn_scores", "attn_out", "mlp_pre", "mlp_out", "resid"]
 
 
 @pytest.mark.parametrize("architecture", BRIDGES)
@@ -25,7 +25,7 @@ def test_passes(architecture: str, processed: bool):
     table = certificate.to_dataframe()
     assert list(table.columns) == ["layer", "quantity", "max_abs_error", "rel_error"]
     assert table.quantity.tolist() == QUANTITIES * 3 + ["logits"]
-    assert table.layer.tolist() == [0] * 6 + [1] * 6 + [2] * 6 + [3]
+    assert table.layer.tolist() == [0] * 8 + [1] * 8 + [2] * 8 + [3]
     assert table.rel_error.max() == certificate.max_rel_error > 0
 
 

@@ -24,6 +24,7 @@ from tw_lens.analyses.score_attribution import ScoreAttribution, score_attributi
 from tw_lens.analyses.score_directions import ScoreDirections, score_directions
 from tw_lens.analyses.source_attribution import SourceAttribution, source_attribution
 from tw_lens.analyses.span_shares import SpanShares, span_shares
+from tw_lens.analyses.step_neurons import StepNeurons
 from tw_lens.analyses.token_filter import TokenFilter, token_filter
 from tw_lens.analyses.token_norms import TokenNorms, token_norms
 from tw_lens.analyses.trajectory import Trajectory, trajectory
@@ -49,6 +50,7 @@ __all__ = [
     "ScoreDirections",
     "SourceAttribution",
     "SpanShares",
+    "StepNeurons",
     "TokenFilter",
     "TokenNorms",
     "Trajectory",

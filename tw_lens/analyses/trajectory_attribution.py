@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tw_lens.analyses.step_neurons import StepNeurons, step_neurons
 from tw_lens.analyses.step_parts import relative_error, step_parts, tolerance_of_sums
-from tw_lens.argument_kinds import require_index
+from tw_lens.argument_kinds import require_index, require_positive
 from tw_lens.arguments import checked
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
@@ -44,7 +45,8 @@ class TrajectoryAttribution(Result):
     `length` is the norm of what the final norm sees of a contribution (centred where it centres).
     `share` and `length` are NaN where a layer has no such component. `residual_error` is the
     largest relative error of the sum of the parts against the step, over all layers, beyond the
-    rounding of the residual stream.
+    rounding of the residual stream. `neurons` are the leading neurons of every step, a result of
+    their own; None where they were not asked for.
     """
 
     model_name: str
@@ -54,6 +56,7 @@ class TrajectoryAttribution(Result):
     share: Float[Tensor, "n_layers components position"]
     length: Float[Tensor, "n_layers components position"]
     residual_error: float
+    neurons: StepNeurons | None = None
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -128,7 +131,9 @@ class TrajectoryAttribution(Result):
 
 
 @checked
-def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttribution:
+def trajectory_attribution(
+    weights: Weights, states: States, *, neurons: int | None = None
+) -> TrajectoryAttribution:
     """Decompose every step into the contributions of each head and the MLP.
 
     `D_l = x_{l+1} - x_l = sum of parts p`; with `t` the part of `D_l` across `x_l` (both as the
@@ -143,9 +148,13 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
     Args:
         weights: from `read_weights`.
         states: from `read_states`, of the same model.
+        neurons: how many neurons of every step to name (`neurons` of the result); none by default.
+            The share of a neuron is that of `f_n W_out[n]`, behind the norms and multipliers that
+            the model applies to the sum.
 
     Raises:
         TypeError: an argument of another type.
+        UnsupportedModelError: neurons of a model without any MLP of the canonical form.
         ValueError: states of another model, or a layer whose parts do not sum to its step.
 
     Example:
@@ -157,6 +166,8 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
 
     Source: arXiv 2309.07315, section 4 (heads as updates); shares by definition.
     """
+    if neurons is not None:
+        require_positive("neurons", neurons)
     weights.require_states(states)
     parts_of_layer, errors, not_separated = [], [], []
     tolerance = tolerance_of_sums(weights)
@@ -193,6 +204,7 @@ def trajectory_attribution(weights: Weights, states: States) -> TrajectoryAttrib
         share=share,
         length=length,
         residual_error=max(errors),
+        neurons=None if neurons is None else step_neurons(weights, states, neurons),
         caveats=_caveats(weights, not_separated),
     )
 

@@ -39,9 +39,9 @@ from tw_lens.canonical.unembedding import Readout
 from tw_lens.canonical.weights import Weights
 
 __all__ = [
+    "MLP",
     "POINT_KINDS",
     "ROWS_AT_ONCE",
-    "MLP",
     "SOURCES",
     "AblatedHead",
     "AttentionOutput",

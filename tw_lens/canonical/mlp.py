@@ -26,16 +26,20 @@ class PreActivations(NamedTuple):
 class MLP:
     """The MLP of one layer: `m = f(N(x) A_in + a_in) W_out + b_out`, raw and folded.
 
-    Gated: `f(N(x) A_gate + a_gate) * (N(x) A_in + a_in)`. Raw as in the model, with TransformerLens'
-    names: `W_in [d_model, d_mlp]`, `W_gate` (None without a gate), `W_out [d_mlp, d_model]`, biases
-    as zeros where there are none. Folded: `A_in = P diag(gain) W_in`, `a_in = bias W_in + b_in`, the
-    same for the gate. A neuron of a gated MLP does not change if the signs of its `A_in` and
-    `W_out` change together.
+    Gated: `f(N(x) A_gate + a_gate) * (N(x) A_in + a_in)`. Raw with TransformerLens' names: `W_in
+    [d_model, d_mlp]`, `W_gate` (None without a gate), `W_out [d_mlp, d_model]`, biases as zeros
+    where there are none. Folded: `A_in = P diag(gain) W_in`, `a_in = bias W_in + b_in`, the same
+    for the gate. A neuron of a gated MLP does not change if the signs of its `A_in` and `W_out`
+    change together.
 
     `parallel`: the MLP reads the block's input, not the stream after attention. `stream_norm`: the
     norm of the stream after attention in a post-norm model (BERT), None elsewhere. `inner_norm`
     normalises the activations (BitNet), `post_norm` what the MLP adds (Gemma 2), None elsewhere;
     `gate_multiplier` is a factor on the gate's input, `multiplier` on the output.
+
+    A mixture of experts holds the neurons of all experts, one expert after the other, and of the
+    shared ones; `routing` gives the factor on every activation, 0 for experts that are not chosen,
+    and `experts` the name of each neuron's expert.
     """
 
     layer: int
@@ -54,6 +58,8 @@ class MLP:
     gate_multiplier: float = 1.0
     multiplier: float = 1.0
     centred_stream: bool = False
+    routing: Callable[[Tensor], Tensor] | None = None
+    experts: tuple[str, ...] | None = None
 
     @property
     def d_mlp(self) -> int:
@@ -103,10 +109,6 @@ class MLP:
             return x
         return x + attn_out if self.stream_norm is None else self.stream_norm(x + attn_out)
 
-    def pre_activations(self, mid: Float[Tensor, "position d_model"]) -> PreActivations:
-        """Return the neurons' inputs for a residual stream."""
-        return self.pre_activations_of_points(self.norm.sphere(mid))
-
     def pre_activations_of_points(self, y: Float[Tensor, "points d_model"]) -> PreActivations:
         """Return the neurons' inputs for points of the sphere."""
         linear = y @ self.A_in + self.a_in
@@ -114,12 +116,21 @@ class MLP:
             return PreActivations(None, linear)
         return PreActivations(y @ self.A_gate + self.a_gate, linear)
 
-    def activations(self, pre: PreActivations) -> Float[Tensor, "position d_mlp"]:
-        """Return the neurons' activations, as `W_out` reads them (after any norm of them)."""
+    def activations(
+        self, pre: PreActivations, y: Float[Tensor, "position d_model"]
+    ) -> Float[Tensor, "position d_mlp"]:
+        """Return the neurons' activations, as `W_out` reads them (after any norm and routing).
+
+        Args:
+            pre: the neurons' inputs.
+            y: the points of the sphere that they were computed for (which an expert is chosen by).
+        """
         if pre.gate is None:
             post = self.activation(pre.linear)
         else:
             post = self.activation(pre.gate * self.gate_multiplier) * pre.linear
+        if self.routing is not None:
+            post = post * self.routing(self.norm.affine(y))
         return post if self.inner_norm is None else self.inner_norm(post[..., None, :])[..., 0, :]
 
     def mlp_out(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical import MLP, Norm
+from tw_lens.reading.experts import read_experts
 from tw_lens.reading.layer import HostLayer
 from tw_lens.reading.linear_maps import require_plain_maps
 from tw_lens.reading.model_access import (
@@ -24,6 +26,7 @@ from tw_lens.reading.model_exceptions import normalises_output, normalises_strea
 from tw_lens.reading.norms import read_head_norm, read_norm
 
 ACTIVATIONS = ("act_fn", "activation_fn", "act", "gelu_impl", "intermediate_act_fn")
+MISFITS = (AttributeError, KeyError, IndexError, RuntimeError, StopIteration, TypeError)
 REMEDY = "Analyses of its attention still work."
 
 
@@ -40,9 +43,9 @@ def read_mlp(
     if mlp is None or (mlp is not original_module(mlp) and resolved_module(mlp) is None):
         raise layer.unsupported("has no MLP that TransformerLens shows", REMEDY)
     original = resolved_module(mlp)
-    if optional(original, "experts", "input_linear") is not None:
-        raise layer.unsupported("has a mixture of experts in place of one MLP", REMEDY)
     require_plain_maps(mlp, layer.model, where)
+    if optional(original, "experts", "input_linear") is not None:
+        return _mixture(layer, mlp, attention_norm, stream_norm, centred_stream=centred_stream)
     d_model = int(layer.model.cfg.d_model)
     W_in, W_gate, W_out = (_weight(mlp, name, where) for name in ("W_in", "W_gate", "W_out"))
     if W_in is None or W_out is None or W_out.ndim != 2 or len(W_in) != d_model:
@@ -80,19 +83,57 @@ def read_mlp(
     )  # fmt: skip
 
 
+def _mixture(
+    layer: HostLayer, mlp: Any, attention_norm: Norm, stream_norm: Norm | None, *,
+    centred_stream: bool,
+) -> MLP:  # fmt: skip
+    """Read a mixture of experts as one MLP with the neurons of all experts."""
+    original = resolved_module(mlp)
+    function = optional(resolved_module(optional(original, "experts")), *ACTIVATIONS)
+    activation = _on_cpu(function) if callable(function) else _activation(layer, mlp)
+    found = None
+    with contextlib.suppress(*MISFITS):
+        found = read_experts(original, activation, f"{layer.name}.mlp")
+    if found is None:
+        raise layer.unsupported("has a mixture of experts of an unknown layout", REMEDY)
+    norm, parallel = _norm(layer, attention_norm)
+    d_mlp, d_model = found.W_out.shape
+    return MLP(
+        layer=layer.index,
+        norm=norm,
+        W_in=found.W_in,
+        W_out=found.W_out,
+        b_in=torch.zeros(d_mlp),
+        b_out=torch.zeros(d_model),
+        activation=activation,
+        W_gate=found.W_gate,
+        b_gate=torch.zeros(d_mlp),
+        parallel=parallel,
+        stream_norm=stream_norm,
+        post_norm=_post_norm(layer),
+        multiplier=number(layer.block, "residual_contribution_scale", 1.0),
+        centred_stream=centred_stream,
+        routing=found.routing,
+        experts=found.names,
+    )
+
+
 def _weight(mlp: Any, name: str, where: str) -> Tensor | None:
     """Return a weight or bias of the component by TransformerLens' name; None without it."""
     try:
         value = getattr(mlp, name, None)
     except (AttributeError, NotImplementedError, ValueError):  # the bridge has no such part
         return None
+    if isinstance(value, Tensor) and value.is_meta and name.startswith("b_"):
+        # The name may still refer to what was there before offloaded weights were materialised.
+        value = optional(resolved_module(optional(mlp, name[2:])), "bias")
     return to_float32_cpu(value, f"{where}.{name}") if isinstance(value, Tensor) else None
 
 
 def _norm(layer: HostLayer, attention_norm: Norm) -> tuple[Norm, bool]:
     """Return the norm before the MLP, and whether it reads the block's input."""
     block, model = layer.block, layer.model
-    parallel = bool(optional(model.cfg, "parallel_attn_mlp"))
+    parallel = _is_parallel(layer)
     none = Norm.none(int(model.cfg.d_model))
     if normalises_stream(model) or normalises_output(model):
         return none, parallel
@@ -100,6 +141,13 @@ def _norm(layer: HostLayer, attention_norm: Norm) -> tuple[Norm, bool]:
     if ln2 is not None and resolved_module(ln2) is not None:
         return read_norm(ln2, model, f"{layer.name}.ln2"), parallel
     return (attention_norm if parallel else none), parallel
+
+
+def _is_parallel(layer: HostLayer) -> bool:
+    """Return whether the MLP reads the block's input: a bridge's block has no middle then."""
+    if layer.original_block is None:
+        return bool(optional(layer.model.cfg, "parallel_attn_mlp"))
+    return not hasattr(layer.block, "hook_resid_mid")
 
 
 def _post_norm(layer: HostLayer) -> Norm | None:

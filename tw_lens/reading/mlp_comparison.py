@@ -48,13 +48,14 @@ def compare_mlp(
     mid = _mid(mlp, before, attn_out, read, middle)
     if mid is None:
         return []
-    ours, found = mlp.pre_activations(mid), []
+    y, found = mlp.norm.sphere(mid), []
+    ours = mlp.pre_activations_of_points(y)
     theirs = _own_pre_activations(ours, pre, linear)
     if theirs is not None:
         found.append(("mlp_pre", _joined(ours), _joined(theirs)))
     used = theirs if in_half and theirs is not None else ours
     if out is not None:
-        found.append(("mlp_out", mlp.mlp_out(mlp.activations(used)), out))
+        found.append(("mlp_out", mlp.mlp_out(mlp.activations(used, y)), out))
     return found
 
 

@@ -12,6 +12,7 @@ from tw_lens.rendering.figures import (  # noqa: F401 - imported to register the
     score_attribution,
     score_directions,
     source_attribution,
+    step_neurons,
     studies,
     tokens,
     trajectory,

@@ -1,0 +1,199 @@
+"""Step neurons: the MLP's share of every step, neuron by neuron."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tw_lens.analyses.step_parts import relative_error, tolerance_of_sums
+from tw_lens.argument_kinds import require_index
+from tw_lens.arguments import checked
+from tw_lens.canonical import MLP, States, Weights
+from tw_lens.errors import Caveat, UnsupportedModelError
+from tw_lens.geometry import radial_and_tangential
+from tw_lens.results.base import Result, figure
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StepNeurons(Result):
+    """The neurons with the largest shares of every step, by absolute value.
+
+    `neuron`, `share` and `activation` hold the k leading neurons of every layer and position;
+    `rest` is the share of all others, `bias` that of the MLP's biases, and the three sum to the
+    MLP's share. NaN (and neuron -1) where a layer's MLP is not read. `error` is the largest
+    relative error of the sum of the neurons against what the MLP adds.
+    """
+
+    model_name: str
+    token_index: tuple[int, ...]
+    token_strings: tuple[str, ...]
+    neuron: Int[Tensor, "n_layers k position"]
+    share: Float[Tensor, "n_layers k position"]
+    activation: Float[Tensor, "n_layers k position"]
+    rest: Float[Tensor, "n_layers position"]
+    bias: Float[Tensor, "n_layers position"]
+    error: float
+    caveats: tuple[Caveat, ...] = ()
+
+    def headline(self) -> str:
+        """Return the neuron with the largest share of a step, position 0 left out."""
+        first = min(1, len(self.token_strings) - 1)
+        share = self.share[..., first:].abs().nan_to_num(-1.0)
+        layer, rank, at = (int(i) for i in torch.unravel_index(share.argmax(), share.shape))
+        position = at + first
+        return (
+            f"{self.model_name}: {self.neuron.shape[1]} neurons of each of {len(self.neuron)} "
+            f"layers; L{layer}N{int(self.neuron[layer, rank, position])} has the largest share of "
+            f"a step ({100 * float(self.share[layer, rank, position]):.0f} % at position "
+            f"{position}, {self.token_strings[position]!r}); neurons sum to the MLPs within "
+            f"{self.error:.0e}"
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row per layer, position and leading neuron, one for the rest, one for biases.
+
+        Columns: layer, position, token_index, token_string, component ("L5N123", "L5 rest",
+        "L5 bias"), neuron (missing for the last two), share, activation.
+        """
+        rows = []
+        for layer in range(len(self.neuron)):
+            if self.rest[layer].isnan().all():
+                continue
+            for position, token in enumerate(self.token_strings):
+                where = {
+                    "layer": layer,
+                    "position": position,
+                    "token_index": self.token_index[position],
+                    "token_string": token,
+                }
+                values = zip(
+                    self.neuron[layer, :, position].tolist(),
+                    self.share[layer, :, position].tolist(),
+                    self.activation[layer, :, position].tolist(),
+                    strict=True,
+                )
+                for neuron, share, activation in values:
+                    own = {"component": f"L{layer}N{neuron}", "neuron": neuron}
+                    rows.append(where | own | {"share": share, "activation": activation})
+                for name, values_of in (("rest", self.rest), ("bias", self.bias)):
+                    own = {"component": f"L{layer} {name}", "neuron": None}
+                    share = float(values_of[layer, position])
+                    rows.append(where | own | {"share": share, "activation": math.nan})
+        return pd.DataFrame(rows).astype({"neuron": "Int64"})
+
+    @checked
+    def plot(self, position: int | None = None) -> go.Figure:
+        """Return the leading neurons of one position at every layer.
+
+        Args:
+            position: the position; the last by default.
+
+        Raises:
+            IndexError: the position does not exist.
+            TypeError: position is not an int.
+        """
+        last = len(self.token_strings) - 1
+        at = last if position is None else require_index("position", position, last + 1)
+        return figure(self, at)
+
+
+def step_neurons(weights: Weights, states: States, k: int) -> StepNeurons:
+    """Return the k neurons with the largest shares of every step (see `trajectory_attribution`).
+
+    Raises:
+        UnsupportedModelError: no layer has an MLP of the canonical form, or neurons do not sum to
+            what an MLP adds.
+    """
+    n_layers, n = weights.n_layers, len(states)
+    leading = {
+        "neuron": torch.full((n_layers, k, n), -1),
+        "share": torch.full((n_layers, k, n), math.nan),
+        "activation": torch.full((n_layers, k, n), math.nan),
+    }
+    rest, bias = torch.full((2, n_layers, n), math.nan).unbind(0)
+    errors, refusals = [], {}
+    for layer in range(n_layers):
+        try:
+            mlp = weights.mlp(layer)
+        except UnsupportedModelError as refusal:
+            refusals[layer] = refusal
+            continue
+        share, constant, activation, error = _shares(weights, states, mlp)
+        errors.append(error)
+        found = min(k, mlp.d_mlp)
+        index = share.abs().topk(found, dim=-1).indices
+        top = share.gather(-1, index)
+        leading["neuron"][layer, :found] = index.T
+        leading["share"][layer, :found] = top.T
+        leading["activation"][layer, :found] = activation.gather(-1, index).T
+        rest[layer], bias[layer] = share.sum(-1) - top.sum(-1), constant
+    if not errors:
+        raise next(iter(refusals.values()))
+    return StepNeurons(
+        model_name=states.model_name,
+        token_index=tuple(states.tokens.tolist()),
+        token_strings=states.token_strings,
+        rest=rest,
+        bias=bias,
+        error=max(errors),
+        caveats=_caveats(refusals),
+        **leading,
+    )
+
+
+def _shares(
+    weights: Weights, states: States, mlp: MLP
+) -> tuple[
+    Float[Tensor, "position d_mlp"], Float[Tensor, " position"],
+    Float[Tensor, "position d_mlp"], float,
+]:  # fmt: skip
+    """Return every neuron's share of one layer's step, that of the biases, and activations."""
+    layer, x = mlp.layer, states.stream[mlp.layer]
+    y = mlp.norm.sphere(mlp.resid_mid(x, states.attn_out[layer]))
+    activation = mlp.activations(mlp.pre_activations_of_points(y), y)
+    whole = states.mlp_out[layer]
+    error = relative_error(mlp.mlp_out(activation) - whole, whole)
+    if not error < tolerance_of_sums(weights):
+        raise UnsupportedModelError(
+            weights.architecture,
+            f"the neurons of layer {layer} do not sum to what stands beside attention in its step "
+            f"(relative error {error:.0e})",
+            "trajectory_attribution without neurons= still works on it.",
+        )
+    norm = weights.readout.norm
+    step = norm.project(states.stream[layer + 1] - x)
+    _, across = radial_and_tangential(norm.project(x), step)
+    size = across.square().sum(-1, keepdim=True)
+    target = _before_stream(weights, states, layer)(norm.project(across))
+    parts, constant = mlp.along(activation, torch.where(size > 0, target / size, math.nan))
+    return parts, constant, activation, error
+
+
+def _before_stream(weights: Weights, states: States, layer: int) -> Callable[[Tensor], Tensor]:
+    """Return the transpose of what lies between the MLP and the stream."""
+    if layer not in weights.attention_layers:
+        return lambda direction: direction
+    block = weights.block(layer)
+    if block.stream_norms is None:
+        return lambda direction: block.stream_scale * direction
+    first, second = block.stream_norms
+    inner = first(states.stream[layer] + states.attn_out[layer])
+    return second.adjoint_at(inner + states.mlp_out[layer])
+
+
+def _caveats(refusals: dict[int, UnsupportedModelError]) -> tuple[Caveat, ...]:
+    if not refusals:
+        return ()
+    layers = ", ".join(map(str, refusals))
+    reason = next(iter(refusals.values())).part
+    return (Caveat("MLPs", f"the MLPs of layers {layers} are not split into neurons: {reason}."),)

@@ -19,6 +19,8 @@ from tw_lens.analyses.head_ellipsoid import HeadEllipsoid, head_ellipsoid
 from tw_lens.analyses.head_position_scores import HeadPositionScores, head_position_scores
 from tw_lens.analyses.head_probe import HeadProbe, head_probe
 from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum
+from tw_lens.analyses.neuron_probe import NeuronProbe, neuron_probe
+from tw_lens.analyses.neuron_table import NeuronTable, neuron_table
 from tw_lens.analyses.projection import Projection, fit_projection
 from tw_lens.analyses.score_attribution import ScoreAttribution, score_attribution
 from tw_lens.analyses.score_directions import ScoreDirections, score_directions
@@ -45,6 +47,8 @@ __all__ = [
     "HeadProbeByDistance",
     "HeadScoreByDistance",
     "HeadSpectrum",
+    "NeuronProbe",
+    "NeuronTable",
     "Projection",
     "ScoreAttribution",
     "ScoreDirections",
@@ -71,6 +75,8 @@ __all__ = [
     "head_score_by_distance",
     "head_spectrum",
     "head_svd",
+    "neuron_probe",
+    "neuron_table",
     "score_attribution",
     "score_directions",
     "source_attribution",

@@ -35,10 +35,10 @@ CIRCUIT_SIDES: tuple[CircuitSide, ...] = (
     ("OV", "right"),
 )
 OV_OUTPUT: CircuitSide = ("OV", "right")
-ReadoutKind = Literal["points", "points, signed", "readout, signed", "logits"]
+ReadoutKind = Literal["points", "points, signed", "readout, signed", "logits", "readout"]
 """Ways to read directions as tokens: against the points `N(W_E)`, as they are or with the sign
-chosen by the rule of right-hand sides; against the readout `A_U`, with that rule, or as a state of
-the sphere is read out, `y A_U + a_U`."""
+chosen by the rule of right-hand sides; against the readout `A_U`, with that rule or as they are, or
+as a state of the sphere is read out, `y A_U + a_U`."""
 READOUT_KINDS: tuple[ReadoutKind, ...] = get_args(ReadoutKind)
 _NULL_CACHE: WeakKeyDictionary[Weights, dict[tuple, NullDirections]] = WeakKeyDictionary()
 AT_ONCE = 4096  # directions read at a time, to bound the memory of their scores of all tokens
@@ -94,6 +94,9 @@ class NullDirections:
             lists = top_tokens_signed(
                 queries, readout.columns, self.k, relative=readout.relative, keep=keep
             )
+        elif kind == "readout":
+            queries = readout.pull_back(directions)
+            lists = top_tokens(queries, readout.columns, self.k, keep=keep)
         else:
             queries = readout.pull_back(directions.shape[1] ** 0.5 * unit(directions))
             lists = top_tokens(queries, readout.columns, self.k, bias=readout.bias(), keep=keep)

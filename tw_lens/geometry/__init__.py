@@ -10,6 +10,7 @@ from tw_lens.geometry.dimension_reduction import (
     umap,
 )
 from tw_lens.geometry.lowrank import FactoredSVD, factored_svd, spectrum_shares
+from tw_lens.geometry.moments import Moments
 from tw_lens.geometry.null_distributions import (
     TokenVectorChunks,
     match_singular_values,
@@ -44,6 +45,7 @@ from tw_lens.geometry.top_tokens import (
 __all__ = [
     "NO_TOKEN",
     "FactoredSVD",
+    "Moments",
     "PathMeasures",
     "ReducedPoints",
     "TokenVectorChunks",

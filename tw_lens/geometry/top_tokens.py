@@ -42,6 +42,7 @@ def top_tokens(
     *,
     bias: Float[Tensor, " words"] | None = None,
     keep: Bool[Tensor, " words"] | None = None,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> TopTokens:
     """Return the top k of `queries @ rows^T + bias`, with one chunk of scores in memory.
 
@@ -51,6 +52,7 @@ def top_tokens(
         k: the number of tokens per query; fewer if the vocabulary is smaller.
         bias: a number added to each token's score.
         keep: mask of the tokens that may be returned; all of them by default.
+        observe: called with the scores of every chunk, all tokens included.
     """
     k = k if keep is None else min(k, int(keep.sum()))
     best = _empty(queries.shape[0])
@@ -59,6 +61,8 @@ def top_tokens(
         scores = queries @ chunk.T
         if bias is not None:
             scores = scores + bias[start : start + chunk.shape[0]]
+        if observe is not None:
+            observe(scores)
         best = _merged(best, _masked(scores, keep, start, -torch.inf), start, k)
         start += chunk.shape[0]
     return best
@@ -82,6 +86,7 @@ def top_tokens_both_signs(
     *,
     relative: bool = False,
     keep: Bool[Tensor, " words"] | None = None,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> TopTokensBothSigns:
     """Return the top k along `v` and along `-v` for every direction `v`, with one product.
 
@@ -92,6 +97,7 @@ def top_tokens_both_signs(
         relative: scores relative to the mean token's (the order is the same, the signs compare
             differently), so that a vector added to all tokens changes nothing.
         keep: mask of the tokens that may be returned; all by default. The mean is over all tokens.
+        observe: called with the scores of every chunk, all tokens included.
     """
     k = k if keep is None else min(k, int(keep.sum()))
     along, against = _empty(queries.shape[0]), _empty(queries.shape[0])
@@ -100,6 +106,8 @@ def top_tokens_both_signs(
     start = 0
     for chunk in rows():
         scores = queries @ chunk.T
+        if observe is not None:
+            observe(scores)
         if keep is not None:
             highest = highest.maximum(scores.amax(-1, keepdim=True))
             lowest = lowest.minimum(scores.amin(-1, keepdim=True))

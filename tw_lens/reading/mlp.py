@@ -178,5 +178,5 @@ def _activation(layer: HostLayer, mlp: Any) -> Callable[[Tensor], Tensor]:
 def _on_cpu(function: Any) -> Callable[[Tensor], Tensor]:
     """Return a function, its parameters copied to the CPU in float32 if it has any."""
     if isinstance(function, torch.nn.Module) and any(True for _ in function.parameters()):
-        function = copy.deepcopy(function).float().cpu()
+        function = copy.deepcopy(function).float().cpu().requires_grad_(False)
     return function

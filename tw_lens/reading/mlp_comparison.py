@@ -62,14 +62,15 @@ def compare_mlp(
 def _mid(
     mlp: MLP, before: Tensor, attn_out: Tensor | None, read: Tensor | None, middle: Tensor | None
 ) -> Tensor | None:
-    """Return the stream that the MLP reads: the model's own where a hook shows it."""
+    """Return the stream that the MLP reads: the model's own where its block has such a middle.
+
+    A second mixer may add to it beside attention (Falcon-H1).
+    """
     if mlp.parallel:
         return before
-    if mlp.norm.normalises and read is not None:
-        return read
-    if mlp.stream_norm is None and middle is not None and mlp.norm.normalises:
+    if mlp.stream_norm is None and middle is not None:
         return middle
-    return None if attn_out is None else mlp.resid_mid(before, attn_out)
+    return read if attn_out is None else mlp.resid_mid(before, attn_out)
 
 
 def _own_pre_activations(

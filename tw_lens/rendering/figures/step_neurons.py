@@ -24,11 +24,13 @@ def draw_step_neurons(result: StepNeurons, position: int) -> go.Figure:
          *to_lists(result.bias[la, position, None])]
         for la in range(layers)
     ]  # fmt: skip
-    names = [
-        [f"N{n}" if n >= 0 else "" for n in result.neuron[la, :, position].tolist()] + ["", ""]
-        for la in range(layers)
-    ]
-    limit = max((abs(value) for row in z for value in row if value is not None), default=1.0)
+    names = []
+    for la, row in enumerate(z):
+        neurons = result.neuron[la, :, position].tolist()
+        others = ["" if share is None else f"{100 * share:.0f} %" for share in row[k:]]
+        names.append([f"N{n}" if n >= 0 else "" for n in neurons] + others)
+    known = shares[~shares.isnan()].abs()
+    limit = float(known.max()) if len(known) else 1.0
     heat = go.Heatmap(
         z=z, x=[f"{i + 1}." for i in range(k)] + ["others", "bias"],
         y=[f"L{la}" for la in range(layers)], text=names, texttemplate="%{text}",

@@ -1,0 +1,54 @@
+"""What all analyses of neurons share: labels, indices, and the caveat of their points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tw_lens.canonical import MLP
+from tw_lens.errors import Caveat
+from tw_lens.results.token_source import TokenSource
+
+AT_EMBEDDINGS = Caveat(
+    "embedding points",
+    "Tokens are read at their embeddings, and an MLP reads states that attention has moved away "
+    "from them. Give vocabulary= from layer_vocabulary; neuron_examples prints how well points "
+    "predict the inputs on text.",
+)
+BEFORE_ATTENTION = Caveat(
+    "points before attention",
+    "Tokens are read at their points before the layer's attention; its MLP reads states that "
+    "attention has moved. neuron_examples prints how well points predict the inputs on text.",
+)
+
+
+def neuron_label(layer: int, neuron: int) -> str:
+    """Return a neuron's label: "L5N123"."""
+    return f"L{layer}N{neuron}"
+
+
+def require_neurons(neurons: Sequence[int] | None, mlp: MLP) -> tuple[int, ...]:
+    """Return the neurons, each once; all for None.
+
+    Raises:
+        IndexError: a neuron does not exist.
+        ValueError: the list is empty.
+    """
+    if neurons is None:
+        return tuple(range(mlp.d_mlp))
+    unique = tuple(dict.fromkeys(neurons))
+    if not unique:
+        raise ValueError("neurons is empty; give at least one neuron, or leave it out.")
+    for neuron in unique:
+        if not 0 <= neuron < mlp.d_mlp:
+            raise IndexError(
+                f"neuron {neuron} does not exist: layer {mlp.layer} has neurons 0 to "
+                f"{mlp.d_mlp - 1}."
+            )
+    return unique
+
+
+def neuron_caveats(mlp: MLP, source: TokenSource) -> tuple[Caveat, ...]:
+    """Return the caveat of the points at which neurons are read."""
+    if source.name == "embedding":
+        return (AT_EMBEDDINGS,) if mlp.layer or not mlp.parallel else ()
+    return () if mlp.parallel else (BEFORE_ATTENTION,)

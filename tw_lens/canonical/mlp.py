@@ -80,8 +80,6 @@ class MLP:
     def A_out(self) -> Float[Tensor, "d_mlp d_model"]:
         """`m W_out diag(post gain)` off the direction that every norm removes, as `A_O`."""
         written = self.W_out
-        if self.inner_norm is not None:
-            written = written * self.inner_norm.gains(1, self.d_mlp)[0][:, None]
         if self.post_norm is not None:
             written = self.post_norm.project(written) * self.post_norm.gain
         written = written * self.multiplier
@@ -102,8 +100,10 @@ class MLP:
         return self.norm.bias @ self.W_gate + self.b_gate
 
     def resid_mid(
-        self, x: Float[Tensor, "position d_model"], attn_out: Float[Tensor, "position d_model"]
-    ) -> Float[Tensor, "position d_model"]:
+        self,
+        x: Float[Tensor, "*batch position d_model"],
+        attn_out: Float[Tensor, "*batch position d_model"],
+    ) -> Float[Tensor, "*batch position d_model"]:
         """Return the stream that the MLP reads, from the block's input and what attention adds."""
         if self.parallel:
             return x

@@ -8,6 +8,7 @@ from tw_lens.reading.forward import (
 )
 from tw_lens.reading.intervention import InterventionRun, run_with_head_change
 from tw_lens.reading.loading import ModelLoadError, load_model
+from tw_lens.reading.mlp_states import read_resid_mid
 from tw_lens.reading.precision import is_half_precision
 from tw_lens.reading.prompts import Prompt, special_tokens_around, tokenize_prompts
 from tw_lens.reading.random_weights import fingerprint, permute_weights
@@ -29,6 +30,7 @@ __all__ = [
     "load_model",
     "load_states",
     "permute_weights",
+    "read_resid_mid",
     "read_resid_pre",
     "read_resid_pre_of_layers",
     "read_residuals",

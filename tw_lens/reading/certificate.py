@@ -30,7 +30,7 @@ from tw_lens.errors import Caveat
 from tw_lens.reading.embeddings import initial_residual
 from tw_lens.reading.forward import run
 from tw_lens.reading.layer import host_layer
-from tw_lens.reading.mlp_comparison import compare_mlp, mlp_hooks, readable_mlp, unread_mlps
+from tw_lens.reading.mlp_states import compare_mlp, mlp_hooks, readable_mlp, unread_mlps
 from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.precision import default_tolerance, is_half_precision
 from tw_lens.reading.prompts import Prompt, tokenize_prompt

@@ -58,6 +58,13 @@ def read_mlp(
     if W_in.shape != (d_model, d_mlp):
         raise layer.unsupported("has an MLP whose W_in and W_out do not fit each other", REMEDY)
     b_out = _weight(mlp, "b_out", where)
+    b_out = torch.zeros(d_model) if b_out is None else b_out
+    inner_norm = optional(original, "ffn_sub_norm") or optional(mlp, "ln")  # BitNet, solu_ln
+    if layer.original_block is None and W_gate is not None:
+        if inner_norm is not None:
+            raise layer.unsupported("normalises the gates of its MLP and not their product", REMEDY)
+        # A HookedTransformer adds b_in to the product, behind the gate.
+        b_in, b_out = None, b_out if b_in is None else b_out + b_in @ W_out
     norm, parallel = _norm(layer, attention_norm)
     return MLP(
         layer=layer.index,
@@ -65,15 +72,14 @@ def read_mlp(
         W_in=W_in,
         W_out=W_out,
         b_in=torch.zeros(d_mlp) if b_in is None else b_in,
-        b_out=torch.zeros(d_model) if b_out is None else b_out,
+        b_out=b_out,
         activation=_activation(layer, mlp),
         W_gate=W_gate,
         b_gate=None if W_gate is None else torch.zeros(d_mlp) if b_gate is None else b_gate,
         parallel=parallel,
         stream_norm=stream_norm,
         inner_norm=read_head_norm(
-            optional(original, "ffn_sub_norm"), layer.model, f"{where}.ffn_sub_norm",
-            heads=1, d_head=d_mlp,
+            inner_norm, layer.model, f"{where}.inner_norm", heads=1, d_head=d_mlp
         ),
         post_norm=_post_norm(layer),
         gate_multiplier=number(original, "gate_multiplier", 1.0),  # Falcon-H1
@@ -145,6 +151,8 @@ def _norm(layer: HostLayer, attention_norm: Norm) -> tuple[Norm, bool]:
 
 def _is_parallel(layer: HostLayer) -> bool:
     """Return whether the MLP reads the block's input: a bridge's block has no middle then."""
+    if normalises_stream(layer.model):
+        return False
     if layer.original_block is None:
         return bool(optional(layer.model.cfg, "parallel_attn_mlp"))
     return not hasattr(layer.block, "hook_resid_mid")

@@ -12,6 +12,8 @@ from tw_lens.studies.faithfulness_result import Agreement, Faithfulness
 from tw_lens.studies.head_kinds import head_kinds
 from tw_lens.studies.head_kinds_result import HEAD_KINDS, HeadKinds
 from tw_lens.studies.layer_vocabulary import layer_vocabulary
+from tw_lens.studies.neuron_examples import neuron_examples
+from tw_lens.studies.neuron_examples_result import NeuronExample, NeuronExamples
 from tw_lens.studies.reference_text import (
     ReferenceTextError,
     reference_prompts,
@@ -41,6 +43,8 @@ __all__ = [
     "Example",
     "Faithfulness",
     "HeadKinds",
+    "NeuronExample",
+    "NeuronExamples",
     "ReferenceTextError",
     "TrajectoryAlignment",
     "TrajectoryStatistics",
@@ -49,6 +53,7 @@ __all__ = [
     "faithfulness",
     "head_kinds",
     "layer_vocabulary",
+    "neuron_examples",
     "reference_prompts",
     "reference_vocabulary",
     "trajectory_alignment",

@@ -1,12 +1,19 @@
-"""The MLP's quantities of one layer: the canonical form against the model's own hooks."""
+"""The stream that an MLP reads, and the MLP's quantities against the model's own hooks."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tw_lens.canonical import MLP, PreActivations, Weights
 from tw_lens.errors import Caveat, UnsupportedModelError
+from tw_lens.reading.forward import run_batch
+from tw_lens.reading.layer import host_layer
+from tw_lens.reading.model_parts import residual_hooks
+from tw_lens.reading.states import WRITE_HOOKS, attn_and_mlp_out
 
 MLP_HOOKS = ("mlp.hook_pre", "mlp.hook_pre_linear", "hook_mlp_out", "ln2.hook_in", "hook_resid_mid")
 
@@ -14,6 +21,27 @@ MLP_HOOKS = ("mlp.hook_pre", "mlp.hook_pre_linear", "hook_mlp_out", "ln2.hook_in
 def mlp_hooks(n_layers: int) -> list[str]:
     """Return the hooks of the MLPs' quantities; not every block has all of them."""
     return [f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in MLP_HOOKS]
+
+
+def read_resid_mid(
+    model: Any, weights: Weights, tokens: Int[Tensor, "prompt position"], layer: int
+) -> Float[Tensor, "prompt position d_model"]:
+    """Return the stream that a layer's MLP reads, for prompts of one length.
+
+    Raises:
+        UnsupportedModelError: the layer has no MLP of the canonical form, or no hook shows it.
+    """
+    mlp, own = weights.mlp(layer), host_layer(model, layer)
+    names = residual_hooks(model)[layer : layer + 2]
+    hooks = [f"blocks.{layer}.{hook}" for hook in (*MLP_HOOKS[3:], *WRITE_HOOKS)]
+    _, values = run_batch(model, tokens, names, also=hooks)
+    before, after = (values[name] for name in names)
+    attn_out, _ = attn_and_mlp_out(values, own, before, after)
+    shown = [values.get(name) for name in hooks[:2]]
+    found = _mid(mlp, before, attn_out if layer in weights.attention_layers else None, *shown)
+    if found is None:
+        raise own.unsupported("has no hook at the stream that its MLP reads")
+    return found
 
 
 def readable_mlp(weights: Weights, layer: int) -> MLP | None:

@@ -31,6 +31,7 @@ def test_there_are_notebooks():
         "compare_two_models",
         "direction_coherence",
         "head_atlas",
+        "neurons_of_a_prompt",
         "norms_and_ellipsoid",
         "read_one_head",
         "reproduce_the_paper",

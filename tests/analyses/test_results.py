@@ -15,7 +15,7 @@ from tests.models import shared_bridge
 from tw_lens.analyses.common_nouns import NOUNS
 from tw_lens.canonical import Weights
 from tw_lens.results import Result
-from tw_lens.studies import DirectionExamples
+from tw_lens.studies import DirectionExamples, NeuronExamples
 from tw_lens.tokens import TokenStrings
 
 BAD = '<img src=x onerror="alert(1)">'
@@ -36,6 +36,7 @@ class HostileTokenizer:
 
 
 HEAD = ["layer", "head", "component"]
+NEURON = ["layer", "neuron", "component"]
 WORDS = ["rank", "token_index", "token_string", "score"]
 NULL = ["coherence", "exceeds_null", "faithfulness"]
 COLUMNS = {
@@ -95,6 +96,22 @@ COLUMNS = {
     "ScoreDirections": [
         *HEAD, "directions", "singular_value", "score", "share", "explained", "rotated_score",
         "rotated_explained", "rotated_95",
+    ],
+    "NeuronTable": [
+        *NEURON, "norm_in", "norm_out", "cosine_in_out", "std", "skewness", "kurtosis", "in_tokens",
+        "in_coherence", "in_exceeds_null", "out_tokens", "out_coherence", "out_exceeds_null",
+    ],
+    "NeuronProbe": [
+        *NEURON, "word", "word_index", "rank", "activation", "written", "share", "tokens",
+        "coherence", "exceeds_null",
+    ],
+    "NeuronExamples": [
+        *NEURON, "rank", "prompt", "position", "token_index", "token_string", "activation",
+        "context_before", "context_after", "r", "r_embedding",
+    ],
+    "StepNeurons": [
+        "layer", "position", "token_index", "token_string", "component", "neuron", "share",
+        "activation",
     ],
     "SourceAttribution": [
         *HEAD, "source", "token_index", "token_string", "attention", "share_of_output",
@@ -168,6 +185,12 @@ def results() -> dict[str, Result]:
         tw.head_kinds(weights, model),
         tw.score_attribution(weights, states, layer=1, head=0),
         tw.score_directions(weights, states, layer=1, head=0, rotations=2),
+        tw.neuron_table(weights, layer=1),
+        tw.neuron_probe(weights, layer=1, words=[5, 6]),
+        _neurons_with_tokens(
+            tw.neuron_examples(model, [[5, 6, 7], [9, 8]], layer=1, neurons=[3, 4]), tokens
+        ),
+        tw.trajectory_attribution(weights, states, neurons=3).neurons,
         tw.source_attribution(weights, states, layer=1, head=0, query=2),
         tw.head_position_scores(weights, layer=1, n=5),
         tw.span_shares(weights, tw.position_points(weights), layers=[1]),
@@ -195,6 +218,17 @@ def _with_tokens(result: DirectionExamples, tokens: TokenStrings) -> DirectionEx
         for example in result.examples
     )
     return replace(result, examples=tuple(hostile))
+
+
+def _neurons_with_tokens(result: NeuronExamples, tokens: TokenStrings) -> NeuronExamples:
+    """Return the examples with the strings of other tokens (a bridge needs its own tokenizer)."""
+    return replace(
+        result,
+        examples=tuple(
+            tuple(one._replace(token_string=tokens.string(one.token_index)) for one in examples)
+            for examples in result.examples
+        ),
+    )
 
 
 def _rotating(tokens: TokenStrings) -> Weights:

@@ -38,11 +38,13 @@ class Row:
     norm: str = ""
     positions: str = ""
     attention: str = ""
+    mlp: str = ""
     quantities: str = ""
     remarks: str = ""
     error: float = 0.0
     attribution_error: float = 0.0
     score_error: float = 0.0
+    neuron_error: float = 0.0
     kinds_are_finite: bool = True
     heads_separable: bool = True
     ablation_error: float = 0.0
@@ -75,6 +77,7 @@ def row(architecture: str) -> Row:
         certificate = _checked(model)
         attribution = _attribution(model, weights)
         score_error = _score_error(model, weights)
+        mlp, neuron_error = _mlp(model, weights)
         kinds_are_finite = _kinds_are_finite(model, weights)
         error, change = _ablation(model, weights)
     except tw.UnsupportedModelError as unsupported:
@@ -90,6 +93,8 @@ def row(architecture: str) -> Row:
         norm=_norm(block),
         positions=_positions(weights),
         attention=_attention(weights),
+        mlp=mlp,
+        neuron_error=neuron_error,
         quantities="all" if quantities == QUANTITIES else ", ".join(quantities),
         remarks=", ".join(caveats),
         error=certificate.max_rel_error,
@@ -125,6 +130,32 @@ def _score_error(model: Any, weights: Weights) -> float:
         directions = tw.score_directions(weights, states, layer=layer, head=1, rotations=1)
         parts = tw.score_attribution(weights, states, layer=layer, head=1)
         return max(parts.error, directions.error)
+
+
+def _mlp(model: Any, weights: Weights) -> tuple[str, float]:
+    """Return the kind of MLP, and the error of its neurons' sums: what it adds, shares of steps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        states = tw.read_states(model, PROMPT)
+        whole = tw.trajectory_attribution(weights, states)
+        kinds = []
+        for layer in range(weights.n_layers):
+            try:
+                mlp = weights.mlp(layer)
+            except tw.UnsupportedModelError:
+                kinds.append("not read")
+                continue
+            kind = "gated" if mlp.W_gate is not None else "plain"
+            kinds.append(f"{kind} experts" if mlp.routing is not None else kind)
+        kind = ", ".join(dict.fromkeys(kinds))
+        try:
+            found = tw.trajectory_attribution(weights, states, neurons=2).neurons
+        except tw.UnsupportedModelError:  # a second mixer or a third part stands beside it
+            return kind, 0.0
+    share = whole.share[:, whole.components.index("MLP")]
+    gap = found.share.nansum(1) + found.rest + found.bias - share
+    known = ~found.rest.isnan()
+    return kind, max(found.error, float(gap[known].abs().max() / share[known].abs().max()))
 
 
 def _kinds_are_finite(model: Any, weights: Weights) -> bool:
@@ -226,6 +257,7 @@ def summary(results: list[Row]) -> str:
     """Return the counts, in sentences."""
     attending = [r for r in results if r.kind == "attention"]
     exact = [r for r in attending if r.outcome == "exact"]
+    with_mlp = sum("not read" not in r.mlp for r in exact)
     n = {kind: sum(r.kind == kind for r in results) for kind in ("two stacks", "no words")}
     without = sum(r.kind == "no attention" for r in results)
     return (
@@ -233,7 +265,8 @@ def summary(results: list[Row]) -> str:
         f"{sum(r.outcome == 'not bootable' for r in results)} of them cannot be booted from a "
         f"configuration alone. Of the {len(attending)} others with attention in one stack of "
         f"blocks, **{len(exact)} are exact** ({100 * len(exact) / len(attending):.0f} %) and "
-        f"{len(attending) - len(exact)} are rejected with an error naming the part. Also rejected "
+        f"{len(attending) - len(exact)} are rejected with an error naming the part. The MLPs of "
+        f"**{with_mlp}** of the exact ones are exact too, down to neurons. Also rejected "
         f"are {n['two stacks']} with two stacks (encoder-decoders), {without} without attention "
         f"that TransformerLens hooks, and {n['no words']} vision or audio models without tokens. "
         f"Wrong results: {sum('WRONG' in (r.outcome, r.processed) for r in results)}."
@@ -246,14 +279,14 @@ def markdown(results: list[Row]) -> str:
     for r in sorted(results, key=lambda r: (ORDER.index(r.outcome), r.architecture.lower())):
         outcome = "rejected" if r.outcome == "refused" else r.outcome
         cells = (r.architecture, outcome, r.processed, r.norm, r.positions, r.attention,
-                 r.quantities, r.remarks.replace("|", "\\|"))  # fmt: skip
+                 r.mlp, r.quantities, r.remarks.replace("|", "\\|"))  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     table = "\n".join(lines)
     return f"{BEGIN}\n{summary(results)}\n\n{table}\n{END}"
 
 
-COLUMNS = ("architecture", "outcome", "processed", "norm", "positions", "attention", "certified",
-           "remarks")  # fmt: skip
+COLUMNS = ("architecture", "outcome", "processed", "norm", "positions", "attention", "MLP",
+           "certified", "remarks")  # fmt: skip
 ORDER = ["WRONG", "exact", "refused", "not bootable"]
 
 

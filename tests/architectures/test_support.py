@@ -26,6 +26,11 @@ def test_parts_of_queries_and_keys_sum_to_the_scores(architecture: str):
 
 
 @pytest.mark.parametrize("architecture", architectures())
+def test_neurons_sum_to_what_the_mlp_adds_and_to_its_share(architecture: str):
+    assert row(architecture).neuron_error < 1e-5
+
+
+@pytest.mark.parametrize("architecture", architectures())
 def test_kinds_and_named_points_of_every_architecture(architecture: str):
     assert row(architecture).kinds_are_finite
 

@@ -49,6 +49,8 @@ def require_neurons(neurons: Sequence[int] | None, mlp: MLP) -> tuple[int, ...]:
 
 def neuron_caveats(mlp: MLP, source: TokenSource) -> tuple[Caveat, ...]:
     """Return the caveat of the points at which neurons are read."""
+    if source.points is not None:
+        return source.caveats([mlp.layer])
     if source.name == "embedding":
         return (AT_EMBEDDINGS,) if mlp.layer or not mlp.parallel else ()
     return () if mlp.parallel else (BEFORE_ATTENTION,)

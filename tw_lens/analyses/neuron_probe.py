@@ -22,7 +22,13 @@ from tw_lens.analyses.token_filter import (
 )
 from tw_lens.argument_kinds import require_positive
 from tw_lens.arguments import checked
-from tw_lens.canonical import LayerVocabulary, Weights, token_points
+from tw_lens.canonical import (
+    LayerVocabulary,
+    Points,
+    Weights,
+    token_points,
+    weights_of_points,
+)
 from tw_lens.errors import Caveat
 from tw_lens.geometry import top_tokens
 from tw_lens.results.base import Result, dropped_summary
@@ -58,13 +64,12 @@ class NeuronProbe(Result):
         """Return the number of words, and the neuron with the largest share."""
         best = int(self.share.argmax())
         w, rank = divmod(best, self.share.shape[1])
-        tokens = " ".join(map(visible, self.lists.token_string[best]))
         return (
             f"{self.model_name} layer {self.layer}: {len(self.words)} words, "
-            f"{self.neuron.shape[1]} neurons each; {self.words[w]!r} drives "
-            f"{neuron_label(self.layer, int(self.neuron[w, rank]))} most "
-            f"({100 * float(self.share[w, rank]):.0f} % of the squared norms), which writes "
-            f"{tokens}{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
+            f"{self.neuron.shape[1]} neurons each; "
+            f"{neuron_label(self.layer, int(self.neuron[w, rank]))} writes most, for "
+            f"{self.words[w]!r} ({100 * float(self.share[w, rank]):.0f} % of the squared norms)"
+            f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
             f"{significance_summary(self.lists)}{self.token_source.summary([self.layer], [])}"
         )
 
@@ -106,6 +111,7 @@ def neuron_probe(
     k: int = 5,
     token_filter: TokenFilter | None = None,
     vocabulary: LayerVocabulary | None = None,
+    points: Points | None = None,
 ) -> NeuronProbe:
     """Return the neurons that a word drives, and what they write for it.
 
@@ -123,6 +129,7 @@ def neuron_probe(
         token_filter: the tokens that may be listed, from `token_filter`; all by default.
         vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
             by default.
+        points: named vectors to read in the place of tokens, from `Points` or `position_points`.
 
     Raises:
         IndexError: the layer or a token id does not exist.
@@ -135,11 +142,12 @@ def neuron_probe(
 
     Source: Geva et al. 2022 (arXiv 2203.14680), at the points of single tokens.
     """
+    weights = weights_of_points(weights, points, vocabulary)
     mlp = weights.mlp(layer)
     keep = allowed_mask(weights, token_filter, "exact")
-    points = token_points(weights, layer, mlp.norm, vocabulary)
-    index, dropped = look_up_words(weights, words, points)
-    y = points.at(torch.tensor(index))
+    met = token_points(weights, layer, mlp.norm, vocabulary)
+    index, dropped = look_up_words(weights, words, met)
+    y = met.at(torch.tensor(index))
     activation = mlp.activations(mlp.pre_activations_of_points(y), y)
     written = activation.abs() * mlp.A_out.norm(dim=-1)
     n = min(require_positive("n", n), mlp.d_mlp)
@@ -147,8 +155,8 @@ def neuron_probe(
     directions = mlp.A_out[neuron] * activation.gather(-1, neuron)[..., None]
     table = EXACT.output_tokens(weights)
     found = top_tokens(table.pull_back(directions.flatten(0, 1)), table.rows, k, keep=keep)
-    source = token_source(vocabulary)
-    null = compare_with_null(weights, found, "readout", points, keep)
+    source = token_source(vocabulary, points)
+    null = compare_with_null(weights, found, "readout", met, keep)
     top = written.gather(-1, neuron)
     return NeuronProbe(
         model_name=weights.model_name,

@@ -24,10 +24,12 @@ from tw_lens.arguments import checked
 from tw_lens.canonical import (
     MLP,
     LayerVocabulary,
+    Points,
     TokenPoints,
     Weights,
     combined_mask,
     token_points,
+    weights_of_points,
 )
 from tw_lens.errors import Caveat
 from tw_lens.geometry import (
@@ -139,6 +141,7 @@ def neuron_table(
     k: int = 5,
     token_filter: TokenFilter | None = None,
     vocabulary: LayerVocabulary | None = None,
+    points: Points | None = None,
 ) -> NeuronTable:
     """Read every neuron of an MLP on both sides: which tokens drive it, and which it promotes.
 
@@ -155,6 +158,7 @@ def neuron_table(
         token_filter: the tokens that may be listed, from `token_filter`; all by default.
         vocabulary: points of the tokens at this layer, from `layer_vocabulary`; their embeddings
             by default.
+        points: named vectors to read in the place of tokens, from `Points` or `position_points`.
 
     Raises:
         IndexError: the layer or a neuron does not exist.
@@ -168,20 +172,21 @@ def neuron_table(
     Source: Geva et al. 2022 (arXiv 2203.14680) for written tokens; Gurnee et al. 2024 (arXiv
     2401.12181) for moments and cosines; here with norms folded and nulls.
     """
+    weights = weights_of_points(weights, points, vocabulary)
     mlp = weights.mlp(layer)
     chosen = require_neurons(neurons, mlp)
     keep = allowed_mask(weights, token_filter, "exact")
-    points = token_points(weights, layer, mlp.norm, vocabulary)
+    met = token_points(weights, layer, mlp.norm, vocabulary)
     parts = [
-        _read(weights, mlp, points, torch.tensor(chosen[i : i + AT_ONCE]), k, keep)
+        _read(weights, mlp, met, torch.tensor(chosen[i : i + AT_ONCE]), k, keep)
         for i in range(0, len(chosen), AT_ONCE)
     ]
     sign, moments = torch.cat([p.sign for p in parts]), torch.cat([p.moments for p in parts], 1)
-    source = token_source(vocabulary)
+    source = token_source(vocabulary, points)
 
     def lists(top: list[TopTokens], kind: ReadoutKind, *, seen: bool) -> TokenLists:
         joined = concat(top)
-        null = compare_with_null(weights, joined, kind, points, keep)
+        null = compare_with_null(weights, joined, kind, met, keep)
         return make_token_lists(joined, weights.tokens, null, source.count if seen else None)
 
     index = torch.tensor(chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def read_mlp(
         # A HookedTransformer adds b_in to the product, behind the gate.
         b_in, b_out = None, b_out if b_in is None else b_out + b_in @ W_out
     norm, parallel = _norm(layer, attention_norm)
-    return MLP(
+    found = MLP(
         layer=layer.index,
         norm=norm,
         W_in=W_in,
@@ -87,6 +88,21 @@ def read_mlp(
         * number(layer.block, "residual_contribution_scale", 1.0),
         centred_stream=centred_stream,
     )  # fmt: skip
+    if found.inner_norm is None or layer.original_block is None:
+        return found
+    # TransformerLens leaves the norm out after its own processing (BitNet): what runs decides.
+    return min((found, replace(found, inner_norm=None)), key=lambda one: _error(one, mlp))
+
+
+def _error(found: MLP, mlp: Any) -> float:
+    """Return the largest gap of a canonical MLP and the component's own output on `n(x)`."""
+    n_x = torch.randn(4, len(found.W_in), generator=torch.Generator().manual_seed(0))
+    weight = next(mlp.parameters())
+    with torch.no_grad():
+        theirs = mlp(n_x[None].to(weight))[0].float().cpu()
+    plain = replace(found, norm=Norm.none(len(found.W_in)), post_norm=None, multiplier=1.0)
+    pre = plain.pre_activations_of_points(n_x)
+    return float((plain.mlp_out(plain.activations(pre, n_x)) - theirs).abs().max())
 
 
 def _mixture(

@@ -74,9 +74,9 @@ def draw_head_position_scores(result: HeadPositionScores) -> go.Figure:
     )
     maps = {"constrain": "domain", "showgrid": False, "zeroline": False}
     for h in range(n):
-        place = {"row": h // columns + 1, "col": h % columns + 1}
-        fig.update_xaxes(maps, **place)
-        fig.update_yaxes(maps | {"autorange": "reversed"}, **place)
+        row, col = h // columns + 1, h % columns + 1
+        fig.update_xaxes(maps, row=row, col=col)
+        fig.update_yaxes(maps | {"autorange": "reversed"}, row=row, col=col)
     fig.update_xaxes(title="distance from query back to key", row=rows + 1, col=1)
     return fig.update_yaxes(title="score", row=rows + 1, col=1)
 

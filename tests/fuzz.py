@@ -156,6 +156,7 @@ def made() -> dict[str, Any]:
         tw.score_directions(w, s, layer=1, head=0, rotations=2),
         tw.neuron_table(w, layer=1, k=2), tw.neuron_probe(w, layer=1, words=[5], n=2),
         tw.neuron_examples(m, TEXTS, layer=1, neurons=[0], n_examples=1),
+        tw.neuron_ablation(m, TEXTS, layer=1, neurons=[0]),
         tw.trajectory_attribution(w, s, neurons=2).neurons,
         tw.source_attribution(w, s, layer=1, head=0, query=2),
         tw.attention_pattern(w, s, layer=1), tw.fit_projection(w, s, n_words=9),

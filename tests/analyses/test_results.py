@@ -109,6 +109,10 @@ COLUMNS = {
         *NEURON, "rank", "prompt", "position", "token_index", "token_string", "activation",
         "context_before", "context_after", "r", "r_embedding",
     ],
+    "NeuronAblation": [
+        "layer", "neurons", "written", "measure", "value", "low", "high", "random", "random_low",
+        "random_high", "difference", "difference_low", "difference_high", "vs_control",
+    ],
     "StepNeurons": [
         "layer", "position", "token_index", "token_string", "component", "neuron", "share",
         "activation",
@@ -146,6 +150,7 @@ WITHOUT_WORDS = {
     "HeadKinds",
     "HeadPositionScores",
     "HeadScoreByDistance",
+    "NeuronAblation",
     "ScoreAttribution",
     "ScoreDirections",
     "SpanShares",
@@ -191,6 +196,7 @@ def results() -> dict[str, Result]:
             tw.neuron_examples(model, [[5, 6, 7], [9, 8]], layer=1, neurons=[3, 4]), tokens
         ),
         tw.trajectory_attribution(weights, states, neurons=3).neurons,
+        tw.neuron_ablation(model, [[5, 6, 7], [9, 8]], layer=1, neurons=[3, 4]),
         tw.source_attribution(weights, states, layer=1, head=0, query=2),
         tw.head_position_scores(weights, layer=1, n=5),
         tw.span_shares(weights, tw.position_points(weights), layers=[1]),

@@ -60,6 +60,7 @@ def every_result():
         tw.neuron_probe(weights, layer=1, words=[5, 6]),
         tw.neuron_examples(model, [[5, 6, 7], [9, 8]], layer=1, neurons=[3, 4]),
         tw.trajectory_attribution(weights, states, neurons=3).neurons,
+        tw.neuron_ablation(model, [[5, 6, 7], [9, 8]], layer=1, neurons=[3, 4]),
         tw.source_attribution(weights, states, layer=2, head=1, query=2),
         tw.head_position_scores(weights, layer=1, n=8),
         tw.span_shares(weights, tw.position_points(weights)),

@@ -134,10 +134,17 @@ class MLP:
         return post if self.inner_norm is None else self.inner_norm(post[..., None, :])[..., 0, :]
 
     def mlp_out(
-        self, activations: Float[Tensor, "position d_mlp"]
+        self,
+        activations: Float[Tensor, "position d_mlp"],
+        *,
+        change: Float[Tensor, "position d_model"] | None = None,
     ) -> Float[Tensor, "position d_model"]:
-        """Return what the MLP adds to the stream for its neurons' activations."""
+        """Return what the MLP adds to the stream for its neurons' activations.
+
+        `change` is added to the sum of what they write.
+        """
         out = activations @ self.W_out + self.b_out
+        out = out if change is None else out + change
         return self.multiplier * (out if self.post_norm is None else self.post_norm(out))
 
     def along(

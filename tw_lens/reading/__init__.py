@@ -8,6 +8,7 @@ from tw_lens.reading.forward import (
 )
 from tw_lens.reading.intervention import InterventionRun, run_with_head_change
 from tw_lens.reading.loading import ModelLoadError, load_model
+from tw_lens.reading.mlp_intervention import run_with_mlp_change
 from tw_lens.reading.mlp_states import read_resid_mid
 from tw_lens.reading.precision import is_half_precision
 from tw_lens.reading.prompts import Prompt, special_tokens_around, tokenize_prompts
@@ -37,6 +38,7 @@ __all__ = [
     "read_states",
     "read_weights",
     "run_with_head_change",
+    "run_with_mlp_change",
     "save_states",
     "special_tokens_around",
     "tokenize_prompts",

@@ -55,7 +55,7 @@ def run_with_head_change(
     layer = host_layer(model, block.layer)
     before, after = residual_hooks(model)[layer.index : layer.index + 2]
     reached: list[bool] = []
-    hook = _add_to_output(change, reached)
+    hook = add_to_output(change, reached)
     with ONE_RUN:
         handles = [output_projection(model, layer.index).register_forward_hook(hook)]
         if (explicit := _explicit_sum(layer)) is layer.attention:
@@ -134,7 +134,7 @@ def _no_output_projection(layer: HostLayer) -> UnsupportedModelError:
     )
 
 
-def _add_to_output(change: Float[Tensor, "edits position d_model"], reached: list[bool]) -> Any:
+def add_to_output(change: Float[Tensor, "edits position d_model"], reached: list[bool]) -> Any:
     """Return a forward hook that adds to a module's output, in the output's own shape."""
 
     def add(_module: nn.Module, _inputs: Any, out: Any) -> Any:

@@ -12,6 +12,7 @@ from tw_lens.studies.faithfulness_result import Agreement, Faithfulness
 from tw_lens.studies.head_kinds import head_kinds
 from tw_lens.studies.head_kinds_result import HEAD_KINDS, HeadKinds
 from tw_lens.studies.layer_vocabulary import layer_vocabulary
+from tw_lens.studies.neuron_ablation import NeuronAblation, neuron_ablation
 from tw_lens.studies.neuron_examples import neuron_examples
 from tw_lens.studies.neuron_examples_result import NeuronExample, NeuronExamples
 from tw_lens.studies.reference_text import (
@@ -43,6 +44,7 @@ __all__ = [
     "Example",
     "Faithfulness",
     "HeadKinds",
+    "NeuronAblation",
     "NeuronExample",
     "NeuronExamples",
     "ReferenceTextError",
@@ -53,6 +55,7 @@ __all__ = [
     "faithfulness",
     "head_kinds",
     "layer_vocabulary",
+    "neuron_ablation",
     "neuron_examples",
     "reference_prompts",
     "reference_vocabulary",

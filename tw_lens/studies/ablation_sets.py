@@ -14,9 +14,15 @@ Sets = tuple[tuple[int, ...], ...]
 
 
 def ablation_sets(
-    directions: Iterable[SupportsIndex | Iterable[SupportsIndex]] | None, rank: int
+    directions: Iterable[SupportsIndex | Iterable[SupportsIndex]] | None,
+    rank: int,
+    *,
+    what: str = "direction",
+    owner: str = "head",
 ) -> Sets:
     """Return the distinct sets of directions; by default the leading 20, one by one.
+
+    `what` and `owner` name them in messages.
 
     Raises:
         IndexError: a direction does not exist.
@@ -29,15 +35,15 @@ def ablation_sets(
     groups = [_members(item) for item in items or ()]
     if items is None or any(None in members for members in groups):
         raise TypeError(
-            "directions must be a list of ints or of sets of ints, e.g. [0, 1] or [(0, 1, 2)]; "
+            f"{what}s must be a list of ints or of sets of ints, e.g. [0, 1] or [(0, 1, 2)]; "
             f"got {shown(directions)}."
         )
     sets = tuple(dict.fromkeys(tuple(sorted(set(members))) for members in groups))
     if not sets:
-        raise ValueError("directions must not be empty; pass e.g. [0] or [(0, 1, 2)].")
+        raise ValueError(f"{what}s must not be empty; pass e.g. [0] or [(0, 1, 2)].")
     for i in (i for members in sets for i in members):
         if not 0 <= i < rank:
-            raise IndexError(f"direction {shown(i)} does not exist: the head has 0 to {rank - 1}.")
+            raise IndexError(f"{what} {shown(i)} does not exist: the {owner} has 0 to {rank - 1}.")
     return sets
 
 

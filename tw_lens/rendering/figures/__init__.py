@@ -8,6 +8,7 @@ from tw_lens.rendering.figures import (  # noqa: F401 - imported to register the
     faithfulness,
     head_kinds,
     heads,
+    neuron_ablation,
     neuron_examples,
     neurons,
     points,

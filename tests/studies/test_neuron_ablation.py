@@ -1,0 +1,91 @@
+"""Neuron ablation: the running model without a neuron, by its own hooks, and planted effects."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tw_lens as tw
+from tests.models import shared_bridge
+from tests.zoo import zoo_bridge
+from tw_lens.studies.neuron_ablation import NEAREST, _nearest, _random_like
+
+TEXTS = [[5, 9, 7, 30, 11, 12], [8, 21, 7, 33], [50, 5, 61, 9, 70, 71, 5]]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox", "gemma"])
+def test_the_effect_is_that_of_zeroing_the_models_own_hook(kind: str):
+    model = shared_bridge(kind)
+    result = tw.neuron_ablation(model, TEXTS, layer=1, neurons=[3, (3, 40), ()])
+    zeroed: dict[tuple[int, ...], list[torch.Tensor]] = {}
+    for members in ((), (3,), (3, 40)):
+
+        def zero(value, hook, members=members):
+            value = value.clone()
+            value[..., list(members)] = 0
+            return value
+
+        zeroed[members] = []
+        for text in TEXTS:
+            with torch.no_grad():
+                logits = model.run_with_hooks(
+                    torch.tensor([text]), fwd_hooks=[("blocks.1.mlp.hook_post", zero)]
+                )
+            zeroed[members].append(logits[0, 1:].double().log_softmax(-1))
+    for i, members in enumerate(((3,), (3, 40))):
+        kl = torch.cat(
+            [
+                (own.exp() * (own - without)).sum(-1)
+                for own, without in zip(zeroed[()], zeroed[members], strict=True)
+            ]
+        ).mean()
+        assert float(result.effect.value[0, i, 1]) == pytest.approx(float(kl), rel=1e-3)
+        assert float(kl) > 1e-6
+    assert result.effect.value[:, 2].abs().max() == 0 and result.residual_error < 1e-5
+    assert result.names == ("L1N3", "L1N3+40", "none")
+    table = result.to_dataframe()
+    assert len(table) == 6 and set(table.vs_control) <= {"above", "below", "level"}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["BertForMaskedLM", "Gemma2ForCausalLM", "GraniteForCausalLM", "BitNetForCausalLM",
+     "OPTForCausalLM", "BloomForCausalLM", "MixtralForCausalLM", "DeepseekV3ForCausalLM",
+     "Glm4ForCausalLM", "AfmoeForCausalLM", "ModernBertDecoderForCausalLM"],
+)  # fmt: skip
+def test_the_stream_under_ablation_is_the_canonical_forms(architecture: str):
+    model = zoo_bridge(architecture)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    result = tw.neuron_ablation(model, TEXTS, layer=1, neurons=[range(0, 90, 7)])
+    assert result.residual_error < 2e-5 and float(result.effect.value[0, 0, 0]) > 1e-4
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_random_neurons_have_the_nearest_write_norms():
+    size = torch.rand(200, generator=torch.Generator().manual_seed(0))
+    nearest = _nearest(size)
+    assert nearest.shape == (200, NEAREST)
+    order = size.argsort().tolist()
+    for n in (0, 7, order[0], order[-1]):
+        rank = order.index(n)
+        places = sorted(order.index(m) for m in nearest[n].tolist())
+        assert rank not in places and len(set(places)) == NEAREST
+        assert places[-1] - places[0] <= NEAREST and abs(places[0] - rank) <= NEAREST
+    generator = torch.Generator().manual_seed(1)
+    chosen = _random_like((3, 4, 5), nearest, generator)
+    assert len(set(chosen)) == 3 and not {3, 4, 5} & set(chosen)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"neurons": []}, ValueError, "neurons must not be empty"),
+        ({"neurons": [999]}, IndexError, "neuron 999 does not exist: the layer has 0 to"),
+        ({"n_random": 0}, ValueError, "n_random must be at least 1"),
+        ({"prompts": [[5]]}, ValueError, "no prompt has a position"),
+    ],
+)
+def test_bad_input(options: dict, error: type, message: str):
+    settings = {"prompts": TEXTS, "layer": 1, "neurons": [0]} | options
+    with pytest.raises(error, match=message):
+        tw.neuron_ablation(shared_bridge("gpt2"), settings.pop("prompts"), **settings)

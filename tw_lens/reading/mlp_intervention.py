@@ -1,0 +1,100 @@
+"""Interventions on one layer's MLP by hooks; the model's weights are not changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tw_lens.canonical import MLP, Weights
+from tw_lens.reading.forward import ONE_RUN, run_batch
+from tw_lens.reading.intervention import InterventionRun, add_to_output
+from tw_lens.reading.layer import HostLayer, host_layer
+from tw_lens.reading.model_access import optional
+from tw_lens.reading.model_parts import residual_hooks
+from tw_lens.reading.precision import default_tolerance
+from tw_lens.reading.states import WRITE_HOOKS, attn_and_mlp_out
+
+
+def run_with_mlp_change(
+    model: Any,
+    weights: Weights,
+    mlp: MLP,
+    tokens: Int[Tensor, " position"],
+    activations: Float[Tensor, "position d_mlp"],
+    change: Float[Tensor, "edits position d_model"],
+) -> InterventionRun:
+    """Run one prompt once for every change of what the neurons of a layer write together.
+
+    Args:
+        model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
+        weights: from `read_weights`.
+        mlp: the MLP in canonical form.
+        tokens: the prompt.
+        activations: of its neurons on this prompt.
+        change: what is added to `activations W_out` (before any post-norm and multiplier); nothing
+            in row 0.
+
+    Raises:
+        UnsupportedModelError: the residual stream after the block differs from the canonical form's
+            by more than 1e-4 of its largest entry at a position (in half precision: by more than
+            `check` allows).
+    """
+    layer = host_layer(model, mlp.layer)
+    before, after = residual_hooks(model)[layer.index : layer.index + 2]
+    reached: list[bool] = []
+    with ONE_RUN:
+        handle = _output(layer, mlp).register_forward_hook(add_to_output(change, reached))
+        try:
+            logits, values = run_batch(
+                model,
+                tokens.expand(len(change), -1),
+                [before, after],
+                also=[f"{layer.name}.{hook}" for hook in WRITE_HOOKS],
+            )
+        finally:
+            handle.remove()
+    plain = {name: value[0] for name, value in values.items()}
+    x = plain[before]
+    attn_out, _ = attn_and_mlp_out(plain, layer, x, plain[after])
+    rebuilt = torch.stack(
+        [
+            _after(weights, mlp.layer, x, attn_out, mlp.mlp_out(activations, change=row))
+            for row in change
+        ]
+    )
+    gap = (rebuilt - values[after]).abs().amax(-1)
+    error = float((gap / values[after].abs().amax(-1).clamp_min(1e-30)).max())
+    if not reached or not error < default_tolerance(model):
+        raise layer.unsupported(
+            f"has a residual stream after ablation that is off by {error:.0e} from the canonical "
+            "form's",
+            "check(model, prompt) names the quantity that does not fit; neurons can still be read.",
+        )
+    return InterventionRun(logits, error)
+
+
+def _after(
+    weights: Weights,
+    layer: int,
+    x: Float[Tensor, "position d_model"],
+    attn_out: Float[Tensor, "position d_model"],
+    mlp_out: Float[Tensor, "position d_model"],
+) -> Float[Tensor, "position d_model"]:
+    """Return the residual stream after a block from what its parts add."""
+    if layer in weights.attention_layers:
+        return weights.block(layer).resid_post(x, attn_out, mlp_out)
+    return x + attn_out + mlp_out
+
+
+def _output(layer: HostLayer, mlp: MLP) -> nn.Module:
+    """Return the module whose output is the sum over neurons: the projection, or the whole MLP."""
+    component = layer.block.mlp
+    if mlp.routing is None:
+        for name in ("out", "dense_out"):
+            module = optional(component, name)
+            if isinstance(module, nn.Module):
+                return module
+    return component

@@ -69,6 +69,7 @@ bench: $(VENV)/tested
 	$(VENV)/bin/python tests/benchmarks/bench_controls.py
 	$(VENV)/bin/python tests/benchmarks/bench_maps.py
 	$(VENV)/bin/python tests/benchmarks/bench_vocabulary.py
+	$(VENV)/bin/python tests/benchmarks/bench_neurons.py
 
 # Readings of compiled programs, whose heads are known: out/compiled-*.csv.
 benchmark: $(VENV)/tested

@@ -8,30 +8,38 @@ from torch import Tensor
 
 
 class Moments:
-    """Power sums of every query's scores; `observe` takes the scores of one chunk of tokens."""
+    """Power sums of every query's scores; `observe` takes the scores of one chunk of tokens.
+
+    The scores are taken relative to the first chunk's mean, so that little cancels.
+    """
 
     def __init__(self, queries: int) -> None:
         self.n = 0
-        self.sums = torch.zeros(4, queries, dtype=torch.float64)
+        self._shift: Tensor | None = None
+        self._sums = torch.zeros(4, queries, dtype=torch.float64)
 
     def observe(self, scores: Float[Tensor, "queries tokens"]) -> None:
         """Add the scores of a chunk."""
         self.n += scores.shape[1]
-        power = scores
-        for order in range(4):
-            self.sums[order] += power.sum(-1, dtype=torch.float64)
-            power = power * scores if order < 3 else power
+        if self._shift is None:
+            self._shift = scores.mean(-1, keepdim=True)
+        z = scores - self._shift
+        square = z * z
+        sums = (z.sum(-1), square.sum(-1), torch.linalg.vecdot(square, z),
+                torch.linalg.vecdot(square, square))  # fmt: skip
+        self._sums += torch.stack(sums)
 
     def mean(self) -> Float[Tensor, " queries"]:
         """Return the mean score of every query."""
-        return (self.sums[0] / max(self.n, 1)).float()
+        mean = self._sums[0] / max(self.n, 1)
+        return mean.float() if self._shift is None else (mean + self._shift[:, 0]).float()
 
     def shape(self) -> Float[Tensor, "3 queries"]:
         """Return the standard deviation, the skewness and the excess kurtosis of every query.
 
         NaN for the last two where all scores are equal.
         """
-        m1, m2, m3, m4 = self.sums / max(self.n, 1)
+        m1, m2, m3, m4 = self._sums / max(self.n, 1)
         variance = (m2 - m1**2).clamp_min(0)
         variance = variance * (variance > 1e-12 * m2)
         third = m3 - 3 * m1 * m2 + 2 * m1**3

@@ -222,3 +222,27 @@ def test_words_and_positions_stand_side_by_side_and_what_neither_reads_is_said(p
         for circuit in ("QK", "OV"):
             own = text[text.index(f'id="{head}-{circuit}"') :]
             assert "No word and no position" not in own[: own.index("<table")]
+
+
+def test_the_page_names_the_neurons_that_move_the_prompt(page):
+    text = page.read_text(encoding="utf-8")
+    weights = tw.read_weights(golden_bridge())
+    states = tw.read_states(golden_bridge(), "w5 w6 w7 w8")
+    found = tw.trajectory_attribution(weights, states, neurons=5).neurons.to_dataframe()
+    found = found[found.neuron.notna() & (found.position > 0)]
+    totals = found.groupby("component").share.sum().sort_values(ascending=False) / 4
+    table = text[text.index('aria-label="leading neurons of the prompt"') :]
+    table = table[: table.index("</table>")]
+    assert table.count("<tr>") == 11 and "gate" not in table
+    for component, share in totals.head(3).items():
+        row = table[table.index(f"<td>{component}</td>") :]
+        assert f'<td class="number">{round(100 * share, 1)}</td>' in row[: row.index("</tr>")]
+
+
+def test_a_model_whose_mlps_are_not_read_has_a_page_that_says_so(tmp_path):
+    from tests.zoo import zoo_bridge
+
+    model = zoo_bridge("GptOssForCausalLM")
+    path = tmp_path / "p.html"
+    tw.report(model, path, prompt=[5, 6, 7], layers=[0], words=[5], vocabulary="embedding")
+    assert "has a mixture of experts of an unknown layout" in path.read_text(encoding="utf-8")

@@ -122,7 +122,7 @@ def report(
                 layer_section(weights, states, layer, probed, points, kinds=kinds, folded=folded)
             )
         step("Measuring the trajectories of the prompt")
-        sections.append(trajectory_section(weights, states, method))
+        sections.append(trajectory_section(weights, states, method, points))
         if prompts is not None:
             step("Running the prompts and their controls")
             sections.append(prompts_section(model, list(prompts)))

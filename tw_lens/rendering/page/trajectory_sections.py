@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tw_lens.analyses import fit_projection, trajectory, trajectory_attribution
-from tw_lens.canonical import States, Weights
+from tw_lens.canonical import LayerVocabulary, States, Weights
 from tw_lens.reading import Prompt
 from tw_lens.rendering.page.lazy_figures import lazy_figure, lazy_widget
+from tw_lens.rendering.page.neurons_panel import neurons_panel
 from tw_lens.rendering.page.panels import Panel, Section, Table, refusal_panel
 from tw_lens.rendering.widgets.circuitsvis import token_widget
 from tw_lens.studies import PLACES, TARGETS, trajectory_alignment, trajectory_statistics
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from tw_lens.studies import TrajectoryAlignment
 
 
-def trajectory_section(weights: Weights, states: States, method: Method) -> Section:
+def trajectory_section(
+    weights: Weights, states: States, method: Method, vocabulary: LayerVocabulary | None = None
+) -> Section:
     """Return the section on the trajectories of the prompt's tokens."""
     path = trajectory(weights, states)
     projection = fit_projection(weights, states, method=method)
@@ -31,6 +34,7 @@ def trajectory_section(weights: Weights, states: States, method: Method) -> Sect
             caveats=path.caveats,
         ),
         _attribution_panel(weights, states),
+        neurons_panel(weights, states, vocabulary),
         Panel(
             "Step angle of each token, layer by layer",
             "The darker a token, the larger the angle of its step from the chosen layer to the "

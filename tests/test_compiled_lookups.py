@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+import torch
 
 import tw_lens as tw
 from tests.compiled import compiled, coordinates
@@ -45,7 +46,10 @@ def _split(label: str) -> tuple[str, str]:
 
 def test_a_probe_of_a_coordinate_drives_the_neurons_that_look_it_up():
     program = compiled("reverse")
-    weights, points = tw.read_weights(program.model), coordinates(program)
+    weights = tw.read_weights(program.model)
+    points = tw.Points(torch.eye(len(program.labels)), program.labels, "state")
+    with pytest.raises(ValueError, match="the points are of kind 'direction'"):
+        tw.neuron_probe(weights, layer=2, words=[0], points=coordinates(program))
     probe = tw.neuron_probe(weights, layer=2, words=["opp_idx_4:2"], n=1, k=1, points=points)
     assert probe.lists.token_string == (("opp_idx-1_3:1",),)
     assert float(probe.share) == pytest.approx(1)

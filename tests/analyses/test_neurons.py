@@ -193,6 +193,63 @@ def test_a_probe_at_a_state_is_the_models_own_activation():
     assert len(probe.to_dataframe()) == 2 * mlp.d_mlp
 
 
+def test_mean_shares_are_over_all_neurons_and_positions():
+    model = shared_bridge("gpt2")
+    weights, states = tw.read_weights(model), tw.read_states(model, PROMPT)
+    every = tw.trajectory_attribution(weights, states, neurons=1000).neurons
+    table = every.to_dataframe()
+    assert (table.neuron.dropna() >= 0).all()
+    later = table[table.position > 0].dropna(subset=["neuron"])
+    means = later.groupby(["layer", "neuron"]).share.mean()
+    order = means.abs().sort_values(ascending=False)
+    few = tw.trajectory_attribution(weights, states, neurons=2).neurons
+    assert len(few.largest) == 50
+    for (layer, neuron), found in zip(order.index[:50], few.largest, strict=True):
+        assert (found.layer, found.neuron) == (layer, neuron)
+        assert found.share == pytest.approx(means[layer, neuron], abs=1e-6)
+
+
+def test_written_norms_behind_a_norm_of_the_output_are_what_is_added():
+    model = zoo_bridge("Gemma2ForCausalLM")
+    weights = tw.read_weights(model)
+    mlp = weights.mlp(1)
+    probe = tw.neuron_probe(weights, layer=1, words=[5, 9], n=3)
+    y = mlp.norm.sphere(weights.vocabulary.embeddings(torch.tensor([5, 9])))
+    f = mlp.activations(mlp.pre_activations_of_points(y), y)
+    linear = mlp.post_norm.linear_at(f @ mlp.W_out + mlp.b_out)
+    for w in range(2):
+        for rank, n in enumerate(probe.neuron[w].tolist()):
+            added = linear(f[:, n, None] * mlp.W_out[n])[w] * mlp.multiplier
+            assert float(probe.written[w, rank]) == pytest.approx(float(added.norm()), rel=1e-4)
+    assert "norm of the MLP's output" in {caveat.name for caveat in probe.caveats}
+
+
+def test_parts_and_directions_are_read_without_constants():
+    weights = tw.read_weights(shared_bridge("gpt2"))
+    vectors = torch.stack([torch.zeros(weights.d_model), torch.randn(weights.d_model)])
+    points = tw.Points(vectors, ["zero", "x"], "direction")
+    table = tw.neuron_table(weights, layer=1, k=2, points=points)
+    zero = table.reads.token_index == 0
+    assert table.reads.score[zero].abs().max() == 0
+    with pytest.raises(ValueError, match="kind 'direction'; neuron_table reads neurons by them"):
+        tw.neuron_probe(weights, layer=1, words=["x"], points=points)
+
+
+def test_the_smallest_neurons_have_the_cosines_and_moments_of_any_other():
+    weights = with_mlp(0, planted=True)
+    mlp = weights.mlp(0)
+    small = replace(mlp, W_in=mlp.W_in * 1e-12, W_out=mlp.W_out * 1e-12)
+    own, scaled = (
+        tw.neuron_table(replace(weights, read_mlp=lambda layer, m=m: m), layer=0)
+        for m in (mlp, small)
+    )
+    assert torch.allclose(own.cosine_in_out, scaled.cosine_in_out, atol=1e-4)
+    assert torch.allclose(own.moments[1:], scaled.moments[1:], atol=1e-3)
+    none = replace(mlp, W_out=torch.zeros_like(mlp.W_out))
+    table = tw.neuron_table(replace(weights, read_mlp=lambda layer: none), layer=0)
+    assert not table.cosine_in_out.any() and table.moments[1:].isnan().all()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

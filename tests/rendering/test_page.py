@@ -228,15 +228,23 @@ def test_the_page_names_the_neurons_that_move_the_prompt(page):
     text = page.read_text(encoding="utf-8")
     weights = tw.read_weights(golden_bridge())
     states = tw.read_states(golden_bridge(), "w5 w6 w7 w8")
-    found = tw.trajectory_attribution(weights, states, neurons=5).neurons.to_dataframe()
-    found = found[found.neuron.notna() & (found.position > 0)]
-    totals = found.groupby("component").share.sum().sort_values(ascending=False) / 4
+    largest = tw.trajectory_attribution(weights, states, neurons=5).neurons.largest
     table = text[text.index('aria-label="leading neurons of the prompt"') :]
     table = table[: table.index("</table>")]
     assert table.count("<tr>") == 11 and "gate" not in table
-    for component, share in totals.head(3).items():
-        row = table[table.index(f"<td>{component}</td>") :]
+    for layer, neuron, share in largest[:10]:
+        row = table[table.index(f"<td>L{layer}N{neuron}</td>") :]
         assert f'<td class="number">{round(100 * share, 1)}</td>' in row[: row.index("</tr>")]
+
+
+def test_a_hybrid_has_a_page_with_a_vocabulary_of_its_attention_layers(tmp_path):
+    from tests.zoo import zoo_bridge
+
+    model = zoo_bridge("Qwen3NextForCausalLM")
+    vocabulary = tw.layer_vocabulary(model, source="embedding")
+    path = tmp_path / "p.html"
+    tw.report(model, path, prompt=[5, 6, 7], words=[5, 6], vocabulary=vocabulary, layers=[1])
+    assert "leading neurons of the prompt" in path.read_text(encoding="utf-8")
 
 
 def test_a_model_whose_mlps_are_not_read_has_a_page_that_says_so(tmp_path):

@@ -8,7 +8,7 @@ import torch
 import tw_lens as tw
 from tests.models import shared_bridge
 from tests.zoo import zoo_bridge
-from tw_lens.studies.neuron_ablation import NEAREST, _nearest, _random_like
+from tw_lens.studies.neuron_ablation import NEAREST, _random_like
 
 TEXTS = [[5, 9, 7, 30, 11, 12], [8, 21, 7, 33], [50, 5, 61, 9, 70, 71, 5]]
 
@@ -61,19 +61,30 @@ def test_the_stream_under_ablation_is_the_canonical_forms(architecture: str):
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
-def test_random_neurons_have_the_nearest_write_norms():
-    size = torch.rand(200, generator=torch.Generator().manual_seed(0))
-    nearest = _nearest(size)
-    assert nearest.shape == (200, NEAREST)
-    order = size.argsort().tolist()
-    for n in (0, 7, order[0], order[-1]):
-        rank = order.index(n)
-        places = sorted(order.index(m) for m in nearest[n].tolist())
-        assert rank not in places and len(set(places)) == NEAREST
-        assert places[-1] - places[0] <= NEAREST and abs(places[0] - rank) <= NEAREST
-    generator = torch.Generator().manual_seed(1)
-    chosen = _random_like((3, 4, 5), nearest, generator)
-    assert len(set(chosen)) == 3 and not {3, 4, 5} & set(chosen)
+def test_random_neurons_are_others_of_nearly_the_same_write_norm():
+    g = torch.Generator().manual_seed(1)
+    size = torch.rand(400, generator=torch.Generator().manual_seed(0)).sort(descending=True).values
+    for members in ((3, 4, 5), tuple(range(100)), tuple(range(200))):
+        chosen = _random_like(members, size, None, g)
+        assert len(set(chosen)) == len(members) and not set(members) & set(chosen)
+    drawn = {_random_like((50,), size, None, g)[0] for _ in range(500)}
+    assert drawn <= set(range(50 - NEAREST, 51 + NEAREST)) and len(drawn) == NEAREST
+    assert _random_like(tuple(range(201)), size, None, g) is None
+    experts = ("0",) * 200 + ("1",) * 200
+    chosen = _random_like((3, 250), size, experts, g)
+    assert chosen[0] < 200 <= chosen[1]
+    assert _random_like(tuple(range(150)), size, experts, g) is None
+
+
+def test_a_set_without_enough_others_has_no_control():
+    model = shared_bridge("gpt2")
+    n = tw.read_weights(model).mlp(1).d_mlp
+    result = tw.neuron_ablation(model, TEXTS, layer=1, neurons=[range(n), 3])
+    assert result.effect.value[1, 0].isnan().all() and not result.effect.value[:, 1].isnan().any()
+    assert float(result.effect.value[0, 0, 0]) > 0.1
+    assert "no control" in {caveat.name for caveat in result.caveats}
+    table = result.to_dataframe()
+    assert table.vs_control.tolist()[:2] == ["", ""] and "1 of 2" not in result.headline()[-200:]
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,19 @@ def test_post_norms_mixtures_and_hybrids(architecture: str):
         assert not found or abs(found[0].activation) >= float(size) - 1e-4
 
 
+def test_a_prompt_without_known_tokens_and_equal_activations():
+    model = zoo_bridge("MixtralForCausalLM")
+    vocabulary = tw.layer_vocabulary(model, prompts=[[5, 6, 7, 8, 9]], unseen="omitted")
+    result = tw.neuron_examples(
+        model, [[20, 21, 22, 23]], layer=1, neurons=[0, 1], vocabulary=vocabulary
+    )
+    assert result.n_tested == 0 and result.r.isnan().all()
+    equal = tw.neuron_examples(
+        shared_bridge("gpt2"), [[5] * 40, [5] * 23, [5] * 11], layer=1, neurons=range(8)
+    )
+    assert equal.r.isnan().all() and "r not defined" in equal.headline()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -14,6 +14,11 @@ AT_EMBEDDINGS = Caveat(
     "from them. Give vocabulary= from layer_vocabulary; neuron_examples prints how well points "
     "predict the inputs on text.",
 )
+NORMED_OUTPUT = Caveat(
+    "norm of the MLP's output",
+    "What the MLP adds is divided by its own length; norms and logits per unit of activation hold "
+    "up to this divisor.",
+)
 BEFORE_ATTENTION = Caveat(
     "points before attention",
     "Tokens are read at their points before the layer's attention; its MLP reads states that "
@@ -48,9 +53,10 @@ def require_neurons(neurons: Sequence[int] | None, mlp: MLP) -> tuple[int, ...]:
 
 
 def neuron_caveats(mlp: MLP, source: TokenSource) -> tuple[Caveat, ...]:
-    """Return the caveat of the points at which neurons are read."""
+    """Return the caveats of the points at which neurons are read, and of a norm of the output."""
+    normed = () if mlp.post_norm is None else (NORMED_OUTPUT,)
     if source.points is not None:
-        return source.caveats([mlp.layer])
+        return source.caveats([mlp.layer]) + normed
     if source.name == "embedding":
-        return (AT_EMBEDDINGS,) if mlp.layer or not mlp.parallel else ()
-    return () if mlp.parallel else (BEFORE_ATTENTION,)
+        return ((AT_EMBEDDINGS,) if mlp.layer or not mlp.parallel else ()) + normed
+    return (() if mlp.parallel else (BEFORE_ATTENTION,)) + normed

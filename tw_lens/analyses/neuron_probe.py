@@ -116,8 +116,9 @@ def neuron_probe(
     """Return the neurons that a word drives, and what they write for it.
 
     The activation of neuron n at the word's point, `f(y A_in + a_in)` (gated: `f(y A_gate + a_gate)
-    (y A_in + a_in)`), times `|A_out[n]|`, is the norm of what it adds; the n largest are listed
-    with the tokens whose logits this raises most.
+    (y A_in + a_in)`), times `|A_out[n]|`, is the norm of what it adds (over the divisor of a norm
+    of the output, for the word); the n largest are listed with the tokens whose logits this raises
+    most.
 
     Args:
         weights: from `read_weights`.
@@ -147,9 +148,14 @@ def neuron_probe(
     keep = allowed_mask(weights, token_filter, "exact")
     met = token_points(weights, layer, mlp.norm, vocabulary)
     index, dropped = look_up_words(weights, words, met)
+    if not weights.vocabulary.is_whole_state:
+        raise ValueError(
+            "a neuron has an activation for whole states only, and the points are of kind "
+            f"{'' if points is None else points.kind!r}; neuron_table reads neurons by them."
+        )
     y = met.at(torch.tensor(index))
     activation = mlp.activations(mlp.pre_activations_of_points(y), y)
-    written = activation.abs() * mlp.A_out.norm(dim=-1)
+    written = activation.abs() * mlp.A_out.norm(dim=-1) / mlp.output_divisor(activation)
     n = min(require_positive("n", n), mlp.d_mlp)
     neuron = written.topk(n, dim=-1).indices
     directions = mlp.A_out[neuron] * activation.gather(-1, neuron)[..., None]

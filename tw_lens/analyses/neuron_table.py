@@ -233,12 +233,13 @@ def _read(
     table, known = EXACT.output_tokens(weights), combined_mask(keep, points)
     moments = Moments(len(index))
     queries, inputs = table.pull_back(mlp.A_out[index]), mlp.A_in.T[index]
+    whole = float(weights.vocabulary.is_whole_state)  # parts are read without constants
     if mlp.A_gate is None or mlp.a_gate is None:
         writes = top_tokens(queries, table.rows, k, keep=keep, observe=moments.observe)
         if table.relative:
             writes = writes._replace(score=writes.score - moments.mean()[:, None])
         reads = top_tokens(inputs, points.rows, k, keep=known)
-        reads = reads._replace(score=reads.score + mlp.a_in[index, None])
+        reads = reads._replace(score=reads.score + whole * mlp.a_in[index, None])
         return _Reading(None, reads, writes, torch.ones(len(index)), moments.shape())
     both = top_tokens_both_signs(
         queries, table.rows, k, relative=table.relative, keep=keep, observe=moments.observe
@@ -252,8 +253,8 @@ def _read(
     shape = moments.shape()
     shape[1] *= sign
     return _Reading(
-        gate._replace(score=gate.score + mlp.a_gate[index, None]),
-        reads._replace(score=reads.score + (sign * mlp.a_in[index])[:, None]),
+        gate._replace(score=gate.score + whole * mlp.a_gate[index, None]),
+        reads._replace(score=reads.score + whole * (sign * mlp.a_in[index])[:, None]),
         select(both.positive, both.along, both.against),
         sign,
         shape,
@@ -264,4 +265,5 @@ def _cosine(
     read: Float[Tensor, "d neurons"], written: Float[Tensor, "neurons d"]
 ) -> Float[Tensor, " neurons"]:
     """Return the cosine of what each neuron reads and writes; 0 for a neuron of zeros."""
-    return torch.nn.functional.cosine_similarity(read.T, written, dim=-1)
+    a, b = (side / side.norm(dim=-1, keepdim=True) for side in (read.T, written))
+    return (a * b).sum(-1).nan_to_num(0.0)

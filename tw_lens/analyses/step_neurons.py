@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
@@ -23,12 +23,23 @@ from tw_lens.results.base import Result, figure
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+N_LARGEST = 50
+
+
+class MeanShare(NamedTuple):
+    """A neuron with its mean share of the steps of its layer, over the positions."""
+
+    layer: int
+    neuron: int
+    share: float
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class StepNeurons(Result):
     """The neurons with the largest shares of every step, by absolute value.
 
     `neuron`, `share` and `activation` hold the k leading neurons of every layer and position;
+    `largest` the 50 neurons with the largest absolute mean share of all, position 0 left out;
     `rest` is the share of all others, `bias` that of the MLP's biases, and the three sum to the
     MLP's share. NaN (and neuron -1) where a layer's MLP is not read. `error` is the largest
     relative error of the sum of the neurons against what the MLP adds.
@@ -42,6 +53,7 @@ class StepNeurons(Result):
     activation: Float[Tensor, "n_layers k position"]
     rest: Float[Tensor, "n_layers position"]
     bias: Float[Tensor, "n_layers position"]
+    largest: tuple[MeanShare, ...]
     error: float
     caveats: tuple[Caveat, ...] = ()
 
@@ -83,6 +95,8 @@ class StepNeurons(Result):
                     strict=True,
                 )
                 for neuron, share, activation in values:
+                    if neuron < 0:  # a layer with fewer neurons
+                        continue
                     own = {"component": f"L{layer}N{neuron}", "neuron": neuron}
                     rows.append(where | own | {"share": share, "activation": activation})
                 for name, values_of in (("rest", self.rest), ("bias", self.bias)):
@@ -121,7 +135,8 @@ def step_neurons(weights: Weights, states: States, k: int) -> StepNeurons:
         "activation": torch.full((n_layers, k, n), math.nan),
     }
     rest, bias = torch.full((2, n_layers, n), math.nan).unbind(0)
-    errors, refusals = [], {}
+    errors, refusals, means = [], {}, []
+    first = min(1, n - 1)
     for layer in range(n_layers):
         try:
             mlp = weights.mlp(layer)
@@ -136,6 +151,9 @@ def step_neurons(weights: Weights, states: States, k: int) -> StepNeurons:
         leading["neuron"][layer, :found] = index.T
         leading["share"][layer, :found] = top.T
         leading["activation"][layer, :found] = activation.gather(-1, index).T
+        mean = share[first:].nanmean(0)
+        most = mean.abs().nan_to_num(-1.0).topk(min(N_LARGEST, mlp.d_mlp)).indices.tolist()
+        means += [MeanShare(layer, neuron, float(mean[neuron])) for neuron in most]
         rest[layer], bias[layer] = share.sum(-1) - top.sum(-1), constant
     if not errors:
         raise next(iter(refusals.values()))
@@ -145,10 +163,16 @@ def step_neurons(weights: Weights, states: States, k: int) -> StepNeurons:
         token_strings=states.token_strings,
         rest=rest,
         bias=bias,
+        largest=tuple(sorted(means, key=_size, reverse=True)[:N_LARGEST]),
         error=max(errors),
         caveats=_caveats(refusals),
         **leading,
     )
+
+
+def _size(mean: MeanShare) -> float:
+    """Return the absolute share; -1 where it is not defined."""
+    return -1.0 if math.isnan(mean.share) else abs(mean.share)
 
 
 def _shares(

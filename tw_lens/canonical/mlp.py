@@ -147,6 +147,15 @@ class MLP:
         out = out if change is None else out + change
         return self.multiplier * (out if self.post_norm is None else self.post_norm(out))
 
+    def output_divisor(
+        self, activations: Float[Tensor, "position d_mlp"]
+    ) -> Float[Tensor, "position 1"]:
+        """Return the divisor of the norm of what the MLP adds; ones without such a norm."""
+        if self.post_norm is None:
+            return torch.ones(len(activations), 1)
+        out = self.post_norm.project(activations @ self.W_out + self.b_out)
+        return (out.square().mean(-1, keepdim=True) + self.post_norm.eps).sqrt()
+
     def along(
         self,
         activations: Float[Tensor, "position d_mlp"],

@@ -10,12 +10,14 @@ from torch import Tensor
 class Moments:
     """Power sums of every query's scores; `observe` takes the scores of one chunk of tokens.
 
-    The scores are taken relative to the first chunk's mean, so that little cancels.
+    Scores are taken relative to the first chunk's mean, over its largest deviation, so that little
+    cancels and nothing underflows.
     """
 
     def __init__(self, queries: int) -> None:
         self.n = 0
         self._shift: Tensor | None = None
+        self._scale = torch.ones(queries, 1)
         self._sums = torch.zeros(4, queries, dtype=torch.float64)
 
     def observe(self, scores: Float[Tensor, "queries tokens"]) -> None:
@@ -23,7 +25,9 @@ class Moments:
         self.n += scores.shape[1]
         if self._shift is None:
             self._shift = scores.mean(-1, keepdim=True)
-        z = scores - self._shift
+            size = (scores - self._shift).abs().amax(-1, keepdim=True)
+            self._scale = torch.where(size > 0, size, 1.0)
+        z = (scores - self._shift) / self._scale
         square = z * z
         sums = (z.sum(-1), square.sum(-1), torch.linalg.vecdot(square, z),
                 torch.linalg.vecdot(square, square))  # fmt: skip
@@ -31,7 +35,7 @@ class Moments:
 
     def mean(self) -> Float[Tensor, " queries"]:
         """Return the mean score of every query."""
-        mean = self._sums[0] / max(self.n, 1)
+        mean = self._sums[0] / max(self.n, 1) * self._scale[:, 0]
         return mean.float() if self._shift is None else (mean + self._shift[:, 0]).float()
 
     def shape(self) -> Float[Tensor, "3 queries"]:
@@ -45,5 +49,5 @@ class Moments:
         third = m3 - 3 * m1 * m2 + 2 * m1**3
         fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
         return torch.stack(
-            [variance.sqrt(), third / variance**1.5, fourth / variance**2 - 3]
+            [variance.sqrt() * self._scale[:, 0], third / variance**1.5, fourth / variance**2 - 3]
         ).float()

@@ -113,6 +113,8 @@ def _routing(module: Any, n_experts: int, width: int, n_shared: int) -> Callable
 
     def routing(n_x: Tensor) -> Tensor:
         like = next(module.parameters())
+        if not len(n_x):
+            return torch.zeros(0, n_experts * width + n_shared)
         x = n_x.reshape(-1, n_x.shape[-1]).to(like)
         _, (index, weight) = _call(module, x)
         chosen = torch.zeros(len(x), n_experts)

@@ -36,6 +36,11 @@ from tw_lens.studies.prompts import PromptStream, progress_bar, seeded_generator
 MEASURES = ("output_change", "kl")
 NEAREST = 32  # neurons with the nearest write norms, among which a random one is drawn
 
+NO_CONTROL = Caveat(
+    "no control",
+    "sets without a random control leave too few other neurons (of the same expert) in the layer.",
+)
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class NeuronAblation(Result):
@@ -45,7 +50,8 @@ class NeuronAblation(Result):
     the change of what the MLP adds over its norm, and `kl`, the KL divergence of the next-token
     distribution from the model's own, in nats. `difference` is the effect of the neurons minus
     that of the random ones. `written` is the root of the sum of the squared norms of what the
-    neurons write per unit of activation. `residual_error` is the largest relative error of the
+    neurons write per unit of activation, without the divisor of a norm of the output.
+    `residual_error` is the largest relative error of the
     residual stream after the block against the canonical form, over all runs.
     """
 
@@ -126,8 +132,9 @@ def neuron_ablation(
 
     What a set of neurons writes, `sum_n f_n W_out[n]`, is subtracted from the output of `W_out` at
     every position by a hook; post-norms, multipliers and later layers are the model's own. The
-    controls are random neurons of the same layer: each neuron of a set is replaced by one of the 32
-    with the nearest norm of `A_out`, drawn anew for every prompt.
+    controls are random neurons of the same layer (and expert) outside the set: each neuron is
+    replaced by one of the 32 that are left with the nearest norm of `A_out`, drawn anew for every
+    prompt. Without enough of them the control is NaN, with a caveat.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
@@ -159,14 +166,14 @@ def neuron_ablation(
     mlp = weights.mlp(layer)
     sets = ablation_sets(neurons, mlp.d_mlp, what="neuron", owner="layer")
     size = mlp.A_out.norm(dim=-1)
-    nearest = _nearest(size)
     shape = (2, len(sets), len(MEASURES))
     sums, residual_error = BootstrapSums.empty(math.prod(shape)), 0.0
     with progress_bar(progress, prompts) as count:
         for number, tokens in stream:
             generator = seeded_generator("random neurons", seed, number)
             removed = [one for members in sets for one in (
-                members, *(_random_like(members, nearest, generator) for _ in range(n_random))
+                members,
+                *(_random_like(members, size, mlp.experts, generator) for _ in range(n_random)),
             )]  # fmt: skip
             mid = read_resid_mid(model, weights, tokens[None], layer)[0]
             values, error = _measure(model, weights, mlp, tokens, mid, removed)
@@ -190,7 +197,11 @@ def neuron_ablation(
         n_prompts=stream.n_prompts,
         n_positions=int(sums.counts[0, 0]),
         n_random=n_random,
-        caveats=(*without_distance(weights.caveats), *stream.interval_caveats),
+        caveats=(
+            *without_distance(weights.caveats),
+            *stream.interval_caveats,
+            *(NO_CONTROL,) * bool(means[0, 1].isnan().all(-1).any()),
+        ),
     )
 
 
@@ -200,15 +211,19 @@ def _measure(
     mlp: MLP,
     tokens: Tensor,
     mid: Tensor,
-    removed: list[tuple[int, ...]],
+    removed: list[tuple[int, ...] | None],
 ) -> tuple[Float[Tensor, "sets measures position"], float]:
-    """Return the effect of removing every set on one prompt, and the largest error of a run."""
+    """Return the effect of removing every set on one prompt, and the largest error of a run.
+
+    NaN for a set that is None.
+    """
     y = mlp.norm.sphere(mid)
     activations = mlp.activations(mlp.pre_activations_of_points(y), y)
     own = mlp.mlp_out(activations)
     changes = torch.stack(
-        [-activations[:, list(members)] @ mlp.W_out[list(members)] for members in removed]
-    )
+        [-activations[:, list(members or ())] @ mlp.W_out[list(members or ())]
+         for members in removed]
+    )  # fmt: skip
     effects, residual_error = [], 0.0
     for chunk in changes.split(max(1, MAX_POSITIONS // len(tokens) - 1)):
         rows = torch.cat([torch.zeros_like(chunk[:1]), chunk])
@@ -217,29 +232,33 @@ def _measure(
         output = moved.norm(dim=-1) / own.norm(dim=-1).clamp_min(1e-30)
         effects.append(torch.stack([output, kl_divergence(run.logits)], dim=1))
         residual_error = max(residual_error, run.residual_error)
-    return torch.cat(effects), residual_error
-
-
-def _nearest(size: Float[Tensor, " d_mlp"]) -> Tensor:
-    """Return for every neuron those with the nearest write norms, itself left out."""
-    order = size.sort().indices
-    n, k = len(size), min(NEAREST, len(size) - 1)
-    rank = torch.empty_like(order).scatter(0, order, torch.arange(n))
-    start = (rank - k // 2).clamp(0, n - 1 - k)
-    window = start[:, None] + torch.arange(k + 1)
-    others = window[window != rank[:, None]].reshape(n, k)
-    return order[others]
+    missing = torch.tensor([members is None for members in removed])
+    return torch.cat(effects).masked_fill(missing[:, None, None], math.nan), residual_error
 
 
 def _random_like(
-    members: tuple[int, ...], nearest: Tensor, generator: torch.Generator
-) -> tuple[int, ...]:
-    """Return a random neuron of nearly the same write norm for each neuron of a set."""
-    if not nearest.shape[1]:
-        return members
+    members: tuple[int, ...],
+    size: Float[Tensor, " d_mlp"],
+    experts: tuple[str, ...] | None,
+    generator: torch.Generator,
+) -> tuple[int, ...] | None:
+    """Return other neurons of nearly the same write norms, each once; None if there are too few.
+
+    Those of a mixture of experts are of the same expert, so that they are routed alike.
+    """
+    free = torch.ones(len(size), dtype=torch.bool)
+    free[list(members)] = False
     chosen: list[int] = []
     for member in members:
-        candidates = [n for n in nearest[member].tolist() if n not in members and n not in chosen]
-        pool = candidates or nearest[member].tolist()
-        chosen.append(pool[int(torch.randint(len(pool), (), generator=generator))])
+        allowed = free
+        if experts is not None:
+            same = torch.tensor([name == experts[member] for name in experts])
+            allowed = free & same
+        index = allowed.nonzero()[:, 0]
+        if not len(index):
+            return None
+        gap = (size[index] - size[member]).abs()
+        nearest = index[gap.topk(min(NEAREST, len(index)), largest=False).indices]
+        chosen.append(int(nearest[int(torch.randint(len(nearest), (), generator=generator))]))
+        free[chosen[-1]] = False
     return tuple(chosen)

@@ -30,6 +30,7 @@ from tw_lens.studies.prompts import PromptStream, progress_bar
 from tw_lens.studies.top_activations import TopActivations, local_maxima, push_local_maxima
 
 BATCH_SIZE = 8
+VARIES = 1e-10  # of the mean square: less is rounding
 
 
 class CorrelationSums:
@@ -52,9 +53,9 @@ class CorrelationSums:
     def correlation(self) -> Float[Tensor, " columns"]:
         """Return Pearson's r of every column; NaN where a side does not vary."""
         a, b, aa, bb, ab = self._sums / max(self.n, 1)
-        size = (aa - a * a).clamp_min(0).sqrt() * (bb - b * b).clamp_min(0).sqrt()
-        known = size > 1e-12 * (aa * bb).sqrt()
-        return torch.where(known, (ab - a * b) / size, torch.nan).float()
+        vary_a, vary_b = (aa - a * a).clamp_min(0), (bb - b * b).clamp_min(0)
+        known = (vary_a > VARIES * aa) & (vary_b > VARIES * bb)
+        return torch.where(known, (ab - a * b) / (vary_a * vary_b).sqrt(), torch.nan).float()
 
 
 @checked
@@ -73,7 +74,8 @@ def neuron_examples(
     """Find the positions of text with the largest activations of neurons, and test their reading.
 
     Examples are local maxima of the absolute activation: positions that no other within `context`
-    positions exceeds; at most two have the same token. The activation of a gated neuron may be
+    positions exceeds; at most two have the same token, and none the same token behind the same
+    one. The activation of a gated neuron may be
     negative; it is given with its sign. `r` is the correlation over all positions between the real
     activation and that at the point of the position's token (from `vocabulary`, and from the
     embedding beside it): how well token lists predict what drives the neuron on this text. Use

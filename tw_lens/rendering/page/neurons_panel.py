@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
-from tw_lens.analyses import NeuronTable, StepNeurons, neuron_table, trajectory_attribution
+from tw_lens.analyses import NeuronTable, neuron_table, trajectory_attribution
 from tw_lens.canonical import LayerVocabulary, States, Weights
 from tw_lens.rendering.figures.null_markers import null_marker
 from tw_lens.rendering.page.lazy_figures import lazy_figure
@@ -23,12 +21,18 @@ def neurons_panel(
     try:
         neurons = trajectory_attribution(weights, states, neurons=SHOWN).neurons
         assert neurons is not None
+        leading = {(la, n): share for la, n, share in neurons.largest[:LISTED] if share == share}
+        tables = []
+        for layer in sorted({layer for layer, _ in leading}):
+            known = vocabulary is not None and layer in vocabulary.layers
+            tables.append(
+                neuron_table(
+                    weights, layer=layer, vocabulary=vocabulary if known else None,
+                    neurons=[neuron for of, neuron in leading if of == layer],
+                )
+            )  # fmt: skip
     except ValueError as refusal:
         return refusal_panel(TITLE, refusal)
-    leading, tables = _leading(neurons), []
-    for layer in sorted({layer for layer, _ in leading}):
-        own = [neuron for of, neuron in leading if of == layer]
-        tables.append(neuron_table(weights, layer=layer, neurons=own, vocabulary=vocabulary))
     sides = [side for side in SIDES if any(side in table.sides for table in tables)]
     rows = []
     for table in tables:
@@ -40,15 +44,18 @@ def neurons_panel(
         TITLE,
         "The MLP's share of each step, split over its neurons: the leading ones of the last "
         "position, and the sum of the others. The table lists the neurons with the largest mean "
-        "share over the positions after the first, with the tokens whose points give their gate "
-        "and input the largest values, and the tokens whose logits they raise most.",
+        "share (by absolute value) over the positions after the first, with the tokens whose "
+        "points give their gate and input the largest values, and the tokens whose logits they "
+        "raise most.",
         lazy_figure(neurons, len(states) - 1),
         note="neuron_examples tests on text how well such lists predict what drives a neuron.",
         table=Table(
             "leading neurons of the prompt", ("neuron", "mean share (%)", *columns), tuple(rows),
             (None,) * len(rows),
         ),
-        caveats=neurons.caveats,
+        caveats=tuple(
+            dict.fromkeys([*neurons.caveats, *(c for table in tables for c in table.caveats)])
+        ),
     )  # fmt: skip
 
 
@@ -60,18 +67,3 @@ def _cells(table: NeuronTable, sides: list[str], i: int) -> list[str]:
         cells.append("" if lists is None else " ".join(map(visible, lists.token_string[i])))
         cells.append("" if lists is None else null_marker(lists, i).text)
     return cells
-
-
-def _leading(neurons: StepNeurons) -> dict[tuple[int, int], float]:
-    """Return the neurons with the largest mean shares among those of every step, and the share."""
-    n_positions = len(neurons.token_strings)
-    first, totals = min(1, n_positions - 1), Counter[tuple[int, int]]()
-    for layer, (of_layer, shares) in enumerate(zip(neurons.neuron, neurons.share, strict=True)):
-        pairs = zip(
-            of_layer[:, first:].flatten().tolist(), shares[:, first:].flatten().tolist(),
-            strict=True,
-        )  # fmt: skip
-        for neuron, share in pairs:
-            if neuron >= 0 and share == share:  # NaN where a step does not turn its state
-                totals[layer, neuron] += share / (n_positions - first)
-    return dict(totals.most_common(LISTED))

@@ -29,7 +29,7 @@ def test_certified_in_float32(minilm):
     certificate = tw.check(minilm, PROMPT)
     assert certificate.passed and certificate.max_rel_error < 1e-5
     assert len(certificate.tokens) == 9
-    assert {"q", "k", "v", "attn_scores", "attn_out", "resid"} == set(
+    assert {"q", "k", "v", "attn_scores", "attn_out", "mlp_pre", "mlp_out", "resid"} == set(
         certificate.to_dataframe().quantity
     )
 

@@ -14,6 +14,7 @@ import tw_lens as tw
 from tests.architectures.support import PROMPT
 from tests.zoo import native
 from tw_lens.reading.certificate import HOOKS
+from tw_lens.reading.mlp_states import mlp_hooks
 from tw_lens.reading.model_parts import residual_hooks
 
 ROUNDINGS = 10
@@ -50,6 +51,7 @@ def own_rounding(model: Any) -> float:
     """
     names = residual_hooks(model)
     names += [f"blocks.{n}.attn.{hook}" for n in range(len(model.blocks)) for hook in HOOKS]
+    names += mlp_hooks(len(model.blocks))
 
     def quantities() -> list[torch.Tensor]:
         with torch.no_grad():
@@ -70,6 +72,6 @@ def test_native_models_are_exact(name: str):
     model = native(**(PLAIN | SETTINGS[name]))
     certificate = tw.check(model, PROMPT)
     assert certificate.max_rel_error < ROUNDINGS * own_rounding(model)
-    assert {"q", "k", "v", "attn_scores", "attn_out", "resid", "logits"} == set(
-        certificate.to_dataframe().quantity
-    )
+    names = {"q", "k", "v", "attn_scores", "attn_out", "resid", "logits"}
+    names |= set() if name == "attention only" else {"mlp_pre", "mlp_out"}
+    assert names == set(certificate.to_dataframe().quantity)

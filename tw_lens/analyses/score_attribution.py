@@ -224,21 +224,14 @@ def parts_of_all_pairs(
             q, k = _queries_and_keys(of, parts)
             of.require_sum(weights, scale * q.sum(1) @ k.sum(1).T + of.position_bias, "parts")
             sums = (
-                scale * torch.einsum("ipe,je->ijp", q[:n], k.sum(1)),
-                scale * torch.einsum("ie,jpe->ijp", q[:n].sum(1), k),
-                of.raw[:n, :, None],
+                scale * torch.einsum("ipe,je->pij", q, k.sum(1)),
+                scale * torch.einsum("ie,jpe->pij", q.sum(1), k),
+                of.raw[None],
             )
-            yield PairParts(
-                head, of.sees[:n, :n], *(_above_mean(one, of.sees)[:, :n] for one in sums)
-            )
+            shown = (of.above_mean(one)[:, :n, :n].permute(1, 2, 0) for one in sums)
+            yield PairParts(head, of.sees[:n, :n], *shown)
 
     return tuple(parts), heads()
-
-
-def _above_mean(scores: Tensor, sees: Tensor) -> Tensor:
-    """Return `[query, key, ...]` less the mean over the keys that each query sees."""
-    seen = sees[: len(scores), :, None].float()
-    return scores - (scores * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True)
 
 
 def _queries_and_keys(

@@ -60,23 +60,15 @@ class _Content(NamedTuple):
             )
         ]  # fmt: skip
         q, k = (row.cumsum(1).transpose(0, 1) for row in rows)
-        real = _above_mean(of.raw - of.position_bias, of)
+        real = of.above_mean(of.raw - of.position_bias)
         variance = real.square().sum()
         score, gap = [], []
         for some in torch.arange(len(q)).split(max(1, MOST_SCORES // real.numel())):
             scores = of.block.attention_scores.scale * q[some] @ k[some].mT
             score.append((of.pair_weights * scores).sum((-2, -1)))
-            gap.append((real - _above_mean(scores, of)).square().sum((-2, -1)))
+            gap.append((real - of.above_mean(scores)).square().sum((-2, -1)))
         explained = 1 - torch.cat(gap) / variance if variance else torch.zeros(len(q))
         return _Carried(torch.cat(score), explained)
-
-
-def _above_mean(
-    scores: Float[Tensor, "*counts query key"], of: PromptScores
-) -> Float[Tensor, "*counts query key"]:
-    """Return scores less the mean over the keys that each query sees, 0 where it sees none."""
-    mean = (scores * of.sees).sum(-1, keepdim=True) / of.sees.sum(-1, keepdim=True)
-    return (scores - mean) * of.sees
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -44,6 +44,13 @@ class PromptScores:
         """Return the weighted sum of scores."""
         return float((self.pair_weights * scores).sum())
 
+    def above_mean(
+        self, scores: Float[Tensor, "*counts query key"]
+    ) -> Float[Tensor, "*counts query key"]:
+        """Return scores less the mean over the keys that each query sees, 0 where it sees none."""
+        mean = (scores * self.sees).sum(-1, keepdim=True) / self.sees.sum(-1, keepdim=True)
+        return (scores - mean) * self.sees
+
     def require_sum(self, weights: Weights, rebuilt: Float[Tensor, "query key"], of: str) -> float:
         """Return the largest gap of rebuilt scores, over the largest score; reject a large one.
 
@@ -99,7 +106,10 @@ def prompt_scores(
     if query is not None and key is not None and not sees[query, key]:
         raise ValueError(f"the query at position {query} does not see the key at position {key}.")
     x = states.stream[layer]
-    q, k = block.attention_scores.norm_and_rotate(block.queries(x), block.keys(x))
+    scores = block.attention_scores
+    q, k = scores.norm_and_rotate(block.queries(x), block.keys(x))
+    raw = scores.raw_scores(q, k[:, block.kv_head])
+    pattern = scores.pattern(scores.softcap_scores(raw))[head]
     nothing = torch.zeros(n, block.n_heads, 1)
     return PromptScores(
         block=block,
@@ -107,12 +117,10 @@ def prompt_scores(
         x=x,
         q=q[:, head],
         k=k[:, block.kv_head[head]],
-        raw=block.attention_scores.raw_scores(q, k[:, block.kv_head])[head],
+        raw=raw[head],
         sees=sees,
-        pair_weights=_pair_weights(
-            block.attention_pattern(x)[head], sees, query, key, relative=relative
-        ),
-        position_bias=block.attention_scores.raw_scores(nothing, nothing)[head],
+        pair_weights=_pair_weights(pattern, sees, query, key, relative=relative),
+        position_bias=scores.raw_scores(nothing, nothing)[head],
     )
 
 
@@ -132,15 +140,10 @@ def _pair_weights(
     else:
         share = pattern[queries] / pattern[queries].sum(-1, keepdim=True)  # without a sink's weight
         chosen[queries] = share / len(queries)
-    return above_mean(chosen, sees) if relative else chosen
-
-
-def above_mean(
-    pair_weights: Float[Tensor, "query key"], sees: Bool[Tensor, "query key"]
-) -> Float[Tensor, "query key"]:
-    """Return the weights of the same sum less the mean score over each query's keys."""
-    mean = sees / sees.sum(-1, keepdim=True)
-    return pair_weights - mean * pair_weights.sum(-1, keepdim=True)
+    if relative:
+        mean = sees / sees.sum(-1, keepdim=True)
+        chosen = chosen - mean * chosen.sum(-1, keepdim=True)
+    return chosen
 
 
 def linear_images(

@@ -82,16 +82,28 @@ def run_with_head_change(
         _, mlp_out = attn_and_mlp_out(of_row, layer, of_row[before], of_row[after])
         attn_out = block.attention_output.written(out + change_of_row)
         rebuilt.append(block.resid_post(of_row[before], attn_out, mlp_out))
-    gap = (torch.stack(rebuilt) - values[after]).abs().amax(-1)
-    residual_error = float((gap / values[after].abs().amax(-1).clamp_min(1e-30)).max())
-    if not residual_error < default_tolerance(model):
-        raise layer.unsupported(
-            f"has a residual stream after ablation that is off by {residual_error:.0e} from the "
-            "canonical form's",
-            "check(model, prompt) names the quantity that does not fit; the weights can still be "
-            "read.",
-        )
-    return InterventionRun(logits, residual_error)
+    return InterventionRun(logits, require_rebuilt(layer, torch.stack(rebuilt), values[after]))
+
+
+def require_rebuilt(
+    layer: HostLayer,
+    rebuilt: Float[Tensor, "edits position d_model"],
+    theirs: Float[Tensor, "edits position d_model"],
+) -> float:
+    """Return the largest error of the stream after a changed block, over its largest entry.
+
+    Raises:
+        UnsupportedModelError: it is more than `check` allows.
+    """
+    gap = (rebuilt - theirs).abs().amax(-1)
+    error = float((gap / theirs.abs().amax(-1).clamp_min(1e-30)).max())
+    if error < default_tolerance(layer.model):
+        return error
+    raise layer.unsupported(
+        f"has a residual stream after ablation that is off by {error:.0e} from the canonical "
+        "form's",
+        "check(model, prompt) names the quantity that does not fit; the weights can still be read.",
+    )
 
 
 def output_projection(model: Any, layer: int) -> nn.Module:

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from tw_lens.canonical import MLP, Weights
 from tw_lens.reading.forward import ONE_RUN, run_batch
-from tw_lens.reading.intervention import InterventionRun, add_to_output
+from tw_lens.reading.intervention import InterventionRun, add_to_output, require_rebuilt
 from tw_lens.reading.layer import HostLayer, host_layer
 from tw_lens.reading.model_access import optional
 from tw_lens.reading.model_parts import residual_hooks
-from tw_lens.reading.precision import default_tolerance
 from tw_lens.reading.states import WRITE_HOOKS, attn_and_mlp_out
 
 
@@ -65,13 +64,11 @@ def run_with_mlp_change(
             for row in change
         ]
     )
-    gap = (rebuilt - values[after]).abs().amax(-1)
-    error = float((gap / values[after].abs().amax(-1).clamp_min(1e-30)).max())
-    if not reached or not error < default_tolerance(model):
+    error = require_rebuilt(layer, rebuilt, values[after])
+    if not reached:
         raise layer.unsupported(
-            f"has a residual stream after ablation that is off by {error:.0e} from the canonical "
-            "form's",
-            "check(model, prompt) names the quantity that does not fit; neurons can still be read.",
+            "has an MLP whose output projection is not called, so that nothing can be changed",
+            "Its neurons can still be read.",
         )
     return InterventionRun(logits, error)
 

@@ -31,6 +31,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 import tw_lens as tw
 from tests.models import as_bridge, perturbed
+from tests.planted import with_router
 from tw_lens.results import Result
 
 PACKAGE = str(Path(tw.__file__).parent)
@@ -155,6 +156,7 @@ def made() -> dict[str, Any]:
         tw.score_attribution(w, s, layer=1, head=0),
         tw.score_directions(w, s, layer=1, head=0, rotations=2),
         tw.neuron_table(w, layer=1, k=2), tw.neuron_probe(w, layer=1, words=[5], n=2),
+        tw.router_table(with_router(w), layer=1),
         tw.neuron_examples(m, TEXTS, layer=1, neurons=[0], n_examples=1),
         tw.neuron_ablation(m, TEXTS, layer=1, neurons=[0]),
         tw.trajectory_attribution(w, s, neurons=2).neurons,

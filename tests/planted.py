@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from tw_lens.canonical import (
@@ -76,3 +78,9 @@ def by_hand(W_E, W_Q, W_K, W_V, W_O) -> Weights:
 
 def _orthogonal(n: int, g: torch.Generator) -> torch.Tensor:
     return torch.linalg.qr(torch.randn(D, n, generator=g))[0].T
+
+
+def with_router(weights: Weights) -> Weights:
+    """Return weights whose MLPs have a random router of four experts."""
+    W_router = torch.randn(4, weights.d_model, generator=torch.Generator().manual_seed(0))
+    return replace(weights, read_mlp=lambda layer: replace(weights.mlp(layer), W_router=W_router))

@@ -48,6 +48,7 @@ HOW_TO_GET = {
     "Projection": "call fit_projection(weights, states) first",
     "Trajectory": "call trajectory(weights, states) first",
     "TrajectoryAttribution": "call trajectory_attribution(weights, states) first",
+    "StepNeurons": "read the neurons of trajectory_attribution(weights, states, neurons=5)",
     "AttentionPattern": "call attention_pattern(weights, states, layer=...) first",
     "DirectionExamples": "call direction_examples(model, prompts, ...) first",
     "DataFrame": "call to_dataframe() of a result",

@@ -12,6 +12,7 @@ import pytest
 
 import tw_lens as tw
 from tests.models import shared_bridge
+from tests.planted import with_router
 from tw_lens.analyses.common_nouns import NOUNS
 from tw_lens.canonical import Weights
 from tw_lens.results import Result
@@ -96,6 +97,10 @@ COLUMNS = {
     "ScoreDirections": [
         *HEAD, "directions", "singular_value", "score", "share", "explained", "rotated_score",
         "rotated_explained", "rotated_95",
+    ],
+    "RouterTable": [
+        "layer", "expert", "component", "norm", "rank", "token_index", "token_string", "score",
+        "coherence", "exceeds_null",
     ],
     "NeuronTable": [
         *NEURON, "norm_in", "norm_out", "cosine_in_out", "std", "skewness", "kurtosis", "in_tokens",
@@ -191,6 +196,7 @@ def results() -> dict[str, Result]:
         tw.score_attribution(weights, states, layer=1, head=0),
         tw.score_directions(weights, states, layer=1, head=0, rotations=2),
         tw.neuron_table(weights, layer=1),
+        tw.router_table(with_router(weights), layer=1),
         tw.neuron_probe(weights, layer=1, words=[5, 6]),
         _neurons_with_tokens(
             tw.neuron_examples(model, [[5, 6, 7], [9, 8]], layer=1, neurons=[3, 4]), tokens

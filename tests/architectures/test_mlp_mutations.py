@@ -109,6 +109,34 @@ def test_what_cannot_be_read_is_refused_for_calls_of_mlps_only(architecture: str
     assert tw.trajectory_attribution(weights, states).neurons is None
 
 
+ROUTED = ("MixtralForCausalLM", "DeepseekV3ForCausalLM", "GraniteMoeForCausalLM")
+
+
+@pytest.mark.parametrize("architecture", ROUTED)
+def test_the_router_lists_tokens_that_its_expert_is_chosen_for(architecture: str):
+    weights = tw.read_weights(zoo_bridge(architecture))
+    layer = 1 if "Deepseek" in architecture else 0
+    mlp = weights.mlp(layer)
+    table = tw.router_table(weights, layer=layer, k=4)
+    points = torch.cat(list(weights.vocabulary.on_sphere(mlp.norm)())).double()
+    W = mlp.W_router.double() * mlp.norm.gain.double()
+    logits = points @ (W - W.mean(0)).T
+    for expert in table.experts:
+        expected = logits[:, expert].topk(4)
+        assert table.lists.token_index[expert].tolist() == expected.indices.tolist()
+        assert table.lists.score[expert].double().allclose(expected.values, atol=1e-5)
+    y = mlp.norm.sphere(weights.vocabulary.embed(table.lists.token_index.flatten()))
+    factor = mlp.routing(mlp.norm.affine(y))
+    own = torch.arange(len(table.experts)).repeat_interleave(4)
+    of = [mlp.experts.index(str(expert)) for expert in own.tolist()]
+    assert (factor[torch.arange(len(of)), of] > 0).double().mean() > 0.7
+
+
+def test_a_layer_without_experts_has_no_router():
+    with pytest.raises(tw.UnsupportedModelError, match="layer 0 has no mixture of experts"):
+        tw.router_table(tw.read_weights(zoo_bridge("LlamaForCausalLM")), layer=0)
+
+
 def test_the_neurons_of_a_mixture_carry_the_name_of_their_expert():
     model = zoo_bridge("DeepseekV3ForCausalLM")
     mlp = tw.read_weights(model).mlp(1)

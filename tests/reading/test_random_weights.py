@@ -41,15 +41,6 @@ def test_the_seed_decides():
     assert one == again != other
 
 
-def test_a_fingerprint_tells_models_apart():
-    model = tiny_bridge("gpt2")
-    before = fingerprint(model)
-    assert before == fingerprint(model) == fingerprint(tiny_bridge("gpt2"))
-    with torch.no_grad():
-        model.original_model.transformer.h[1].mlp.c_fc.weight[40, 3] += 0.01
-    assert fingerprint(model) != before
-
-
 def test_weights_that_are_not_in_memory_are_rejected():
     model = tiny_bridge("gpt2")
     model.original_model.transformer.h[0].mlp.to("meta")

@@ -10,6 +10,7 @@ import torch
 
 import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge
+from tests.planted import with_router
 from tw_lens.analyses import CommonNouns, HeadEllipsoid
 from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES
 from tw_lens.rendering.export.print_layout import layout_of
@@ -57,6 +58,7 @@ def every_result():
         tw.score_attribution(weights, states, layer=2, head=1, query=2),
         tw.score_directions(weights, states, layer=2, head=1, rotations=2),
         tw.neuron_table(weights, layer=1),
+        tw.router_table(with_router(weights), layer=1),
         tw.neuron_probe(weights, layer=1, words=[5, 6]),
         tw.neuron_examples(model, [[5, 6, 7], [9, 8]], layer=1, neurons=[3, 4]),
         tw.trajectory_attribution(weights, states, neurons=3).neurons,

@@ -9,7 +9,7 @@ import torch
 from plotly.offline import get_plotlyjs
 
 import tw_lens as tw
-from tests.models import golden_bridge, tiny_bridge
+from tests.models import golden_bridge, shared_bridge, tiny_bridge
 from tw_lens.rendering import attention_widget, token_widget
 from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
 
@@ -154,6 +154,20 @@ def test_tokens_are_colored_by_the_step_or_by_a_components_share():
             ValueError, match=f"unknown component '{unknown}'; expected one of 'H0'"
         ):
             token_widget(attribution, unknown)
+
+
+def test_the_token_widget_shows_the_shares_of_single_neurons():
+    model = shared_bridge("llama")
+    weights, states = tw.read_weights(model), tw.read_states(model, [5, 6, 7, 8])
+    neurons = tw.trajectory_attribution(weights, states, neurons=500).neurons
+    assert neurons is not None
+    widget = token_widget(neurons).properties
+    table = neurons.to_dataframe().dropna(subset="neuron").set_index(["component", "position"])
+    for column, name in enumerate(widget["labels"]):
+        for position, values in enumerate(widget["values"]):
+            assert values[column] == pytest.approx(table.share[name, position], abs=1e-4)
+    with pytest.raises(ValueError, match="leave it out"):
+        token_widget(neurons, "MLP")
 
 
 def test_the_token_widget_takes_every_component_that_its_table_prints():

@@ -22,6 +22,7 @@ from tw_lens.analyses.head_spectrum import HeadSpectrum, head_spectrum
 from tw_lens.analyses.neuron_probe import NeuronProbe, neuron_probe
 from tw_lens.analyses.neuron_table import NeuronTable, neuron_table
 from tw_lens.analyses.projection import Projection, fit_projection
+from tw_lens.analyses.router_table import RouterTable, router_table
 from tw_lens.analyses.score_attribution import ScoreAttribution, score_attribution
 from tw_lens.analyses.score_directions import ScoreDirections, score_directions
 from tw_lens.analyses.source_attribution import SourceAttribution, source_attribution
@@ -50,6 +51,7 @@ __all__ = [
     "NeuronProbe",
     "NeuronTable",
     "Projection",
+    "RouterTable",
     "ScoreAttribution",
     "ScoreDirections",
     "SourceAttribution",
@@ -77,6 +79,7 @@ __all__ = [
     "head_svd",
     "neuron_probe",
     "neuron_table",
+    "router_table",
     "score_attribution",
     "score_directions",
     "source_attribution",

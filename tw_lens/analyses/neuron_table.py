@@ -178,7 +178,7 @@ def neuron_table(
     keep = allowed_mask(weights, token_filter, "exact")
     met = token_points(weights, layer, mlp.norm, vocabulary)
     parts = [
-        _read(weights, mlp, met, torch.tensor(chosen[i : i + AT_ONCE]), k, keep)
+        _read(weights, mlp, met, _index(chosen[i : i + AT_ONCE]), k, keep)
         for i in range(0, len(chosen), AT_ONCE)
     ]
     sign, moments = torch.cat([p.sign for p in parts]), torch.cat([p.moments for p in parts], 1)
@@ -189,7 +189,7 @@ def neuron_table(
         null = compare_with_null(weights, joined, kind, met, keep)
         return make_token_lists(joined, weights.tokens, null, source.count if seen else None)
 
-    index = torch.tensor(chosen)
+    index = _index(chosen)
     A_in, A_out = mlp.A_in[:, index], mlp.A_out[index]
     A_gate = None if mlp.A_gate is None else mlp.A_gate[:, index]
     gates = [p.gate for p in parts if p.gate is not None]
@@ -216,6 +216,14 @@ def neuron_table(
     )
 
 
+def _index(neurons: Sequence[int]) -> Tensor | slice:
+    """Return an index of neurons: a slice, which copies nothing, for consecutive ones."""
+    first, last = neurons[0], neurons[-1]
+    if list(neurons) == list(range(first, last + 1)):
+        return slice(first, last + 1)
+    return torch.tensor(neurons)
+
+
 class _Reading(NamedTuple):
     """The token lists of some neurons, their signs, and the moments of what they write."""
 
@@ -227,12 +235,17 @@ class _Reading(NamedTuple):
 
 
 def _read(
-    weights: Weights, mlp: MLP, points: TokenPoints, index: Tensor, k: int, keep: Tensor | None
+    weights: Weights,
+    mlp: MLP,
+    points: TokenPoints,
+    index: Tensor | slice,
+    k: int,
+    keep: Tensor | None,
 ) -> _Reading:
     """Read some neurons on all sides, with one pass over the points and one over the readout."""
     table, known = EXACT.output_tokens(weights), combined_mask(keep, points)
-    moments = Moments(len(index))
     queries, inputs = table.pull_back(mlp.A_out[index]), mlp.A_in.T[index]
+    moments, n = Moments(len(inputs)), len(inputs)
     whole = float(weights.vocabulary.is_whole_state)  # parts are read without constants
     if mlp.A_gate is None or mlp.a_gate is None:
         writes = top_tokens(queries, table.rows, k, keep=keep, observe=moments.observe)
@@ -240,7 +253,7 @@ def _read(
             writes = writes._replace(score=writes.score - moments.mean()[:, None])
         reads = top_tokens(inputs, points.rows, k, keep=known)
         reads = reads._replace(score=reads.score + whole * mlp.a_in[index, None])
-        return _Reading(None, reads, writes, torch.ones(len(index)), moments.shape())
+        return _Reading(None, reads, writes, torch.ones(n), moments.shape())
     both = top_tokens_both_signs(
         queries, table.rows, k, relative=table.relative, keep=keep, observe=moments.observe
     )
@@ -249,7 +262,7 @@ def _read(
     joint = top_tokens(
         torch.cat([gates, sign[:, None] * inputs]), points.rows, k, keep=known,
     )  # fmt: skip
-    gate, reads = joint.of(slice(len(index))), joint.of(slice(len(index), None))
+    gate, reads = joint.of(slice(n)), joint.of(slice(n, None))
     shape = moments.shape()
     shape[1] *= sign
     return _Reading(

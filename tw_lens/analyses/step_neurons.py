@@ -39,10 +39,11 @@ class StepNeurons(Result):
     """The neurons with the largest shares of every step, by absolute value.
 
     `neuron`, `share` and `activation` hold the k leading neurons of every layer and position;
-    `largest` the 50 neurons with the largest absolute mean share of all, position 0 left out;
-    `rest` is the share of all others, `bias` that of the MLP's biases, and the three sum to the
-    MLP's share. NaN (and neuron -1) where a layer's MLP is not read. `error` is the largest
-    relative error of the sum of the neurons against what the MLP adds.
+    `largest` the 50 neurons with the largest absolute mean share of all, position 0 left out, and
+    `largest_share` their share of the step at every position. `rest` is the share of all others,
+    `bias` that of the MLP's biases, and the three sum to the MLP's share. NaN (and neuron -1)
+    where a layer's MLP is not read. `error` is the largest relative error of the sum of the
+    neurons against what the MLP adds.
     """
 
     model_name: str
@@ -54,6 +55,7 @@ class StepNeurons(Result):
     rest: Float[Tensor, "n_layers position"]
     bias: Float[Tensor, "n_layers position"]
     largest: tuple[MeanShare, ...]
+    largest_share: Float[Tensor, "largest position"]
     error: float
     caveats: tuple[Caveat, ...] = ()
 
@@ -135,7 +137,7 @@ def step_neurons(weights: Weights, states: States, k: int) -> StepNeurons:
         "activation": torch.full((n_layers, k, n), math.nan),
     }
     rest, bias = torch.full((2, n_layers, n), math.nan).unbind(0)
-    errors, refusals, means = [], {}, []
+    errors, refusals, means = [], {}, list[tuple[MeanShare, Tensor]]()
     first = min(1, n - 1)
     for layer in range(n_layers):
         try:
@@ -153,17 +155,19 @@ def step_neurons(weights: Weights, states: States, k: int) -> StepNeurons:
         leading["activation"][layer, :found] = activation.gather(-1, index).T
         mean = share[first:].nanmean(0)
         most = mean.abs().nan_to_num(-1.0).topk(min(N_LARGEST, mlp.d_mlp)).indices.tolist()
-        means += [MeanShare(layer, neuron, float(mean[neuron])) for neuron in most]
+        means += [(MeanShare(layer, j, float(mean[j])), share[:, j].clone()) for j in most]
         rest[layer], bias[layer] = share.sum(-1) - top.sum(-1), constant
     if not errors:
         raise next(iter(refusals.values()))
+    means = sorted(means, key=lambda one: _size(one[0]), reverse=True)[:N_LARGEST]
     return StepNeurons(
         model_name=states.model_name,
         token_index=tuple(states.tokens.tolist()),
         token_strings=states.token_strings,
         rest=rest,
         bias=bias,
-        largest=tuple(sorted(means, key=_size, reverse=True)[:N_LARGEST]),
+        largest=tuple(mean for mean, _ in means),
+        largest_share=torch.stack([share for _, share in means]),
         error=max(errors),
         caveats=_caveats(refusals),
         **leading,

@@ -39,7 +39,8 @@ class MLP:
 
     A mixture of experts holds the neurons of all experts, one expert after the other, and of the
     shared ones; `routing` gives the factor on every activation, 0 for experts that are not chosen,
-    and `experts` the name of each neuron's expert.
+    and `experts` the name of each neuron's expert. `W_router` is None where no linear router that
+    explains the routing is found.
     """
 
     layer: int
@@ -60,6 +61,7 @@ class MLP:
     centred_stream: bool = False
     routing: Callable[[Tensor], Tensor] | None = None
     experts: tuple[str, ...] | None = None
+    W_router: Float[Tensor, "n_experts d_model"] | None = None
 
     @property
     def d_mlp(self) -> int:
@@ -84,6 +86,11 @@ class MLP:
             written = self.post_norm.project(written) * self.post_norm.gain
         written = written * self.multiplier
         return written - written.mean(-1, keepdim=True) if self.centred_stream else written
+
+    @property
+    def A_router(self) -> Float[Tensor, "n_experts d_model"] | None:
+        """`W_router diag(gain) P`: the direction that each expert's routing logit reads."""
+        return None if self.W_router is None else self.norm.project(self.W_router * self.norm.gain)
 
     @cached_property
     @default_settings()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,6 +20,7 @@ class States:
         attn_out, mlp_out: what attention and the MLP added in each block.
         adds_up: largest relative gap of `stream[l] + attn_out[l] + mlp_out[l]` against
             `stream[l + 1]`; above 1e-3 the two parts are not what was added.
+        sampled_fingerprint: a digest of some of the model's parameters; empty where unknown.
     """
 
     model_name: str
@@ -28,6 +29,7 @@ class States:
     stream: Float[Tensor, "layers_and_end position d_model"]
     attn_out: Float[Tensor, "n_layers position d_model"]
     mlp_out: Float[Tensor, "n_layers position d_model"]
+    sampled_fingerprint: str = field(default="", repr=False)
 
     @property
     def n_layers(self) -> int:

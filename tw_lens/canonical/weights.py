@@ -65,6 +65,7 @@ class Weights:
     caveats: tuple[Caveat, ...]
     read_block: Callable[[int], Block] = field(repr=False)
     read_fingerprint: Callable[[], str] = field(default=lambda: "", repr=False)
+    sampled_fingerprint: str = field(default="", repr=False)
     rounding: float = float(torch.finfo(torch.float32).eps)
     read_positions: Callable[[], Tensor | None] = field(default=lambda: None, repr=False)
     read_mlp: Callable[[int], MLP] | None = field(default=None, repr=False)
@@ -188,13 +189,20 @@ class Weights:
         """Reject states that cannot come from the weights' model.
 
         Raises:
-            ValueError: the numbers of layers or the widths differ.
+            ValueError: the numbers of layers, the widths or the models' parameters differ.
         """
         n_layers, d_model = states.n_layers, states.stream.shape[-1]
         if (n_layers, d_model) != (self.n_layers, self.d_model):
             raise ValueError(
                 f"the states ({n_layers} layers, width {d_model}) are not of the weights' model "
                 f"({self.n_layers} layers, width {self.d_model}); read both from one model."
+            )
+        known = self.sampled_fingerprint and states.sampled_fingerprint
+        if known and self.sampled_fingerprint != states.sampled_fingerprint:
+            raise ValueError(
+                f"the states of {states.model_name} and the weights of {self.model_name} have the "
+                "same sizes and are of different parameters (another model, another checkpoint, "
+                "or processed after one was read); read both from one model."
             )
 
     @checked

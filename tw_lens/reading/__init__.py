@@ -1,6 +1,7 @@
 """Reading: the only place that knows TransformerLens."""
 
 from tw_lens.reading.certificate import Certificate, Comparison, certify, check
+from tw_lens.reading.fingerprint import fingerprint
 from tw_lens.reading.forward import (
     read_resid_pre,
     read_resid_pre_of_layers,
@@ -12,7 +13,7 @@ from tw_lens.reading.mlp_intervention import run_with_mlp_change
 from tw_lens.reading.mlp_states import read_resid_mid
 from tw_lens.reading.precision import is_half_precision
 from tw_lens.reading.prompts import Prompt, special_tokens_around, tokenize_prompts
-from tw_lens.reading.random_weights import fingerprint, permute_weights
+from tw_lens.reading.random_weights import permute_weights
 from tw_lens.reading.states import read_states
 from tw_lens.reading.states_io import StatesFileError, load_states, save_states
 from tw_lens.reading.weights import read_weights

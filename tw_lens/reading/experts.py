@@ -18,6 +18,7 @@ from tw_lens.reading.model_access import optional, original_module, resolved_mod
 
 N_PROBES = 16
 TOLERANCE = 2e-5
+ROUTERS = ("gate", "router")
 SHARED = ("shared_experts", "shared_expert")
 LINEARS = ("gate_proj", "up_proj", "down_proj")
 
@@ -30,6 +31,7 @@ class Experts(NamedTuple):
     W_out: Tensor
     routing: Callable[[Tensor], Tensor]
     names: tuple[str, ...]
+    W_router: Tensor | None
 
 
 def read_experts(module: Any, activation: Callable[[Tensor], Tensor], where: str) -> Experts | None:
@@ -54,7 +56,8 @@ def read_experts(module: Any, activation: Callable[[Tensor], Tensor], where: str
     shared = _shared_weights(module, where)
     device = next(module.parameters())
     probe = torch.randn(N_PROBES, _width(both, down), generator=torch.Generator().manual_seed(0))
-    theirs, _ = _call(module, probe.to(device))
+    theirs, choice = _call(module, probe.to(device))
+    W_router = _router(module, probe.to(device), choice, where)
     for W_in, W_gate, W_out in _layouts(both, down):
         n = len(W_out)
         found = Experts(
@@ -64,6 +67,7 @@ def read_experts(module: Any, activation: Callable[[Tensor], Tensor], where: str
             _routing(module, len(both), n // len(both), sum(len(s[2]) for s in shared)),
             tuple(str(i // (n // len(both))) for i in range(n))
             + ("shared",) * sum(len(s[2]) for s in shared),
+            W_router,
         )
         seen = probe.to(device).float().cpu()
         post = activation(seen @ found.W_gate) * (seen @ found.W_in) * found.routing(seen)
@@ -106,6 +110,21 @@ def _shared_weights(module: Any, where: str) -> list[tuple[Tensor, Tensor, Tenso
         for name in LINEARS
     )
     return [(up, gate, down)]
+
+
+def _router(module: Any, probe: Tensor, choice: tuple[Tensor, Tensor], where: str) -> Tensor | None:
+    """Return the weight of a linear router, one row per expert; None where it explains no choice.
+
+    It explains the choice if the chosen experts' weights have the order of its logits.
+    """
+    weight = optional(resolved_module(optional(module, *ROUTERS)), "weight")
+    if not isinstance(weight, Tensor) or weight.shape[-1:] != probe.shape[-1:]:
+        return None
+    weight = to_float32_cpu(weight, f"{where}.router")
+    index, factor = (part.reshape(len(probe), -1).cpu() for part in choice)
+    logits = (probe.float().cpu() @ weight.T).gather(-1, index.long())
+    in_order = logits.gather(-1, factor.argsort(dim=-1)).diff(dim=-1)
+    return weight if bool((in_order >= -TOLERANCE * logits.abs().max()).all()) else None
 
 
 def _routing(module: Any, n_experts: int, width: int, n_shared: int) -> Callable[[Tensor], Tensor]:

@@ -137,6 +137,7 @@ def _mixture(
         centred_stream=centred_stream,
         routing=found.routing,
         experts=found.names,
+        W_router=found.W_router,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tw_lens.arguments import checked
 from tw_lens.canonical import States
 from tw_lens.reading.cached_prompt import require_whole_prompt
+from tw_lens.reading.fingerprint import sampled_fingerprint
 from tw_lens.reading.forward import run
 from tw_lens.reading.layer import HostLayer, host_layers
 from tw_lens.reading.model_access import name_of, require_model, tokenizer_of
@@ -123,6 +124,7 @@ def read_states(
         stream=stream,
         attn_out=torch.stack([attn_out for attn_out, _ in added]),
         mlp_out=torch.stack([mlp_out for _, mlp_out in added]),
+        sampled_fingerprint=sampled_fingerprint(model),
     )
 
 

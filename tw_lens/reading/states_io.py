@@ -45,7 +45,11 @@ def save_states(states: States, path: str | Path) -> Path:
         Path(path),
         LAYOUT,
         {name: getattr(states, name) for name in TENSORS},
-        {"model_name": states.model_name, "token_strings": states.token_strings},
+        {
+            "model_name": states.model_name,
+            "token_strings": states.token_strings,
+            "sampled_fingerprint": states.sampled_fingerprint,
+        },
     )
 
 
@@ -67,7 +71,12 @@ def load_states(path: str | Path) -> States:
     tensors, header = load_tensors(path, LAYOUT, "states", StatesFileError)
     token_strings = tuple(header["token_strings"])
     _require_matching_shapes(tensors, token_strings, path)
-    return States(model_name=header["model_name"], token_strings=token_strings, **tensors)
+    return States(
+        model_name=header["model_name"],
+        token_strings=token_strings,
+        sampled_fingerprint=header.get("sampled_fingerprint", ""),
+        **tensors,
+    )
 
 
 def _require_matching_shapes(

@@ -12,6 +12,7 @@ from tw_lens.canonical import MLP, Block, Norm, Readout, Vocabulary, Weights
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
 from tw_lens.reading.embeddings import read_positions, read_readout, read_vocabulary
+from tw_lens.reading.fingerprint import fingerprint, sampled_fingerprint
 from tw_lens.reading.forward import run
 from tw_lens.reading.layer import HostLayer, host_layer, host_layers
 from tw_lens.reading.mlp import read_mlp
@@ -29,7 +30,6 @@ from tw_lens.reading.model_parts import model_parts, residual_hooks
 from tw_lens.reading.norms import read_norm
 from tw_lens.reading.offloaded import has_meta_weights, materialised
 from tw_lens.reading.precision import coarsest_step
-from tw_lens.reading.random_weights import fingerprint
 from tw_lens.reading.user_hooks import hooked_modules, without_point_hooks
 from tw_lens.tokens import TokenStrings
 
@@ -101,6 +101,7 @@ def read_weights(model: Any) -> Weights:
         read_block=read,
         read_mlp=_mlp_reader(model, norms, centred_stream),
         read_fingerprint=lambda: fingerprint(model),
+        sampled_fingerprint=sampled_fingerprint(model),
     )
 
 

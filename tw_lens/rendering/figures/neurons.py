@@ -1,10 +1,10 @@
-"""Figures of neurons: a map of a layer's neurons, and the neurons that words drive."""
+"""Figures of neurons: a layer's neurons, the neurons that words drive, experts' tokens."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tw_lens.analyses import NeuronProbe, NeuronTable
+from tw_lens.analyses import NeuronProbe, NeuronTable, RouterTable
 from tw_lens.rendering.figures.null_markers import hover_text
 from tw_lens.rendering.figures.style import (
     LIGHT_RED_TO_BLUE,
@@ -86,4 +86,28 @@ def draw_neuron_probe(result: NeuronProbe) -> go.Figure:
     title = f"Layer {result.layer}: neurons that each token drives, and what they write"
     fig = apply_layout(go.Figure(heat), title, height=190 + 40 * len(result.words))
     fig.update_xaxes(type="category", title="leading neurons", side="bottom")
+    return fig.update_yaxes(autorange="reversed", automargin=True)
+
+
+@figure.register(RouterTable)
+def draw_router_table(result: RouterTable) -> go.Figure:
+    """Draw experts by rank: the tokens that each is chosen for, colored by their logit."""
+    import plotly.graph_objects as go
+
+    strings = result.lists.token_string
+    rows = range(len(strings))
+    heat = go.Heatmap(
+        z=to_lists(result.lists.score), x=[f"{i + 1}." for i in range(len(strings[0]))],
+        y=list(result.components),
+        text=[[escape_token(truncate(token, 12)) for token in row] for row in strings],
+        texttemplate="%{text}", textfont={"size": 10},
+        customdata=[[hover_text(result.lists, i)] * len(strings[i]) for i in rows],
+        hovertemplate="%{y}, %{text}: %{z}<br>%{customdata}<extra></extra>",
+        colorscale=[[0, LIGHT_RED_TO_BLUE[len(LIGHT_RED_TO_BLUE) // 2]],
+                    [1, LIGHT_RED_TO_BLUE[-1]]],
+        colorbar={"title": "logit above<br>the mean<br>expert's"},
+    )  # fmt: skip
+    title = f"Layer {result.layer}: tokens that each expert is chosen for"
+    fig = apply_layout(go.Figure(heat), title, height=190 + 26 * len(strings))
+    fig.update_xaxes(type="category", title="leading tokens", side="bottom")
     return fig.update_yaxes(autorange="reversed", automargin=True)

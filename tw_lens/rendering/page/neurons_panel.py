@@ -5,8 +5,9 @@ from __future__ import annotations
 from tw_lens.analyses import NeuronTable, neuron_table, trajectory_attribution
 from tw_lens.canonical import LayerVocabulary, States, Weights
 from tw_lens.rendering.figures.null_markers import null_marker
-from tw_lens.rendering.page.lazy_figures import lazy_figure
+from tw_lens.rendering.page.lazy_figures import lazy_figure, lazy_widget
 from tw_lens.rendering.page.panels import Panel, Table, refusal_panel
+from tw_lens.rendering.widgets.circuitsvis import token_widget
 from tw_lens.tokens import visible
 
 TITLE = "Neurons that move the last token"
@@ -46,8 +47,10 @@ def neurons_panel(
         "position, and the sum of the others. The table lists the neurons with the largest mean "
         "share (by absolute value) over the positions after the first, with the tokens whose "
         "points give their gate and input the largest values, and the tokens whose logits they "
-        "raise most.",
-        lazy_figure(neurons, len(states) - 1),
+        "raise most. In the line of tokens choose a neuron by its name: blue tokens "
+        "move along their step by it, red ones against.",
+        lazy_figure(neurons, len(states) - 1)
+        + lazy_widget(token_widget(neurons), "tokens colored by one neuron's share of their step"),
         note="neuron_examples tests on text how well such lists predict what drives a neuron.",
         table=Table(
             "leading neurons of the prompt", ("neuron", "mean share (%)", *columns), tuple(rows),

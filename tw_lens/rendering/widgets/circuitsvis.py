@@ -11,11 +11,13 @@ from uuid import uuid4
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses import AttentionPattern, Trajectory, TrajectoryAttribution
+from tw_lens.analyses import AttentionPattern, StepNeurons, Trajectory, TrajectoryAttribution
+from tw_lens.analyses.neuron_points import neuron_label
 from tw_lens.arguments import checked
 from tw_lens.rendering.figures.style import json_in_script, to_lists
 from tw_lens.tokens import visible
 
+NEURONS_SHOWN = 20  # of the neurons with the largest mean shares
 OPENING_CHARACTERS = str.maketrans({"<": "<\u200b", "&": "&\u200b"})
 
 
@@ -110,39 +112,53 @@ def attention_widget(result: AttentionPattern) -> Widget:
 
 
 @checked
-def token_widget(result: Trajectory | TrajectoryAttribution, component: str = "MLP") -> Widget:
-    """Return a widget of a prompt's tokens, colored by their value at a layer to choose.
+def token_widget(
+    result: Trajectory | TrajectoryAttribution | StepNeurons, component: str | None = None
+) -> Widget:
+    """Return a widget of a prompt's tokens, colored by their value at a layer or neuron to choose.
 
     Of a `Trajectory`, the value is the angle of the step from that layer on, in radians. Of a
     `TrajectoryAttribution`, it is the signed share of the step of one component, blue along the
-    step and red against it. Hovering over a token lists its values of all layers.
+    step and red against it. Of `StepNeurons` (an attribution's `neurons`), it is the same share of
+    one of the neurons with the largest mean shares, as "L5N123". Hovering over a token lists its
+    values of all layers or neurons.
 
     Args:
         result: from `trajectory` or `trajectory_attribution`.
-        component: of an attribution, in every layer: "MLP", "H3", another of its `components`, or
-            "heads" for the sum over the heads; or in one layer, as in its table: "L5H3", "L5 MLP".
+        component: of an attribution, in every layer: "MLP" (the default), "H3", another of its
+            `components`, or "heads" for the sum over the heads; or in one layer, as in its table:
+            "L5H3", "L5 MLP".
 
     Raises:
-        ValueError: the attribution has no such component.
+        ValueError: the attribution has no such component, or the result has no components.
 
     Example:
         >>> from tw_lens import trajectory
         >>> token_widget(trajectory(weights, states))
         Widget(ColoredTokensMulti, for notebooks and pages)
     """
-    if isinstance(result, Trajectory):
-        values = _step_angles(result)
-        layers = list(range(len(values)))
+    if isinstance(result, TrajectoryAttribution):
+        layers, values = _shares(result, component or "MLP")
+        labels = [f"layer {layer}" for layer in layers]
+    elif component is not None:
+        raise ValueError(
+            f"component={component!r} chooses a part of an attribution, and the result is a "
+            f"{type(result).__name__}; leave it out."
+        )
+    elif isinstance(result, StepNeurons):
+        values = result.largest_share[:NEURONS_SHOWN]
+        labels = [neuron_label(la, n) for la, n, _ in result.largest[:NEURONS_SHOWN]]
     else:
-        layers, values = _shares(result, component)
+        values = _step_angles(result)
+        labels = [f"layer {layer}" for layer in range(len(values))]
     return Widget(
         "ColoredTokensMulti",
         {
             "tokens": [neutralise_html(token) for token in result.token_strings],
             "values": to_lists(values.nan_to_num(0.0).T, 4),
-            "labels": [f"layer {layer}" for layer in layers],
+            "labels": labels,
         },
-        height=160 + 24 * len(values),  # hovering over a token lists its values of all layers
+        height=160 + 24 * len(values),  # hovering over a token lists all its values
     )
 
 

@@ -1,0 +1,44 @@
+"""Fingerprints tell models apart; weights refuse the states of another model."""
+
+import copy
+
+import pytest
+import torch
+
+import tw_lens as tw
+from tests.models import shared_bridge, tiny_bridge
+from tw_lens.reading import fingerprint
+
+
+def test_a_fingerprint_tells_models_apart():
+    model = tiny_bridge("gpt2")
+    before = fingerprint(model)
+    assert before == fingerprint(model) == fingerprint(tiny_bridge("gpt2"))
+    with torch.no_grad():
+        model.original_model.transformer.h[1].mlp.c_fc.weight[40, 3] += 0.01
+    assert fingerprint(model) != before
+
+
+def test_states_of_another_model_of_the_same_sizes_are_refused(tmp_path):
+    model = shared_bridge("gpt2")
+    weights, states = tw.read_weights(model), tw.read_states(model, [5, 6, 7])
+    other = tw.read_states(tw.permute_weights(model), [5, 6, 7])
+    tw.trajectory(weights, states)
+    with pytest.raises(ValueError, match="the same sizes and are of different parameters"):
+        tw.trajectory(weights, other)
+    again = [
+        tw.load_states(tw.save_states(each, tmp_path / "states.safetensors"))
+        for each in (states, other)
+    ]
+    tw.trajectory(copy.deepcopy(weights), again[0])
+    with pytest.raises(ValueError, match="of different parameters"):
+        tw.trajectory(weights, again[1])
+
+
+def test_states_of_a_trained_step_are_refused():
+    model = tiny_bridge("llama")
+    weights = tw.read_weights(model)
+    with torch.no_grad():
+        model.original_model.model.layers[1].mlp.up_proj.weight.mul_(1.001)
+    with pytest.raises(ValueError, match="read both from one model"):
+        tw.trajectory_attribution(weights, tw.read_states(model, [5, 6, 7]))

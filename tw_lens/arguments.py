@@ -5,7 +5,8 @@
 2. A value of the kind is passed on in its plain form (an int, a tuple, a `Path`); another one is
    rejected before the call runs. Whether a layer, a head or a token exists is for the model to say.
 3. Where an annotation names anything else (a model, a prompt), the call looks at the value itself.
-4. The call runs under torch's default settings (see `torch_settings`).
+4. The call runs under torch's default settings (see `torch_settings`), on the device of its
+   `Weights`; its result returns to the CPU (see `devices`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import cache, wraps
 from inspect import BoundArguments, Parameter, Signature, signature
 from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+
+import torch
 
 from tw_lens.argument_kinds import (
     Check,
@@ -33,6 +37,7 @@ from tw_lens.argument_kinds import (
     require_words,
     shown,
 )
+from tw_lens.devices import CPU, moved
 from tw_lens.torch_settings import default_settings
 
 P = ParamSpec("P")
@@ -53,6 +58,8 @@ HOW_TO_GET = {
     "DirectionExamples": "call direction_examples(model, prompts, ...) first",
     "DataFrame": "call to_dataframe() of a result",
 }
+_COMPUTING_ON: ContextVar[torch.device] = ContextVar("computing on", default=CPU)
+RESULTS = ("Result", "Points", "States")  # what returns to the CPU
 KINDS: dict[str, Check] = {
     "int": require_int,
     "bool": require_bool,
@@ -86,10 +93,27 @@ def checked(call: Callable[P, R]) -> Callable[P, R]:
         for name, value in given.arguments.items():
             given.arguments[name] = checks()[name](name, value)
         _require_complete(call.__name__, shape, given)
-        with default_settings():
-            return call(*given.args, **given.kwargs)
+        outer = _COMPUTING_ON.get()
+        device = _device_of(given.arguments) or outer
+        with default_settings(device):
+            if device == outer:
+                return call(*given.args, **given.kwargs)
+            for name, value in given.arguments.items():
+                given.arguments[name] = moved(value, device)
+            token = _COMPUTING_ON.set(device)
+            try:
+                result = call(*given.args, **given.kwargs)
+            finally:
+                _COMPUTING_ON.reset(token)
+            return moved(result, outer) if _is_a(result, RESULTS) else result
 
     return run
+
+
+def _device_of(arguments: Mapping[str, Any]) -> torch.device | None:
+    """Return the device of the first of the arguments that is a `Weights`; None without one."""
+    weights = (value for value in arguments.values() if _is_a(value, ["Weights"]))
+    return next((value.device for value in weights), None)
 
 
 def _bind(name: str, shape: Signature, args: Any, kwargs: Any) -> BoundArguments:

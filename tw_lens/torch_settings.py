@@ -18,23 +18,25 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
+CPU = torch.device("cpu")
 PRECISION = "highest"
 AUTOCAST = ("cpu", "cuda", "xpu")
 
 
 @contextmanager
-def default_settings() -> Iterator[None]:
-    """Compute in float32 on the CPU, in full precision, without autocast and gradients.
+def default_settings(device: torch.device = CPU) -> Iterator[None]:
+    """Compute in float32, in full precision, without autocast and gradients.
 
-    Models stay on their own device, and their parameters in their own type.
+    New tensors are made on the device. Models stay on their own device, and their parameters in
+    their own type.
     """
     with ExitStack() as stack:
         stack.enter_context(_process_settings())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
-        if torch.empty(0).device.type != "cpu":
-            stack.enter_context(torch.device("cpu"))
+        if torch.get_default_device() != device:
+            stack.enter_context(device)
         for device in filter(torch.is_autocast_enabled, AUTOCAST):
             stack.enter_context(torch.autocast(device, enabled=False))
         yield

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tw_lens.analyses.head_directions import head_svd
 from tw_lens.canonical import Block
+from tw_lens.devices import drawn
 from tw_lens.geometry import FactoredSVD
 from tw_lens.results.arguments import Circuit
 
@@ -67,7 +68,7 @@ def perturb_bfloat16(block: Block, generator: torch.Generator) -> Block:
 
     def moved(W: Tensor) -> Tensor:
         step = torch.exp2(W.frexp().exponent - 1.0 - BFLOAT16_STEPS) * (W != 0)
-        return W + step * (torch.rand(W.shape, generator=generator) - 0.5)
+        return W + step * (drawn(torch.rand, W.shape, generator=generator) - 0.5)
 
     names = ("W_Q", "W_K", "W_V", "W_O")
     return replace(block, **{name: moved(getattr(block, name)) for name in names})

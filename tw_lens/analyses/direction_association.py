@@ -16,6 +16,7 @@ from tw_lens.analyses.similarity import centred_embeddings
 from tw_lens.analyses.token_filter import TokenFilter, filter_summary
 from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights
+from tw_lens.devices import drawn
 from tw_lens.errors import Caveat
 from tw_lens.geometry import NO_TOKEN, unit, upper_p_values
 from tw_lens.progress import Progress
@@ -180,7 +181,10 @@ def direction_association(
                 p_same[i] = upper_p_values(association[i, None], repaired)[0]
                 p_other[i] = upper_p_values(association[i, None], across[row])[0]
             orders = torch.stack(
-                [torch.randperm(len(index), generator=generator) for _ in range(n_permutations)]
+                [
+                    drawn(torch.randperm, len(index), generator=generator)
+                    for _ in range(n_permutations)
+                ]
             )
             permuted = own[torch.arange(len(index)), orders].mean(-1)
             p_head.append(upper_p_values(own.diagonal().mean()[None] - ROUNDING, permuted))

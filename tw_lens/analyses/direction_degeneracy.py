@@ -23,6 +23,7 @@ from tw_lens.analyses.token_filter import (
 from tw_lens.argument_kinds import require_index
 from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights
+from tw_lens.devices import drawn
 from tw_lens.errors import Caveat
 from tw_lens.geometry import FactoredSVD, top_tokens_both_signs
 from tw_lens.results.arguments import Circuit
@@ -214,7 +215,7 @@ def _rotate(
             index = [i for i, of in enumerate(row) if of == start]
             m = len(index)
             if m > 1:
-                rotation = torch.linalg.qr(torch.randn(m, m, generator=generator))[0]
+                rotation = torch.linalg.qr(drawn(torch.randn, m, m, generator=generator))[0]
                 left[h][:, index] = left[h][:, index] @ rotation
                 right[h][:, index] = right[h][:, index] @ rotation
     return svd._replace(left=left, right=right)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tw_lens.canonical import Block, Readout
+from tw_lens.devices import drawn
 
 N_PERMUTATIONS = 199
 DISTANCE = 8
@@ -48,7 +49,7 @@ def match_tokens(
     rows = torch.arange(n)
     null = torch.stack(
         [
-            order[..., rows, torch.randperm(n, generator=generator)].mean(-1).amax(0)
+            order[..., rows, drawn(torch.randperm, n, generator=generator)].mean(-1).amax(0)
             for _ in range(N_PERMUTATIONS)
         ]
     )

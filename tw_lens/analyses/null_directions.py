@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tw_lens.analyses.similarity import TokenSimilarity, token_similarity
 from tw_lens.canonical import Block, TokenPoints, Weights, combined_mask
+from tw_lens.devices import drawn
 from tw_lens.geometry import (
     TokenVectorChunks,
     TopTokens,
@@ -121,7 +122,7 @@ class NullDirections:
                 len(READOUT_KINDS) * self.seed + READOUT_KINDS.index(kind)
             )
             rows = self.rows(kind, points)
-            isotropic = torch.randn(n, self.d_model, generator=generator)
+            isotropic = drawn(torch.randn, n, self.d_model, generator=generator)
             sizes = [min(AT_ONCE, n - start) for start in range(0, n, AT_ONCE)]
             like_vocabulary = torch.cat(
                 [random_directions_like(rows, size, generator) for size in sizes]

@@ -16,6 +16,7 @@ from tw_lens.analyses.umap_cache import cached_umap
 from tw_lens.argument_kinds import require_choice, shown
 from tw_lens.arguments import checked
 from tw_lens.canonical import States, Weights
+from tw_lens.devices import drawn
 from tw_lens.errors import Caveat
 from tw_lens.geometry import angle, pca, reduce_with, step_rank_correlation, top_tokens
 from tw_lens.results.base import Result, figure
@@ -194,10 +195,10 @@ def fit_projection(
     tokens = [token for prompt in prompts for token in prompt.tokens.tolist()]
     landmarks = _landmarks(weights, tokens, y)
     generator = torch.Generator().manual_seed(seed)
-    sample = torch.randperm(weights.d_vocab, generator=generator)[:n_words].tolist()
+    sample = drawn(torch.randperm, weights.d_vocab, generator=generator)[:n_words].tolist()
     index = landmarks + [i for i in sample if i not in set(landmarks)]
     embedded = weights.vocabulary.embed(torch.tensor(index))
-    points = torch.cat([y.flatten(0, 1), norm.sphere(embedded)])
+    points, y = torch.cat([y.flatten(0, 1), norm.sphere(embedded)]).cpu(), y.cpu()
     if method == "pca":
         reduced = pca(points, n_components)
     elif method == "umap":

@@ -40,11 +40,11 @@ class Vocabulary:
     def rows(self) -> Iterator[Float[Tensor, "rows d_model"]]:
         """Yield the embeddings, unscaled, float32, a chunk at a time."""
         for start in range(0, len(self), ROWS_AT_ONCE):
-            yield self.W_E[start : start + ROWS_AT_ONCE].detach().float().cpu()
+            yield self.W_E[start : start + ROWS_AT_ONCE].detach().float()
 
     def embeddings(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
         """Return the embeddings of some tokens, unscaled."""
-        return self.W_E[token_index.to(self.W_E.device)].detach().float().cpu()
+        return self.W_E[token_index.to(self.W_E.device)].detach().float()
 
     def embed_rows(self, rows: Float[Tensor, "words d_model"]) -> Float[Tensor, "words d_model"]:
         """Return embeddings as they enter the residual stream (see the class)."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from tw_lens.arguments import checked
 from tw_lens.canonical.head_faithfulness import HeadFaithfulness
 from tw_lens.canonical.weights import Weights
+from tw_lens.devices import CPU
 from tw_lens.tensor_files import load_tensors, save_tensors
 
 Source = Literal["embedding", "alone", "text"]
@@ -85,16 +86,16 @@ class LayerVocabulary:
     @property
     def counts_by_token(self) -> Int[Tensor, " d_vocab"]:
         """Return the count of every token of the model; 0 without a point."""
-        return torch.zeros(self.d_vocab, dtype=torch.long).index_put(
-            (self.token_index,), self.count
-        )
+        counts = torch.zeros(self.d_vocab, dtype=torch.long, device=CPU)
+        return counts.index_put((self.token_index,), self.count)
 
     @property
     def mask(self) -> Bool[Tensor, " d_vocab"]:
         """Return whether each token of the model has a point."""
         if self.maps is not None:
-            return torch.ones(self.d_vocab, dtype=torch.bool)
-        return torch.zeros(self.d_vocab, dtype=torch.bool).index_fill_(0, self.token_index, True)
+            return torch.ones(self.d_vocab, dtype=torch.bool, device=CPU)
+        mask = torch.zeros(self.d_vocab, dtype=torch.bool, device=CPU)
+        return mask.index_fill_(0, self.token_index, True)
 
     @checked
     def of_layer(self, layer: int) -> Float[Tensor, "tokens d_model"]:

@@ -23,6 +23,7 @@ from tw_lens.canonical.layer_vocabulary import LayerVocabulary
 from tw_lens.canonical.sphere_projection import Norm
 from tw_lens.canonical.unembedding import Readout
 from tw_lens.canonical.weights import Weights
+from tw_lens.devices import drawn
 from tw_lens.errors import UnsupportedModelError
 from tw_lens.tokens import TokenStrings, named
 
@@ -110,7 +111,7 @@ class Points:
                 f"the points have width {width}, and the residual stream of {weights.model_name} "
                 f"has width {weights.d_model}."
             )
-        vectors = self.vectors.detach().float().cpu()
+        vectors = self.vectors.detach().float().to(weights.device)
         norm = weights.readout.norm
         directions = norm.project(vectors)
         lengths = directions.norm(dim=-1, keepdim=True)
@@ -247,8 +248,8 @@ def position_points(weights: Weights, *, positions: Sequence[int] | None = None)
             f"{len(W_pos) - 1}."
         )
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(weights.d_vocab, (N_SAMPLED,), generator=generator)
-    at = torch.randint(len(W_pos), (N_SAMPLED,), generator=generator)
+    tokens = drawn(torch.randint, weights.d_vocab, (N_SAMPLED,), generator=generator)
+    at = drawn(torch.randint, len(W_pos), (N_SAMPLED,), generator=generator)
     norm = weights.block(weights.attention_layers[0]).norm
     x = norm.project(weights.vocabulary.embed(tokens) + W_pos[at])
     return Points(

@@ -57,7 +57,7 @@ def standardise_readout(weights: Weights, block: Block, points: TokenPoints) -> 
     total = torch.stack([chunk.sum(0) for chunk in readout.columns()]).sum(0)
     mean = total / readout.W_U.shape[1]
     written = readout.pull_back(factor.T)
-    parts = [(written @ (chunk - mean).T).norm(dim=0) for chunk in readout.columns()]
+    parts = [((chunk - mean) @ written.T).norm(dim=-1) for chunk in readout.columns()]
     deviation = torch.cat(parts)
     deviation = deviation.clamp_min(max(1e-6 * float(deviation.max()), 1e-30))  # heads of zeros
     shared = {f.name: getattr(readout, f.name) for f in fields(Readout)}
@@ -68,14 +68,18 @@ def standardise_readout(weights: Weights, block: Block, points: TokenPoints) -> 
 def _factor_of_writes(block: Block, points: TokenPoints) -> Float[Tensor, "d_model columns"]:
     """Return F with `F F^T = sum_h A_O^T cov(v) A_O` over the tokens that have a point."""
     n, first, second, start = 0, 0.0, 0.0, 0
+    shift: Tensor | None = None  # values less the first chunk's mean, so that little cancels
     for chunk in points.rows():
         if points.mask is not None:
             chunk = chunk[points.mask[start : (start := start + len(chunk))]]
         v = block.values_of_points(chunk)
-        v = (v if block.v_norm is None else block.v_norm(v)).double()
-        n += len(v)
-        first = first + v.sum(0)
-        second = second + torch.einsum("phe,phf->hef", v, v)
+        v = (v if block.v_norm is None else block.v_norm(v)).transpose(0, 1)
+        if shift is None and len(chunk):
+            shift = v.mean(1, keepdim=True)
+        v = v if shift is None else v - shift
+        n += len(chunk)
+        first = first + v.sum(1).double()
+        second = second + (v.mT @ v).double()
     average = torch.as_tensor(first) / n
     cov = torch.as_tensor(second) / n - torch.einsum("he,hf->hef", average, average)
     S, U = torch.linalg.eigh(cov)

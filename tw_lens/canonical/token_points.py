@@ -13,6 +13,7 @@ from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks
 from tw_lens.canonical.layer_vocabulary import LayerVocabulary, apply_affine_map
 from tw_lens.canonical.sphere_projection import Norm
 from tw_lens.canonical.weights import Weights
+from tw_lens.devices import moved
 
 TABLE_ENTRIES = 2**26  # the points of a layer are kept up to this size (256 MB)
 
@@ -64,9 +65,17 @@ def token_points(
     if vocabulary is None:
         return TokenPoints(gather=embedded, rows=embedding.on_sphere(norm), mask=None, key=norm.key)
     vocabulary.require_model(weights)
-    points, matrix = vocabulary.of_layer(layer), vocabulary.map_of_layer(layer)
-    row = torch.full((weights.d_vocab,), -1)
-    row[vocabulary.token_index] = torch.arange(len(vocabulary))
+    points, matrix, token_index, mask = moved(
+        (
+            vocabulary.of_layer(layer),
+            vocabulary.map_of_layer(layer),
+            vocabulary.token_index,
+            vocabulary.mask,
+        ),
+        weights.device,
+    )
+    row = torch.full((weights.d_vocab,), -1, device=weights.device)
+    row[token_index] = torch.arange(len(vocabulary), device=weights.device)
 
     def gather(ids: Tensor) -> Tensor:
         found, seen = points[row[ids].clamp_min(0)], row[ids] >= 0
@@ -76,7 +85,7 @@ def token_points(
             found[~seen] = apply_affine_map(embedded(ids[~seen]), matrix)
         return found
 
-    everyone, kept = torch.arange(weights.d_vocab), []
+    everyone, kept = torch.arange(weights.d_vocab, device=weights.device), []
     keeps = len(everyone) * points.shape[1] <= TABLE_ENTRIES
 
     def rows() -> Iterator[Tensor]:
@@ -93,7 +102,7 @@ def token_points(
     return TokenPoints(
         gather=gather,
         rows=rows,
-        mask=None if bool(vocabulary.mask.all()) else vocabulary.mask,
+        mask=None if bool(mask.all()) else mask,
         key=(vocabulary, layer),
     )
 

@@ -44,7 +44,7 @@ class Readout:
     def columns(self) -> Iterator[Float[Tensor, "words d_model"]]:
         """Yield `W_U` transposed, float32, a chunk of tokens at a time."""
         for start in range(0, self.W_U.shape[1], ROWS_AT_ONCE):
-            yield self.W_U[:, start : start + ROWS_AT_ONCE].detach().float().cpu().T
+            yield self.W_U[:, start : start + ROWS_AT_ONCE].detach().float().T
 
     def sphere(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Return `N(x)` as the unembedding reads it (after the head, if there is one)."""
@@ -61,9 +61,9 @@ class Readout:
     def _columns_of(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
         """Return columns of `W_U` as rows; NaN for tokens that are only read."""
         last = self.W_U.shape[1] - 1
-        columns = self.W_U[:, token_index.clamp_max(last).to(self.W_U.device)]
-        written = (token_index <= last).cpu()[:, None]
-        return columns.detach().float().cpu().T.where(written, torch.nan)
+        token_index = token_index.to(self.W_U.device)
+        columns = self.W_U[:, token_index.clamp_max(last)]
+        return columns.detach().float().T.where((token_index <= last)[:, None], torch.nan)
 
     def _fold(self, columns: Float[Tensor, "words d_model"]) -> Float[Tensor, "words d_model"]:
         """Fold columns of `W_U` to read the sphere: `P diag(gain)` and the scale applied."""

@@ -18,6 +18,7 @@ from tw_lens.canonical.embedding import Vocabulary
 from tw_lens.canonical.mlp import MLP
 from tw_lens.canonical.states import States
 from tw_lens.canonical.unembedding import Readout
+from tw_lens.devices import CPU
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.tokens import TokenStrings
 
@@ -44,6 +45,7 @@ class Weights:
             "centred" (means are gone), "without value biases" (moved into b_O).
         caveats: the conditions under which readings of this model hold.
         rounding: the largest relative step of the model's number formats (2^-7 in bfloat16).
+        device: where calls compute with these weights; results return to the CPU.
 
     Blocks are read from the model on demand. A copy (`copy.deepcopy`, `pickle`, joblib) holds all
     of them, float32, and needs no model: 4 bytes for every weight of the attention. It holds no
@@ -66,6 +68,7 @@ class Weights:
     read_block: Callable[[int], Block] = field(repr=False)
     read_fingerprint: Callable[[], str] = field(default=lambda: "", repr=False)
     sampled_fingerprint: str = field(default="", repr=False)
+    device: torch.device = CPU
     rounding: float = float(torch.finfo(torch.float32).eps)
     read_positions: Callable[[], Tensor | None] = field(default=lambda: None, repr=False)
     read_mlp: Callable[[int], MLP] | None = field(default=None, repr=False)
@@ -120,7 +123,7 @@ class Weights:
 
     @checked
     def block(self, layer: int) -> Block:
-        """The attention of one layer, float32 on the CPU.
+        """The attention of one layer, float32 on `device`.
 
         Raises:
             IndexError: the layer does not exist.
@@ -138,7 +141,7 @@ class Weights:
 
     @checked
     def mlp(self, layer: int) -> MLP:
-        """The MLP of one layer, float32 on the CPU.
+        """The MLP of one layer, float32 on `device`.
 
         Raises:
             IndexError: the layer does not exist.

@@ -98,7 +98,7 @@ def reduce_with(points: Float[Tensor, "points d"], reducer: Any) -> ReducedPoint
     Raises:
         ValueError: the result is not 2 or 3 finite coordinates for every point.
     """
-    flat = torch.as_tensor(reducer.fit_transform(points.numpy()), dtype=torch.float32)
+    flat = torch.as_tensor(reducer.fit_transform(points.numpy()), dtype=torch.float32, device="cpu")
     matching = flat.ndim == 2 and len(flat) == len(points) and flat.shape[1] in (2, 3)
     if not matching or not bool(flat.isfinite().all()):
         raise ValueError(

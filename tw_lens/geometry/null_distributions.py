@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tw_lens.devices import drawn
 from tw_lens.geometry.angles import unit
 from tw_lens.geometry.top_tokens import TopTokens, select, top_tokens_both_signs
 
@@ -48,7 +49,7 @@ def random_directions_like(
     total = weight = mean = torch.zeros(())
     count = 0
     for chunk in rows():
-        z = torch.randn(n, len(chunk), generator=generator)
+        z = drawn(torch.randn, n, len(chunk), generator=generator)
         total = total + z @ chunk
         weight = weight + z.sum(-1, keepdim=True)
         mean = mean + chunk.sum(0)
@@ -74,7 +75,7 @@ def random_directions_in_span(
 ) -> Float[Tensor, "heads n d"]:
     """Sample unit directions, uniform in the span of each factor's columns."""
     bases = torch.linalg.qr(factors)[0]
-    inside = torch.randn(len(bases), n, bases.shape[-1], generator=generator)
+    inside = drawn(torch.randn, len(bases), n, bases.shape[-1], generator=generator)
     return unit(inside @ bases.mT)
 
 
@@ -82,7 +83,7 @@ def random_orthonormal(
     n: int, width: int, directions: int, generator: torch.Generator
 ) -> Float[Tensor, "n width directions"]:
     """Sample orthonormal frames, uniform among all (Haar measure)."""
-    sample = torch.randn(n, width, directions, generator=generator, dtype=torch.float64)
+    sample = drawn(torch.randn, n, width, directions, generator=generator, dtype=torch.float64)
     return torch.linalg.qr(sample)[0]
 
 

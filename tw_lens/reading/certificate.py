@@ -124,7 +124,7 @@ def check(model: Any, prompt: Prompt, *, tolerance: float | None = None) -> Cert
         >>> check(model, "w5 w6 w7").passed
         True
     """
-    return certify(model, read_weights(model), prompt, tolerance=tolerance)
+    return certify(model, read_weights(model, device="cpu"), prompt, tolerance=tolerance)
 
 
 def certify(

@@ -21,6 +21,7 @@ from tw_lens.reading.model_access import (
     optional,
     original_model,
     original_module,
+    require_numbers,
     resolved_module,
     to_float32_cpu,
     unsupported,
@@ -49,7 +50,7 @@ def read_vocabulary(model: Any) -> Vocabulary:
     """
     parts = model_parts(model)
     W_E = _matrix(model, parts.embed, "W_E")
-    to_float32_cpu(W_E, "the embedding W_E")
+    require_numbers(W_E, "the embedding W_E")
     factors = [float(hf_config_value(model, name) or 1.0) for name in EMBEDDING_FACTORS]
     factors.append(number(_original_base(model), "normalizer", 1.0))  # RecurrentGemma
     types = find_tensor(parts.token_types, "weight", "W_token_type")
@@ -102,7 +103,7 @@ def read_readout(model: Any, vocabulary: Vocabulary) -> Readout:
         return Readout(Norm.none(d_model), W_U, torch.zeros(W_U.shape[1]), is_embedding=True)
     require_plain_maps(resolved_module(parts.unembed), model, "unembed")
     W_U = _matrix(model, parts.unembed, "W_U")
-    to_float32_cpu(W_U, "the unembedding W_U")
+    require_numbers(W_U, "the unembedding W_U")
     b_U = optional(parts.unembed, "b_U")
     return Readout(
         norm=norm,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tw_lens.devices import CPU
 from tw_lens.errors import UnsupportedModelError
 from tw_lens.reading.layer import host_layers
 from tw_lens.reading.model_access import architecture_of, name_of
@@ -68,7 +69,7 @@ def run_batch(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run prompts of one length (see `run`); the first axis of every result is the prompt."""
     requested = set(names) | set(also or [])
-    with ONE_RUN:
+    with ONE_RUN, CPU:  # what a model makes without naming a device is moved by itself
         logits, values = _run_once(model, tokens, names, requested)
         if has_hooks(model):
             with without_hooks(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from tw_lens.errors import UnsupportedModelError
 
+ROWS_AT_ONCE = 8192
 STILL_POSSIBLE = "TransformerLens' own hooks and caches still work on it."
 
 
@@ -103,8 +105,8 @@ def find_tensor(component: Any, *names: str) -> Tensor | None:
     return next((t for t in tensors if not t.is_meta), tensors[0] if tensors else None)
 
 
-def to_float32_cpu(tensor: Tensor, name: str) -> Tensor:
-    """Return a detached float32 copy on the CPU.
+def require_numbers(tensor: Tensor, name: str) -> None:
+    """Reject a tensor whose entries are not the model's weights, without a copy of the whole.
 
     Raises:
         ValueError: the tensor has no data, is quantised, or contains NaN or infinity.
@@ -116,13 +118,24 @@ def to_float32_cpu(tensor: Tensor, name: str) -> Tensor:
             f"{name} is quantised ({tensor.dtype}), so its entries are not the model's weights; "
             "load the model in float32, bfloat16 or float16."
         )
-    copy = tensor.detach().to("cpu", torch.float32, copy=True)
-    if not torch.isfinite(copy).all():
+    # A sum is finite only if every entry is; it may also overflow.
+    rows = torch.atleast_1d(tensor.detach()).split(ROWS_AT_ONCE)
+    total = sum(float(part.sum(dtype=torch.float32)) for part in rows)
+    if not math.isfinite(total) and not all(part.isfinite().all() for part in rows):
         raise ValueError(
             f"{name} contains NaN or infinity, which would make every result meaningless; check "
             "the checkpoint it was loaded from."
         )
-    return copy
+
+
+def to_float32_cpu(tensor: Tensor, name: str) -> Tensor:
+    """Return a detached float32 copy on the CPU.
+
+    Raises:
+        ValueError: see `require_numbers`.
+    """
+    require_numbers(tensor, name)
+    return tensor.detach().to("cpu", torch.float32, copy=True)
 
 
 def unsupported(model: Any, part: str, remedy: str = STILL_POSSIBLE) -> UnsupportedModelError:

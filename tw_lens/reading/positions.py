@@ -180,17 +180,16 @@ def _temperature(c: float, f: float, first: int, n: int) -> Tensor:
 
 def _rotary_module(layer: HostLayer) -> Any:
     """Find the module that computes cosines and sines: the bridge's, the layer's, the model's."""
-    modules = [
-        optional(layer.model, "rotary_emb"),
-        layer.part("rotary_emb"),
-    ]
-    if (original := original_model(layer.model)) is not None:
-        modules += [
-            module
-            for name, module in original.named_modules()
-            if name.endswith("rotary_emb") and not any(part in name for part in OTHER_MODALITIES)
-        ]
-    return next((m for m in map(resolved_module, modules) if callable(m)), None)
+    near = map(resolved_module, (optional(layer.model, "rotary_emb"), layer.part("rotary_emb")))
+    found = next(filter(callable, near), None)
+    if found is not None or (original := original_model(layer.model)) is None:
+        return found
+    modules = (
+        resolved_module(module)
+        for name, module in original.named_modules()
+        if name.endswith("rotary_emb") and not any(part in name for part in OTHER_MODALITIES)
+    )
+    return next(filter(callable, modules), None)
 
 
 def _turning(layer: HostLayer) -> tuple[bool, bool]:

@@ -45,9 +45,10 @@ def has_hooks(model: Any) -> bool:
 
 
 @contextmanager
-def without_point_hooks(model: Any) -> Iterator[None]:
-    """Suspend TransformerLens' hooks on hook points within a context."""
-    with _suspended(hooked_points(model).values(), _is_not_ours):
+def without_point_hooks(part: Any) -> Iterator[None]:
+    """Suspend TransformerLens' hooks on the hook points of a model or block within a context."""
+    points = [module for module in part.modules() if optional(module, "fwd_hooks")]
+    with _suspended(points, _is_not_ours):
         yield
 
 

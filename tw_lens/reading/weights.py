@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from tw_lens.arguments import checked
 from tw_lens.canonical import MLP, Block, Norm, Readout, Vocabulary, Weights
+from tw_lens.devices import CPU, WITHOUT_FLOAT64, moved
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
 from tw_lens.reading.embeddings import read_positions, read_readout, read_vocabulary
@@ -32,22 +33,27 @@ from tw_lens.reading.offloaded import has_meta_weights, materialised
 from tw_lens.reading.precision import coarsest_step
 from tw_lens.reading.user_hooks import hooked_modules, without_point_hooks
 from tw_lens.tokens import TokenStrings
+from tw_lens.torch_settings import default_settings
 
 PROBED = 8  # tokens of the run that shows what a user's hooks do
 READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
 @checked
-def read_weights(model: Any) -> Weights:
+@default_settings()  # a model is read on the CPU, then moved
+def read_weights(model: Any, *, device: torch.device | str | None = None) -> Weights:
     """Read a model's weights in canonical (folded-layernorm) form.
 
-    Every block is read on demand, converted to float32 on the CPU, and folded as
+    Every block is read on demand, converted to float32, and folded as
     `A_Q = P diag(gain) W_Q`, `a_Q = bias W_Q + b_Q` (definitions in `Block`), so that the result
     does not depend on how TransformerLens processed the model. The model is not changed.
 
     Args:
         model: a `HookedTransformer`, `HookedEncoder` or `TransformerBridge`, raw or processed in
             any way.
+        device: where calls compute with these weights, "cpu" or "cuda:1"; by default where the
+            model's embedding is. Results return to the CPU. Apple's "mps" has no float64, so its
+            models are computed with on the CPU.
 
     Returns:
         The weights, with the caveats that hold for this model.
@@ -55,7 +61,7 @@ def read_weights(model: Any) -> Weights:
     Raises:
         UnsupportedModelError: a part of the model does not fit the canonical form.
         ValueError: the embedding or unembedding has no data, is quantised, or contains NaN; PyTorch
-            hooks on the model's modules change its activations.
+            hooks on the model's modules change its activations; the device does not exist.
 
     Example:
         >>> weights = read_weights(model)
@@ -77,8 +83,9 @@ def read_weights(model: Any) -> Weights:
     centred_stream = (
         readout.norm.centred and not hybrid and all(norm.centred for norm in norms.values())
     )
-    read = _block_reader(layers, norms, centred_stream)
-    first = read(layers[0].index)
+    device = _compute_device(device, vocabulary)
+    read_on_cpu = _block_reader(layers, norms, centred_stream)
+    first = read_on_cpu(layers[0].index)
     if hooked_modules(model):
         _require_effectless_hooks(model, len(vocabulary))
     processed = _processing(list(norms.values()), readout, vocabulary, centred_stream, first)
@@ -91,18 +98,50 @@ def read_weights(model: Any) -> Weights:
         n_kv_heads=first.W_K.shape[0],
         d_model=int(model.cfg.d_model),
         d_head=first.d_head,
-        vocabulary=vocabulary,
-        readout=readout,
+        vocabulary=moved(vocabulary, device),
+        readout=moved(readout, device),
         tokens=TokenStrings(tokenizer_of(model), len(vocabulary)),
         processed=processed,
         caveats=caveats_of(first, vocabulary, readout, processed, hybrid),
         rounding=coarsest_step(model),
-        read_positions=partial(read_positions, model, vocabulary),
-        read_block=read,
-        read_mlp=_mlp_reader(model, norms, centred_stream),
+        read_positions=lambda: moved(read_positions(model, vocabulary), device),
+        read_block=_on_device(read_on_cpu, device),
+        read_mlp=_on_device(_mlp_reader(model, norms, centred_stream), device),
         read_fingerprint=lambda: fingerprint(model),
         sampled_fingerprint=sampled_fingerprint(model),
+        device=device,
     )
+
+
+def _compute_device(device: torch.device | str | None, vocabulary: Vocabulary) -> torch.device:
+    """Return the device to compute on.
+
+    Raises:
+        ValueError: the device does not exist here.
+    """
+    try:
+        found = torch.empty(0, device=vocabulary.W_E.device if device is None else device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device {device!r} cannot be used here ({reason}); give 'cpu', or leave it out."
+        ) from None
+    unusable = found.type in WITHOUT_FLOAT64 or found.type == "meta"
+    return CPU if device is None and unusable else found
+
+
+def _on_device(read: Any, device: torch.device) -> Any:
+    """Return a reader of one layer whose last layer stays on a device."""
+    if device == CPU:
+        return read
+
+    @lru_cache(maxsize=1)
+    def read_there(index: int) -> Any:
+        with CPU:
+            part = read(index)
+        return moved(part, device)
+
+    return read_there
 
 
 def _block_reader(layers: list[HostLayer], norms: dict[int, Norm], centred_stream: bool) -> Any:
@@ -113,7 +152,7 @@ def _block_reader(layers: list[HostLayer], norms: dict[int, Norm], centred_strea
     def read(index: int) -> Block:
         layer = by_index[index]
         with (
-            without_point_hooks(layer.model),
+            without_point_hooks(layer.block),
             materialised(layer.block, exclude=optional(layer.block, "mlp")),
         ):
             return read_block(
@@ -133,7 +172,7 @@ def _mlp_reader(model: Any, norms: dict[int, Norm], centred_stream: bool) -> Any
     @lru_cache(maxsize=1)
     def read(index: int) -> MLP:
         layer = host_layer(model, index)
-        with without_point_hooks(model), materialised(layer.block):
+        with without_point_hooks(layer.block), materialised(layer.block):
             norms_of_stream = _stream_norms(layer)
             return read_mlp(
                 layer,

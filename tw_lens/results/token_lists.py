@@ -153,5 +153,6 @@ def make_token_lists(
     )
     of_lists = None
     if count is not None:
-        of_lists = count[result.token_index.clamp_min(0)] * (result.token_index != NO_TOKEN)
+        index = result.token_index
+        of_lists = count.to(index.device)[index.clamp_min(0)] * (index != NO_TOKEN)
     return TokenLists(result.score, result.token_index, rows, null, of_lists)

@@ -121,7 +121,7 @@ def direction_ablation(
     Source: arXiv 2309.07315, section 4.5, for the directions; the test is causal ablation.
     """
     stream = PromptStream(model, prompts, first_position)
-    weights = read_weights(model)
+    weights = read_weights(model, device="cpu")
     allowed_mask(weights, token_filter)  # a filter that does not fit is rejected before the work
     block = weights.block(layer)
     head = require_head(block, head)

@@ -136,7 +136,7 @@ def direction_examples(
     section 4.5.
     """
     stream, n_positions = PromptStream(model, prompts, first_position), 0
-    weights = read_weights(model)
+    weights = read_weights(model, device="cpu")
     keep = allowed_mask(weights, token_filter)
     points = whole_vocabulary_points(weights, layer, vocabulary)
     pairs = head_directions(weights, points, layer, head, circuit, direction, n=N_RANDOM, seed=seed)

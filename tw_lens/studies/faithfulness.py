@@ -90,7 +90,7 @@ def faithfulness(
         raise ValueError(
             "vocabulary must be one or more of what layer_vocabulary returns; got none."
         )
-    weights = read_weights(model)
+    weights = read_weights(model, device="cpu")
     for one in several:
         one.require_model(weights)
     shared = [la for la in several[0].layers if all(la in one.layers for one in several)]

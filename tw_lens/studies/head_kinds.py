@@ -32,6 +32,7 @@ from tw_lens.canonical import (
     position_points,
     token_points,
 )
+from tw_lens.devices import drawn, moved
 from tw_lens.progress import Progress, steps
 from tw_lens.reading import read_resid_pre_of_layers, read_weights, special_tokens_around
 from tw_lens.results.caveats import without_distance
@@ -103,7 +104,7 @@ def head_kinds(
     tokens = _sample(weights, generator)
     first = torch.zeros(len(layers), 0, weights.d_model)
     if model is not None:
-        first = _prefix_states(model, weights)
+        first = moved(_prefix_states(model, weights), weights.device)
     writers: list[tuple[float, Tensor]] = []  # previous-token heads so far: share, what they write
     scores, p, heads = [], [], []
     with steps(progress, total=len(layers), unit="layer") as step:
@@ -142,7 +143,7 @@ def head_kinds(
 
 
 def _require_same_model(weights: Weights, model: Any) -> None:
-    other = read_weights(model)
+    other = read_weights(model, device="cpu")
     if other.fingerprint != weights.fingerprint:
         raise ValueError(
             f"the model given ({other.model_name}) is not the model of these weights "
@@ -154,7 +155,7 @@ def _sample(weights: Weights, generator: torch.Generator) -> Int[Tensor, " token
     """Return distinct tokens that text can contain."""
     usable = (~torch.tensor(weights.tokens.without_text())).nonzero().flatten()
     usable = usable[usable < weights.readout.W_U.shape[1]]
-    chosen = torch.randperm(len(usable), generator=generator)[:N_TOKENS]
+    chosen = drawn(torch.randperm, len(usable), generator=generator)[:N_TOKENS]
     return usable[chosen]
 
 
@@ -186,7 +187,7 @@ def _simulated(
     n = min([LENGTH, *((n_ctx - start) // 2 for n_ctx in contexts if n_ctx is not None)])
     places = []
     for _ in range(N_SEQUENCES):
-        order = torch.randperm(len(y), generator=generator)[:n].repeat(2)
+        order = drawn(torch.randperm, len(y), generator=generator)[:n].repeat(2)
         x = y[order]
         if W_pos is not None and at_embeddings:
             x = weights.vocabulary.embed(tokens[order]) + W_pos[start : start + 2 * n]
@@ -233,9 +234,11 @@ def _use(
     """Return the scores of all kinds on repeated random tokens, and the number of sequences."""
     prefix, _ = special_tokens_around(model, weights.tokens)
     n = min(LENGTH, (int(model.cfg.n_ctx) - len(prefix)) // 2, len(tokens))
-    orders = [torch.randperm(len(tokens), generator=generator)[:n] for _ in range(N_SEQUENCES)]
-    rows = [tokens[order] for order in orders]
-    batch = torch.stack([torch.cat([prefix, row, row]) for row in rows])
+    orders = [
+        drawn(torch.randperm, len(tokens), generator=generator)[:n] for _ in range(N_SEQUENCES)
+    ]
+    rows = [tokens[order].cpu() for order in orders]
+    batch = torch.stack([torch.cat([prefix.cpu(), row, row]) for row in rows])
     columns = torch.stack(orders).repeat(1, 2)
     layers, scores = weights.attention_layers, []
     states = read_resid_pre_of_layers(model, batch, layers)
@@ -245,7 +248,7 @@ def _use(
             block = weights.block(layer)
             parts = [
                 _use_of_sequence(weights, block, x, len(prefix), n, tokens, column)
-                for x, column in zip(of_layer, columns, strict=True)
+                for x, column in zip(moved(of_layer, weights.device), columns, strict=True)
             ]
             scores.append(torch.stack(parts).nanmean(0))
     return torch.cat(scores, dim=1), len(rows)

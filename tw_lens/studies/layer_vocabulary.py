@@ -110,7 +110,7 @@ def layer_vocabulary(
     for name, value in {"prompts": prompts, "checkpoint": checkpoint}.items():
         if value is not None and source != "text":
             raise ValueError(f'{name}= needs source="text", got source={source!r}.')
-    weights = read_weights(model)
+    weights = read_weights(model, device="cpu")
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
     norms = [weights.block(layer).norm for layer in chosen]
     hashes, maps = [], None

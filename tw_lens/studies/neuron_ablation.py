@@ -162,7 +162,7 @@ def neuron_ablation(
     """
     require_positive("n_random", n_random)
     stream = PromptStream(model, prompts, first_position)
-    weights = read_weights(model)
+    weights = read_weights(model, device="cpu")
     mlp = weights.mlp(layer)
     sets = ablation_sets(neurons, mlp.d_mlp, what="neuron", owner="layer")
     size = mlp.A_out.norm(dim=-1)

@@ -110,7 +110,7 @@ def neuron_examples(
     require_positive("n_examples", n_examples)
     require_positive("context", context)
     stream, n_positions = PromptStream(model, prompts, first_position), 0
-    weights = read_weights(model)
+    weights = read_weights(model, device="cpu")
     mlp = weights.mlp(layer)
     chosen = torch.tensor(require_neurons(neurons, mlp))
     sources = [token_points(weights, layer, mlp.norm, own) for own in (vocabulary, None)]

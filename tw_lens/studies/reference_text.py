@@ -91,7 +91,7 @@ def reference_vocabulary(
 
     Source: see `layer_vocabulary` and `reference_prompts`.
     """
-    weights = read_weights(model)
+    weights = read_weights(model, device="cpu")
     chosen = weights.require_layers(weights.attention_layers if layers is None else layers)
     n_prompts, n_held_out = _numbers(weights)
     prompts = reference_prompts(n_prompts + n_held_out)

@@ -115,11 +115,11 @@ def run_study(
     """
     stream = PromptStream(model, prompts, settings.first_position)
     sources = (MODEL, *settings.controls)
-    weights = read_weights(model)
+    weights = read_weights(model, device="cpu")
     models = {MODEL: (model, weights)}
     if PERMUTED in sources:
         permuted = permute_weights(model, seed=settings.seed)
-        models[PERMUTED] = (permuted, read_weights(permuted))
+        models[PERMUTED] = (permuted, read_weights(permuted, device="cpu"))
     shape = (len(sources), len(columns), weights.n_layers + 1)
     saved = Checkpoint(
         checkpoint,

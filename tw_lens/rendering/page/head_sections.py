@@ -16,6 +16,7 @@ from tw_lens.analyses import (
 )
 from tw_lens.analyses.degenerate_subspaces import DegenerateSubspaces, find_degenerate_subspaces
 from tw_lens.canonical import LayerVocabulary, States, Weights, position_points
+from tw_lens.devices import CPU, moved
 from tw_lens.rendering.figures.null_markers import LEGEND, null_marker, significance_sentence
 from tw_lens.rendering.page.kinds_section import add_kinds
 from tw_lens.rendering.page.lazy_figures import lazy_figure, lazy_widget
@@ -24,6 +25,7 @@ from tw_lens.rendering.page.score_panel import score_panel
 from tw_lens.rendering.widgets.circuitsvis import attention_widget
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
 from tw_lens.studies import HeadKinds
+from tw_lens.torch_settings import default_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +166,9 @@ def _spectrum_panel(
     """Return the panel of a spectrum; `more` are the same directions read otherwise, by name."""
     circuit, heads = spectrum.circuit, list(spectrum.heads)
     block = weights.block(spectrum.layer)
-    subspaces = find_degenerate_subspaces(block, heads, circuit, n=N_DIRECTIONS)
+    with default_settings(weights.device):
+        found = find_degenerate_subspaces(block, heads, circuit, n=N_DIRECTIONS)
+    subspaces = moved(found, CPU)
     sides = {
         "QK": "Left tokens are queries, right tokens are keys.",
         "OV": "Left tokens are read, right tokens are written. " + STANDARDISED,

@@ -19,7 +19,7 @@ from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, Weights
 from tw_lens.files import require_writable, write_atomically
 from tw_lens.progress import Progress, steps
-from tw_lens.reading import Certificate, Prompt, certify, read_states, read_weights
+from tw_lens.reading import Certificate, Prompt, check, read_states, read_weights
 from tw_lens.rendering.page.head_sections import atlas_section, layer_section
 from tw_lens.rendering.page.kinds_section import kinds_section
 from tw_lens.rendering.page.panels import Section, Table
@@ -103,7 +103,7 @@ def report(
         weights = read_weights(model)
         chosen = weights.require_layers(_default_layers(weights) if layers is None else layers)
         step("Certifying the model")
-        certificate = certify(model, weights, prompt)
+        certificate = check(model, prompt)
         states = read_states(model, prompt)
         step("Reading tokens where the layers meet them")
         points, reason = choose_vocabulary(model, vocabulary, progress=step)

@@ -9,10 +9,12 @@ from torch import Tensor
 from tw_lens.analyses import AttentionPattern
 from tw_lens.analyses.score_attribution import PairParts, parts_of_all_pairs
 from tw_lens.canonical import States, Weights
+from tw_lens.devices import moved
 from tw_lens.rendering.figures.style import escape_token, to_lists
 from tw_lens.rendering.page.lazy_figures import lazy_scores
 from tw_lens.rendering.page.panels import Panel, refusal_panel
 from tw_lens.tokens import visible
+from tw_lens.torch_settings import default_settings
 
 TITLE = "Why this score: parts of query and key"
 MOST_POSITIONS = 32
@@ -23,8 +25,10 @@ def score_panel(weights: Weights, states: States, pattern: AttentionPattern) -> 
     """Return the panel of one layer: a head's attention, and the parts of the chosen score."""
     n = min(len(states), MOST_POSITIONS)
     try:
-        names, heads = parts_of_all_pairs(weights, states, pattern.layer, n)
-        scores = [_head_scores(one) for one in heads]
+        with default_settings(weights.device):
+            there = moved(states, weights.device)
+            names, heads = parts_of_all_pairs(weights, there, pattern.layer, n)
+            scores = [_head_scores(one) for one in heads]
     except ValueError as refusal:
         return refusal_panel(TITLE, refusal)
     tokens = states.token_strings[:n]

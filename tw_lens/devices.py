@@ -1,0 +1,86 @@
+"""Devices: objects of the package moved to where a model's weights are, and results back.
+
+A public call computes on the device of its `Weights`: its other arguments are moved there, new
+tensors are made there, and its result returns to the CPU. Random numbers are drawn on the CPU, so
+that they are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
+FIXED = ("Weights", "LayerVocabulary")  # large: their parts move where they are used
+STAY = ("activation",)  # functions without tensors of their own
+WITHOUT_FLOAT64 = ("mps",)  # what is summed in float64 is computed on the CPU there
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Return tensors, objects of this package, and containers of them on a device.
+
+    Functions that stand in the package's objects hold tensors of the CPU: they get their arguments
+    there, and what they return is moved. Models stay where they are, and what is on the device
+    already is returned as it is.
+    """
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(moved(item, device) for item in value))
+    if isinstance(value, (tuple, list)):
+        items = [moved(item, device) for item in value]
+        same = all(a is b for a, b in zip(items, value, strict=True))
+        return value if same else type(value)(items)
+    if isinstance(value, dict):
+        return {key: moved(item, device) for key, item in value.items()}
+    if is_dataclass(value) and type(value).__name__ not in FIXED and _is_ours(value):
+        return _moved_fields(value, device)
+    return value
+
+
+def _moved_fields(value: Any, device: torch.device) -> Any:
+    held = {f.name: getattr(value, f.name) for f in fields(value)}
+    new = {name: _moved_part(name, item, device) for name, item in held.items()}
+    if all(new[name] is held[name] for name in held):
+        return value
+    again = object.__new__(type(value))
+    for name, item in new.items():
+        object.__setattr__(again, name, item)
+    return again
+
+
+def _moved_part(name: str, item: Any, device: torch.device) -> Any:
+    if isinstance(item, torch.nn.Module):  # an activation with parameters; never the model
+        first = next(item.parameters(), None)
+        return item if first is None or first.device == device else copy.deepcopy(item).to(device)
+    is_function = callable(item) and not isinstance(item, (Tensor, type))
+    if not is_function or is_dataclass(item):
+        return moved(item, device)
+    return item if name in STAY else _on_device(item, device)
+
+
+def _on_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Return a function of the CPU that is called and returns on a device."""
+    if device == CPU:
+        return function
+
+    def call(*arguments: Any) -> Any:
+        with CPU:
+            result = function(*moved(arguments, CPU))
+        return moved(result, device)
+
+    return call
+
+
+def _is_ours(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "tw_lens"
+
+
+def drawn(sample: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
+    """Return random numbers of a torch function, drawn on the CPU, on the device of the call."""
+    return sample(*arguments, **options, device=CPU).to(torch.get_default_device())

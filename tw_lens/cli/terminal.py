@@ -39,11 +39,6 @@ ENCODINGS = (  # UTF-32 first: its mark begins with that of UTF-16
 
 PROMPT = "To kill two birds with one stone"
 
-app = typer.Typer(
-    name="tw-lens", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="Read a transformer's heads and trajectories. No MODEL: the bundled SmolLM2.",
-)  # fmt: skip
-
 Report = Callable[[str], None]
 ResultAndTable = tuple[Any, Any]
 

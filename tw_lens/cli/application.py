@@ -31,11 +31,12 @@ app = typer.Typer(
 )  # fmt: skip
 
 
-def print_version(asked: bool) -> None:
-    """Print the version and end, where it is asked for."""
+def print_version(asked: bool) -> bool:
+    """Print the version and end, where it is asked for; else return False, the option's value."""
     if asked:
         typer.echo(__version__)
         raise typer.Exit
+    return asked
 
 
 @app.callback()

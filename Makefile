@@ -65,6 +65,8 @@ notebooks: $(VENV)/tested chromium
 	$(VENV)/bin/python examples/pictures.py
 
 bench: $(VENV)/tested
+	$(VENV)/bin/python tests/benchmarks/bench_start.py
+	$(VENV)/bin/python tests/benchmarks/bench_tokens.py
 	$(VENV)/bin/python tests/benchmarks/bench_spectra.py
 	$(VENV)/bin/python tests/benchmarks/bench_controls.py
 	$(VENV)/bin/python tests/benchmarks/bench_maps.py

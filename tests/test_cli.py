@@ -11,11 +11,17 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from tw_lens._version import __version__
 from tw_lens.cli import app
 from tw_lens.cli.terminal import FORMATS, read_lines
 from tw_lens.reading import ModelLoadError, load_model
 from tw_lens.reading.loading import bundled_file
 
+HEAVY = (
+    "torch", "numpy", "pandas", "transformer_lens", "transformers", "umap", "sklearn", "plotly",
+    "tqdm", "pydantic",
+)  # fmt: skip
+COMMANDS = ("norms", "spectrum", "report", "check", "vocabulary", "direction-ablation")
 FOLDER = str(Path(__file__).parent / "data" / "tiny-gpt2")
 
 
@@ -23,15 +29,20 @@ def run(*arguments):
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], [], *([name, "--help"] for name in COMMANDS)]
+)
+def test_help_loads_nothing_heavy(arguments):
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom tw_lens.cli import app\n"
-        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
-        "heavy = {'transformer_lens', 'transformers', 'umap', 'sklearn', 'plotly'}\n"
-        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+        "import sys\nfrom tw_lens.cli import app\n"
+        f"sys.argv = ['tw-lens', *{arguments!r}]\n"
+        "try:\n    app()\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    *printed, heavy = done.stdout.splitlines()
+    assert heavy == "[]" and done.returncode == 0, done.stdout + done.stderr
+    assert (printed == [__version__]) if arguments == ["--version"] else "Usage" in done.stdout
 
 
 def test_check_passes_and_prints_every_quantity():

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urldefrag
 import pytest
 
 import tw_lens
+import tw_lens.rendering  # all results are defined for it
 from tests.calls import bad_calls
 from tw_lens.results import Result
 

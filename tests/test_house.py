@@ -154,13 +154,60 @@ def test_every_dataclass_is_frozen(file: Path):
             assert all("frozen=True" in text for text in own), node.name
 
 
-SLOW = ("transformer_lens", "transformers", "umap", "sklearn", "plotly", "circuitsvis", "numba")
+SLOW = (
+    "torch", "numpy", "pandas", "scipy", "jaxtyping", "tqdm", "rich", "typer", "safetensors",
+    "transformer_lens", "transformers", "umap", "sklearn", "plotly", "circuitsvis", "numba",
+)  # fmt: skip
+NEEDED_BY_RESULTS = ("torch", "numpy", "pandas", "jaxtyping", "tqdm", "safetensors")
 
 
-def test_importing_is_light():
+@pytest.mark.parametrize(
+    ("statement", "loaded"),
+    [
+        ("import tw_lens", ()),
+        ("from tw_lens import *", NEEDED_BY_RESULTS),
+        ("from tw_lens.cli import app", ("rich", "typer")),
+    ],
+)
+def test_importing_is_light(statement: str, loaded: tuple[str, ...]):
     """Nothing slow is imported until it is needed."""
-    code = f"import sys, tw_lens; print([m for m in {SLOW!r} if m in sys.modules])"
+    code = f"import sys; {statement}; print([m for m in {SLOW!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
     )
-    assert done.stdout.strip() == "[]"
+    assert set(ast.literal_eval(done.stdout)) <= set(loaded)
+
+
+def test_names_are_imported_when_they_are_used():
+    assert set(tw_lens.__all__) <= set(dir(tw_lens))
+    homes = {name: getattr(tw_lens, name).__module__ for name in tw_lens.__all__}
+    assert [name for name, home in homes.items() if not home.startswith("tw_lens.")] == []
+    assert tw_lens.geometry.__name__ == "tw_lens.geometry"
+    with pytest.raises(AttributeError, match="module 'tw_lens' has no attribute 'head_prob'"):
+        tw_lens.head_prob  # noqa: B018
+
+
+def test_a_figure_needs_no_other_import():
+    """A result of a module that was imported alone is drawn."""
+    code = (
+        "from tw_lens.analyses import embedding_distances\nfrom tw_lens.reading import *\n"
+        f"model = load_model({str(ROOT.parent / 'tests' / 'data' / 'tiny-gpt2')!r})\n"
+        "print(len(embedding_distances(read_weights(model)).plot().data))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and int(done.stdout) > 0, done.stderr
+
+
+def test_type_checkers_see_every_public_name():
+    """The imports under TYPE_CHECKING are those that the names stand for at run time."""
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: node.module
+        for node in guarded.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert set(seen) == set(tw_lens.__all__)
+    for name, module in seen.items():
+        assert getattr(sys.modules[str(module)], name) is getattr(tw_lens, name)

@@ -10,81 +10,89 @@
 7. `trajectory`, `trajectory_attribution`, `fit_projection`: the path of every token by layer.
 8. `trajectory_statistics`, `trajectory_alignment`: paths over many prompts, with controls.
 9. `direction_examples`, `direction_ablation`: directions in text; `report`: all on one HTML page.
+
+A name is imported when it is first used: `import tw_lens` itself imports neither torch nor pandas.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
 from tw_lens._version import __version__ as __version__
-from tw_lens.analyses import (
-    attention_pattern,
-    bias_directions,
-    common_nouns,
-    direction_association,
-    direction_coherence,
-    direction_degeneracy,
-    embedding_distances,
-    fit_projection,
-    head_atlas,
-    head_ellipsoid,
-    head_position_scores,
-    head_probe,
-    head_probe_by_distance,
-    head_score_by_distance,
-    head_spectrum,
-    neuron_probe,
-    neuron_table,
-    router_table,
-    score_attribution,
-    score_directions,
-    source_attribution,
-    span_shares,
-    token_filter,
-    token_norms,
-    trajectory,
-    trajectory_attribution,
-)
-from tw_lens.canonical import (
-    LayerVocabulary,
-    Points,
-    States,
-    Weights,
-    load_points,
-    load_vocabulary,
-    position_points,
-    sae_points,
-)
-from tw_lens.errors import Caveat, UnsupportedModelError
-from tw_lens.reading import (
-    check,
-    load_model,
-    load_states,
-    permute_weights,
-    read_states,
-    read_weights,
-    save_states,
-)
-from tw_lens.rendering import (
-    attention_widget,
-    cite,
-    examples_widget,
-    plot_trajectories,
-    plot_trajectory_measures,
-    report,
-    save_figure,
-    save_table,
-    token_widget,
-)
-from tw_lens.studies import (
-    direction_ablation,
-    direction_examples,
-    faithfulness,
-    head_kinds,
-    layer_vocabulary,
-    neuron_ablation,
-    neuron_examples,
-    reference_prompts,
-    reference_vocabulary,
-    trajectory_alignment,
-    trajectory_statistics,
-)
+
+if TYPE_CHECKING:
+    from tw_lens.analyses import (
+        attention_pattern,
+        bias_directions,
+        common_nouns,
+        direction_association,
+        direction_coherence,
+        direction_degeneracy,
+        embedding_distances,
+        fit_projection,
+        head_atlas,
+        head_ellipsoid,
+        head_position_scores,
+        head_probe,
+        head_probe_by_distance,
+        head_score_by_distance,
+        head_spectrum,
+        neuron_probe,
+        neuron_table,
+        router_table,
+        score_attribution,
+        score_directions,
+        source_attribution,
+        span_shares,
+        token_filter,
+        token_norms,
+        trajectory,
+        trajectory_attribution,
+    )
+    from tw_lens.canonical import (
+        LayerVocabulary,
+        Points,
+        States,
+        Weights,
+        load_points,
+        load_vocabulary,
+        position_points,
+        sae_points,
+    )
+    from tw_lens.errors import Caveat, UnsupportedModelError
+    from tw_lens.reading import (
+        check,
+        load_model,
+        load_states,
+        permute_weights,
+        read_states,
+        read_weights,
+        save_states,
+    )
+    from tw_lens.rendering import (
+        attention_widget,
+        cite,
+        examples_widget,
+        plot_trajectories,
+        plot_trajectory_measures,
+        report,
+        save_figure,
+        save_table,
+        token_widget,
+    )
+    from tw_lens.studies import (
+        direction_ablation,
+        direction_examples,
+        faithfulness,
+        head_kinds,
+        layer_vocabulary,
+        neuron_ablation,
+        neuron_examples,
+        reference_prompts,
+        reference_vocabulary,
+        trajectory_alignment,
+        trajectory_statistics,
+    )
 
 __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "load_model",
@@ -151,3 +159,22 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "Caveat",
     "UnsupportedModelError",
 ]
+
+PACKAGES = ("errors", "canonical", "reading", "analyses", "studies", "rendering")
+
+if not TYPE_CHECKING:  # type checkers read the imports above, and report unknown names
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name, or a module of the package, and keep it."""
+        if name in __all__:
+            modules = (import_module(f"tw_lens.{package}") for package in PACKAGES)
+            home = next(module for module in modules if name in module.__all__)
+            globals()[name] = getattr(home, name)
+            return globals()[name]
+        if find_spec(f"tw_lens.{name}"):
+            return import_module(f"tw_lens.{name}")
+        raise AttributeError(f"module 'tw_lens' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """List the public names too, for editors and notebooks."""
+        return sorted({*globals(), *__all__})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+__all__ = ["Caveat", "UnsupportedModelError"]
+
 
 class UnsupportedModelError(ValueError):
     """A model, or a part of it, cannot be read exactly.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tw_lens.arguments import checked
 from tw_lens.canonical import Weights
@@ -15,6 +17,8 @@ from tw_lens.results.base import Result
 
 RELEVANT_CAVEATS = ("centred", "normalised stream", "stream read as it is")
 SETTINGS = ("original", "centered", "scaled", "centered_scaled")
+ROWS_IN_CACHE = 256  # their points and gaps stay in the processor's cache
+TINY = 1e-38  # a vector of zeros has no direction
 
 
 @dataclass(frozen=True)
@@ -71,19 +75,49 @@ def embedding_distances(weights: Weights) -> EmbeddingDistances:
     Source: arXiv 2309.07315, section 4.1.
     """
     norm = weights.block(weights.attention_layers[0]).norm
-    E = torch.cat(list(weights.vocabulary.rows()))
-    points = norm.sphere(E)
-    centred = E - E.mean(0)
-    scale = weights.d_model**0.5 / E.norm(dim=-1).mean()
-    settings = []
-    for name, vectors in zip(SETTINGS, (E, centred, E * scale, centred * scale), strict=True):
-        l2 = (points - vectors).norm(dim=-1).double()
-        cosine = 1 - torch.cosine_similarity(points, vectors, dim=-1).double()
-        l2_std, cosine_std = (
-            float(part.std()) if len(E) > 1 else math.nan for part in (l2, cosine)
-        )
-        settings.append(
-            DistanceSetting(name, float(l2.mean()), l2_std, float(cosine.mean()), cosine_std)
-        )
+    rows = weights.vocabulary.rows
+    mean = torch.stack([E.sum(0) for E in rows()]).sum(0) / len(weights.vocabulary)
+    pieces = (piece for chunk in rows() for piece in chunk.split(ROWS_IN_CACHE))
+    gaps = torch.cat([_gaps(norm.sphere(E), E, mean) for E in pieces], dim=-1).double()
+    scale = weights.d_model**0.5 / float(gaps[0, 1].mean())
+    distances = torch.stack([_distances(gap, s) for s in (1.0, scale) for gap in gaps])
+    means, stds = (part.tolist() for part in _moments(distances))
+    settings = [
+        DistanceSetting(name, l2, l2_std, cosine, cosine_std)
+        for name, (l2, cosine), (l2_std, cosine_std) in zip(SETTINGS, means, stds, strict=True)
+    ]
     caveats = tuple(c for c in weights.caveats if c.name in RELEVANT_CAVEATS)
     return EmbeddingDistances(weights.model_name, tuple(settings), caveats)
+
+
+def _gaps(
+    points: Float[Tensor, "rows d_model"],
+    E: Float[Tensor, "rows d_model"],
+    mean: Float[Tensor, " d_model"],
+) -> Float[Tensor, "2 3 rows"]:
+    """Return, for `E` and for `E - mean`: the points along the vectors, lengths, and the rest.
+
+    A point is `along * vector + rest`, at right angles: its distance from any multiple of the
+    vector is a sum of squares, without a small difference of large numbers.
+    """
+    parts = []
+    for vectors in (E, E - mean):
+        length = torch.linalg.vector_norm(vectors, dim=-1)
+        along = torch.linalg.vecdot(points, vectors) / length.square().clamp_min(TINY)
+        rest = torch.addcmul(points, vectors, along[:, None], value=-1)
+        parts.append(torch.stack([along, length, torch.linalg.vector_norm(rest, dim=-1)]))
+    return torch.stack(parts)
+
+
+def _distances(gap: Float[Tensor, "3 rows"], scale: float) -> Float[Tensor, "2 rows"]:
+    """Return the L2 and cosine distances of the points from the vectors times a scale."""
+    along, length, rest = gap
+    point = torch.hypot(along * length, rest)
+    cosine = along * length / point.clamp_min(TINY)
+    return torch.stack([torch.hypot((along - scale) * length, rest), 1 - cosine])
+
+
+def _moments(values: Float[Tensor, "*batch rows"]) -> tuple[Tensor, Tensor]:
+    """Return means and standard deviations (n-1; NaN for one row)."""
+    mean = values.mean(-1)
+    return mean, values.std(-1) if values.shape[-1] > 1 else torch.full_like(mean, math.nan)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tw_lens.cli.application import app
 from tw_lens.cli.terminal import (
     Circuit,
     Convention,
@@ -20,7 +21,6 @@ from tw_lens.cli.terminal import (
     ResultAndTable,
     Score,
     Vocabulary,
-    app,
     parse_layers,
     read,
     read_vocabulary,

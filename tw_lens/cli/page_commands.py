@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tw_lens.cli.application import app
 from tw_lens.cli.terminal import (
     PROMPT,
     Model,
@@ -14,7 +15,6 @@ from tw_lens.cli.terminal import (
     Report,
     ResultAndTable,
     Vocabulary,
-    app,
     load,
     parse_layers,
     progress,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tw_lens.cli.application import app
 from tw_lens.cli.terminal import (
     PROMPT,
     Checkpoint,
@@ -22,7 +23,6 @@ from tw_lens.cli.terminal import (
     Readable,
     Report,
     ResultAndTable,
-    app,
     load,
     parse_layers,
     progress,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tw_lens.cli.muted_streams import muted_libraries
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -38,11 +40,6 @@ ENCODINGS = (  # UTF-32 first: its mark begins with that of UTF-16
 )
 
 PROMPT = "To kill two birds with one stone"
-
-app = typer.Typer(
-    name="tw-lens", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="Read a transformer's heads and trajectories. No MODEL: the bundled SmolLM2.",
-)  # fmt: skip
 
 Report = Callable[[str], None]
 ResultAndTable = tuple[Any, Any]
@@ -199,10 +196,13 @@ def read_lines(file: Path) -> list[str]:
 @contextmanager
 def progress() -> Iterator[Report]:
     """Show a line with the current step on the terminal (not in redirected output)."""
+    if not sys.stderr.isatty():
+        yield lambda step: None
+        return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    console = Console(file=sys.stderr)  # this stream, also while other libraries are muted
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("Starting")
@@ -262,8 +262,15 @@ def read_vocabulary(
 
 
 def load(model: str | None, step: Report) -> Any:
-    """Load a model from a folder or by name; the bundled one without a name."""
-    from tw_lens.reading import load_model
+    """Load a model from a folder or by name; the bundled one without a name.
 
-    step(f"Loading {model or 'the bundled SmolLM2'}")
-    return load_model(model)
+    One line on standard error says so; bars and warnings of other libraries are dropped.
+    """
+    line = f"loading {model or 'the bundled SmolLM2'}\u2026"
+    step(line)
+    if not sys.stderr.isatty():
+        typer.echo(line, err=True)
+    with muted_libraries():
+        from tw_lens.reading import load_model
+
+        return load_model(model)

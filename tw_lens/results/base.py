@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 from functools import singledispatch
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tw_lens.errors import Caveat
@@ -15,6 +16,8 @@ from tw_lens.torch_settings import default_settings
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+FIGURES = "tw_lens.rendering.figures"
 
 
 def component_label(layer: int, head: int | None) -> str:
@@ -53,8 +56,15 @@ class HeadComponents:
 
 @singledispatch
 def figure(result: Any, *options: Any) -> Any:
-    """Return the figure of a result; rendering registers one function per result class."""
-    raise NotImplementedError(f"no figure is registered for {type(result).__name__}.")
+    """Return the figure of a result; `FIGURES` registers one function per result class.
+
+    It is imported at the first figure: results themselves know no picture.
+    """
+    import_module(FIGURES)
+    draw = figure.dispatch(type(result))
+    if draw is figure.dispatch(object):
+        raise NotImplementedError(f"no figure is registered for {type(result).__name__}.")
+    return draw(result, *options)
 
 
 class Result:

@@ -199,8 +199,7 @@ def sweep(
         typer.Option(
             "-o",
             "--output",
-            help="Table of all layers: .csv, .json, .parquet, .tex or .md (default: print a row per "
-            "model).",
+            help="File of the table: .csv, .json, .parquet, .tex or .md (default: a summary).",
         ),
     ] = None,
     prompts: Annotated[

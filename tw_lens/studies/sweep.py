@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from tw_lens.argument_kinds import items_of, require_choices, shown
 from tw_lens.arguments import checked
 from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
-from tw_lens.progress import Progress, Step, steps
+from tw_lens.progress import Progress, steps
 from tw_lens.reading import Prompt, fingerprint, read_weights, tokenize_prompts
 from tw_lens.studies.checkpoint import Checkpoint, PartialResults
 from tw_lens.studies.reference_text import (
@@ -131,11 +131,10 @@ def sweep(
         )
     n_workers = _number_of_workers(n_jobs, sources)
     settings = SweepSettings(measures, _listed(prompts), seed, _folder(checkpoint))
-    measured: list[Measured] = []
-    with steps(progress, total=len(sources), unit="model") as step:
-        for one in _measure_all(sources, settings, n_workers, step):
-            _require_new(one.model, [other.model for other in measured])
-            measured.append(one)
+    if n_workers > 1:
+        measured = _measure_in_parallel(sources, settings, n_workers, progress)
+    else:
+        measured = _measure_in_turn(sources, settings, progress)
     tables = [torch.cat(one.tables, dim=1) for one in measured]
     return Sweep(
         models=tuple(one.model for one in measured),
@@ -163,7 +162,8 @@ def _number_of_workers(n_jobs: int | None, sources: Sequence[ModelSource]) -> in
             f"n_jobs={n_jobs} needs models that a worker can load: names, folders or functions; "
             f"got a loaded {type(loaded).__name__}."
         )
-    return min(joblib.effective_n_jobs(n_jobs), len(sources))
+    available: Callable[[int | None], int] = joblib.effective_n_jobs
+    return min(available(n_jobs), len(sources))
 
 
 def _listed(prompts: Iterable[Prompt] | None) -> tuple[Prompt, ...] | None:
@@ -204,39 +204,46 @@ def _folder(checkpoint: str | Path | None) -> Path | None:
     return folder
 
 
-def _measure_all(
-    sources: Sequence[ModelSource], settings: SweepSettings, n_workers: int, step: Step
-) -> Iterator[Measured]:
-    """Yield the measures of every model, in order."""
-    n = len(sources)
-    if n_workers > 1:
-        import joblib
+def _measure_in_turn(
+    sources: Sequence[ModelSource], settings: SweepSettings, progress: Progress
+) -> list[Measured]:
+    measured: list[Measured] = []
+    with steps(progress, total=len(sources), unit="model") as step:
+        for i, source in enumerate(sources, start=1):
 
-        calls = (joblib.delayed(_measure_in_worker)(source, settings) for source in sources)
-        for i, one in enumerate(_parallel(n_workers)(calls), start=1):
-            step(f"Measured {one.model.name} ({i} of {n})")
-            yield one
-        return
-    seen: list[SweptModel] = []
-    for i, source in enumerate(sources, start=1):
+            def report(name: str, what: str, number: int = i) -> None:
+                step(f"{what} of {name} ({number} of {len(sources)})", 0)
 
-        def report(name: str, what: str, number: int = i) -> None:
-            step(f"{what} of {name} ({number} of {n})", 0)
-
-        one = _measure(source, settings, seen, report)
-        seen.append(one.model)
-        step(f"Measured {one.model.name} ({i} of {n})")
-        yield one
+            one = _measure(source, settings, [other.model for other in measured], report)
+            measured.append(one)
+            step(f"Measured {one.model.name} ({i} of {len(sources)})")
+    return measured
 
 
-def _parallel(n_workers: int) -> Callable[[Iterable[Any]], Iterable[Measured]]:
+def _measure_in_parallel(
+    sources: Sequence[ModelSource], settings: SweepSettings, n_workers: int, progress: Progress
+) -> list[Measured]:
+    import joblib
+
+    measured: list[Measured] = []
+    calls = (joblib.delayed(_measure_in_worker)(source, settings) for source in sources)
+    with steps(progress, total=len(sources), unit="model") as step:
+        for i, one in enumerate(_workers(n_workers)(calls), start=1):
+            _require_new(one.model, [other.model for other in measured])
+            measured.append(one)
+            step(f"Measured {one.model.name} ({i} of {len(sources)})")
+    return measured
+
+
+def _workers(n: int) -> Callable[[Iterable[Any]], Iterable[Measured]]:
     """Return joblib's workers; they yield results one by one where their backend can."""
     import joblib
 
+    make: Any = joblib.Parallel
     try:
-        return joblib.Parallel(n_jobs=n_workers, batch_size=1, return_as="generator")
+        return make(n_jobs=n, batch_size=1, return_as="generator")
     except ValueError:  # backends of a multiprocessing pool (Ray) return all results at once
-        return joblib.Parallel(n_jobs=n_workers, batch_size=1)
+        return make(n_jobs=n, batch_size=1)
 
 
 def _measure_in_worker(source: ModelSource, settings: SweepSettings) -> Measured:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from tw_lens.reading import load_model
 STEP = re.compile(
     r"(?<![a-z])(?:step|checkpoint|ckpt|iter)[-_=]?(\d+)(?![a-z0-9]|\.\d)", re.IGNORECASE
 )
+LOADING = threading.Lock()  # loading changes settings of the process, which threads share
 EXPECTED = (
     "names or folders that load_model takes, functions that load a model, or models that "
     "load_model returns"
@@ -44,9 +46,10 @@ class ModelSource(NamedTuple):
         Raises:
             ModelLoadError: no model of the name can be loaded.
         """
-        if isinstance(self.value, str):
-            return load_model(self.value)
-        return self.value if self.is_loaded else self.value()
+        if self.is_loaded:
+            return self.value
+        with LOADING:
+            return load_model(self.value) if isinstance(self.value, str) else self.value()
 
 
 def model_sources(models: Any) -> list[ModelSource]:

@@ -226,10 +226,10 @@ def sweep(
             if output is not None:
                 table_format(output)
                 require_writable(output)
-            result: Any = study(
-                models, measures=[part.strip() for part in measures.split(",")],
-                prompts=None if prompts is None else read_lines(prompts), n_jobs=n_jobs,
-                checkpoint=checkpoint, progress=step,
+            chosen: Any = [part.strip() for part in measures.split(",")]
+            result = study(
+                models, measures=chosen, n_jobs=n_jobs, checkpoint=checkpoint, progress=step,
+                prompts=None if prompts is None else read_lines(prompts),
             )  # fmt: skip
         if output is None:
             write_or_print(result, result.summary(), {})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.rendering.figures.style import COLORS, MUTED, apply_layout
+from tw_lens.rendering.figures.style import COLORS, MUTED, apply_layout, truncate
 from tw_lens.results import figure
 from tw_lens.studies import Sweep
 from tw_lens.studies.sweep_measures import Column
@@ -52,9 +53,14 @@ def draw_sweep(result: Sweep) -> go.Figure:
                 other = next(c for c in result.columns if c.name == floor)
                 _add(grid, result, models, other, run, MUTED, cell, {"showlegend": False})
         if result.has_steps:
-            grid.update_xaxes(title="step", **cell)
-    n = len(result.models)
-    apply_layout(grid, f"Sweep of {n} model{'s' if n > 1 else ''}", height=130 + 250 * down)
+            grid.update_xaxes(title="step", row=cell["row"], col=cell["col"])
+    if not result.has_steps:
+        names = [html.escape(model.name) for model in result.models]
+        short = [truncate(html.escape(Path(model.name).name), 24) for model in result.models]
+        grid.update_xaxes(type="category", tickvals=names, ticktext=short)
+    n, floor = len(result.models), "; dotted: floor" * ("faithfulness" in result.measures)
+    title = f"Sweep of {n} model{'s' if n > 1 else ''}{floor}"
+    apply_layout(grid, title, height=130 + 250 * down)
     return grid.update_layout(margin={"t": 96})
 
 

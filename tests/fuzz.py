@@ -99,6 +99,8 @@ WRONG: list[Any] = [
 MANY = 2**31 - 1
 RIGHT: dict[str, list[Any]] = {
     "model": [GPT2, GPT2, LLAMA],
+    "models": [[GPT2], [GPT2, LLAMA], {"step5": LLAMA}], "n_jobs": [None, 1],
+    "measures of sweep": [["spectra"], ["kinds", "travel"], ["faithfulness"]],
     "weights": [WEIGHTS[0], WEIGHTS[0], WEIGHTS[1]],
     "states": [STATES[0], STATES[0], STATES[1], STATES],
     "model of head_kinds": [None, GPT2],
@@ -140,7 +142,7 @@ RIGHT: dict[str, list[Any]] = {
 }  # fmt: skip
 RARE = {
     "report": 60, "trajectory_statistics": 8, "trajectory_alignment": 8, "direction_ablation": 4,
-    "reference_vocabulary": 4, "Trajectory.plot": 4, "permute_weights": 2, "check": 2,
+    "sweep": 8, "reference_vocabulary": 4, "Trajectory.plot": 4, "permute_weights": 2, "check": 2,
 }  # fmt: skip
 """Slow calls: one in so many draws is made."""
 
@@ -175,6 +177,7 @@ def made() -> dict[str, Any]:
         tw.direction_examples(m, TEXTS, layer=1, head=0, context=1),
         tw.direction_ablation(m, TEXTS, layer=1, head=0, directions=[0]),
         tw.faithfulness(m, TEXTS, vocabulary=VOCABULARIES[0]), w, VOCABULARIES[0],
+        tw.sweep([m], measures=["spectra"]),
     ]  # fmt: skip
     objects = {type(result).__name__: result for result in results}
     RIGHT["projection"] = [objects["Projection"], None]

@@ -83,6 +83,6 @@ def _orthogonal(n: int, g: torch.Generator) -> torch.Tensor:
 def with_router(weights: Weights) -> Weights:
     """Return weights whose MLPs have a random router of four experts."""
     g = torch.Generator().manual_seed(0)
-    W_router = torch.randn(4, weights.d_model, generator=g, dtype=torch.float32)
+    W_router = torch.randn(4, weights.d_model, generator=g, dtype=torch.float32, device="cpu")
     W_router = W_router.to(weights.device)
     return replace(weights, read_mlp=lambda layer: replace(weights.mlp(layer), W_router=W_router))

@@ -8,7 +8,7 @@
 5. `direction_coherence`, `direction_association`, `direction_degeneracy`: tests against nulls.
 6. `read_states(model, prompt)`: the residual stream; `attention_pattern`: its attention.
 7. `trajectory`, `trajectory_attribution`, `fit_projection`: the path of every token by layer.
-8. `trajectory_statistics`, `trajectory_alignment`: paths over many prompts, with controls.
+8. `trajectory_statistics`, `trajectory_alignment`: paths over many prompts; `sweep`: many models.
 9. `direction_examples`, `direction_ablation`: directions in text; `report`: all on one HTML page.
 
 A name is imported when it is first used: `import tw_lens` itself imports neither torch nor pandas.
@@ -90,6 +90,7 @@ if TYPE_CHECKING:
         neuron_examples,
         reference_prompts,
         reference_vocabulary,
+        sweep,
         trajectory_alignment,
         trajectory_statistics,
     )
@@ -141,6 +142,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "attention_pattern",
     "trajectory_statistics",
     "trajectory_alignment",
+    "sweep",
     "direction_ablation",
     "direction_examples",
     "plot_trajectories",

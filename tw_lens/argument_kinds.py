@@ -28,6 +28,7 @@ RANGES: dict[str, tuple[float | int, float | int]] = {
         ("n_null", "n_null_within", "n_permutations", "n_perturbations", "n_random"), (1, DRAWS)
     ),
     "first_position": (0, MANY),
+    "n_jobs": (-1, MANY),
     **dict.fromkeys(("tolerance", "prior_count"), (0, math.inf)),
     "seed": (0, 2**32 - 1),  # that of NumPy, which scikit-learn and UMAP use
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Caveat", "UnsupportedModelError"]
 
@@ -18,6 +18,9 @@ class UnsupportedModelError(ValueError):
         self.architecture = architecture
         self.part = part
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.architecture, self.part, self.remedy)
 
 
 class Caveat(NamedTuple):

@@ -37,8 +37,8 @@ def default_settings(device: torch.device = CPU) -> Iterator[None]:
         stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
         if torch.get_default_device() != device:
             stack.enter_context(device)
-        for device in filter(torch.is_autocast_enabled, AUTOCAST):
-            stack.enter_context(torch.autocast(device, enabled=False))
+        for kind in filter(torch.is_autocast_enabled, AUTOCAST):
+            stack.enter_context(torch.autocast(kind, enabled=False))
         yield
 
 

@@ -137,6 +137,15 @@ COLUMNS = {
         "counterpart_position", "counterpart_token", "counterpart_projection", "contribution",
         "attention",
     ],
+    "Sweep": [
+        "model", "step", "fingerprint", "layer", "qk_effective_rank", "qk_leading_share",
+        "qk_strongest_head", "ov_effective_rank", "ov_leading_share", "ov_strongest_head",
+        "qk_correlation", "qk_floor", "ov_correlation", "ov_floor", "previous_token_heads",
+        "previous_token_score", "same_token_heads", "same_token_score", "induction_heads",
+        "induction_score", "attention_sink_heads", "attention_sink_score", "copying_heads",
+        "copying_score", "suppression_heads", "suppression_score", "step_angle", "step_length",
+        "state_norm",
+    ],
     "TrajectoryAlignment": ["layer", "label", "target", "place", "source", "angle", "low", "high"],
     "DirectionAblation": [
         *HEAD, "circuit", "action", "directions", "energy", "share", "measure", "value",
@@ -159,6 +168,7 @@ WITHOUT_WORDS = {
     "ScoreAttribution",
     "ScoreDirections",
     "SpanShares",
+    "Sweep",
     "TrajectoryStatistics",
 }
 
@@ -217,6 +227,7 @@ def results() -> dict[str, Result]:
             [[*range(5, 15)], [*range(7, 15)]],
             vocabulary=tw.layer_vocabulary(model, source="embedding"),
         ),
+        tw.sweep([model], prompts=[[*range(5, 15)], [*range(7, 15)]]),
     ]
     return {type(result).__name__: result for result in made}
 

@@ -75,6 +75,7 @@ def every_result():
             ["w5 w6 w7 w8 w9 w10", "w6 w7 w8 w9 w10"],
             vocabulary=[tw.layer_vocabulary(model, source=s) for s in ("embedding", "alone")],
         ),
+        tw.sweep([model], prompts=["w5 w6 w7 w8 w9 w10", "w6 w7 w8 w9 w10"]),
     ]
     return weights, states, results
 

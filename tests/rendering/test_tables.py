@@ -244,7 +244,7 @@ def test_every_result_is_cited_and_other_things_are_rejected():
 
     for name, result in results().items():
         line = tw.cite(result)
-        assert type(result).__name__ in line and vars(result)["model_name"] in line, name
+        assert type(result).__name__ in line and result.model_name in line, name
     path = tw.trajectory(tw.read_weights(golden_bridge()), tw.read_states(golden_bridge(), "w5 w6"))
     for other in (token_widget(path), MISSING, path.plot(), "text"):
         with pytest.raises(TypeError, match=f"can be cited or saved; got {type(other).__name__}"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +31,7 @@ from tw_lens.cli.terminal import (
     read_vocabulary,
     report_errors,
     table_command,
+    write_or_print,
 )
 
 
@@ -183,3 +184,54 @@ def faithfulness(
         points += [] if made is None else [made]
     result = study(loaded, lines, vocabulary=points, layers=chosen, progress=step)
     return result, result.by_layer()
+
+
+@app.command()
+def sweep(
+    models: Annotated[
+        list[str], typer.Argument(help="Folders, or model names that TransformerLens knows.")
+    ],
+    measures: Annotated[
+        str, typer.Option(help="Measures with commas between them.")
+    ] = "spectra,faithfulness,kinds,travel",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="File of the table: .csv, .json, .parquet, .tex or .md (default: a summary).",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="Text file, one prompt per line (default: 32 sentences)."),
+    ] = None,
+    n_jobs: Annotated[
+        int | None, typer.Option(help="Workers, each with a model; -1 for one per core.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint", help="Folder to save the sweep in; rerun with the same one to resume."
+        ),
+    ] = None,
+) -> None:
+    """Measure every layer of many models, or of the checkpoints of a training run."""
+    with report_errors():
+        with progress() as step:
+            from tw_lens.files import require_writable
+            from tw_lens.rendering import table_format
+            from tw_lens.studies import sweep as study
+
+            if output is not None:
+                table_format(output)
+                require_writable(output)
+            chosen: Any = [part.strip() for part in measures.split(",")]
+            result = study(
+                models, measures=chosen, n_jobs=n_jobs, checkpoint=checkpoint, progress=step,
+                prompts=None if prompts is None else read_lines(prompts),
+            )  # fmt: skip
+        if output is None:
+            write_or_print(result, result.summary(), {})
+        else:
+            write_or_print(result, result.to_dataframe(), {table_format(output): output})

@@ -1,6 +1,13 @@
 """Rendering: results to figures, widgets, tables and the page."""
 
-from tw_lens.rendering.export import FigureExportError, cite, rich_table, save_figure, save_table
+from tw_lens.rendering.export import (
+    FigureExportError,
+    cite,
+    rich_table,
+    save_figure,
+    save_table,
+    table_format,
+)
 from tw_lens.rendering.figures import plot_trajectories, plot_trajectory_measures
 from tw_lens.rendering.page import report
 from tw_lens.rendering.widgets import Widget, attention_widget, examples_widget, token_widget
@@ -17,5 +24,6 @@ __all__ = [
     "rich_table",
     "save_figure",
     "save_table",
+    "table_format",
     "token_widget",
 ]

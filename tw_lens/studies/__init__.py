@@ -21,6 +21,9 @@ from tw_lens.studies.reference_text import (
     reference_vocabulary,
 )
 from tw_lens.studies.runner import CONTROLS
+from tw_lens.studies.sweep import sweep
+from tw_lens.studies.sweep_measures import SWEEP_MEASURES
+from tw_lens.studies.sweep_result import Sweep, SweptModel
 from tw_lens.studies.trajectory_alignment import (
     PLACES,
     TARGETS,
@@ -35,6 +38,7 @@ __all__ = [
     "HEAD_KINDS",
     "PLACES",
     "SOURCES",
+    "SWEEP_MEASURES",
     "TARGETS",
     "Agreement",
     "CheckpointError",
@@ -48,6 +52,8 @@ __all__ = [
     "NeuronExample",
     "NeuronExamples",
     "ReferenceTextError",
+    "Sweep",
+    "SweptModel",
     "TrajectoryAlignment",
     "TrajectoryStatistics",
     "direction_ablation",
@@ -59,6 +65,7 @@ __all__ = [
     "neuron_examples",
     "reference_prompts",
     "reference_vocabulary",
+    "sweep",
     "trajectory_alignment",
     "trajectory_statistics",
 ]

@@ -137,6 +137,16 @@ def choose_vocabulary(
         return None, str(error)
 
 
+def known_words(weights: Weights) -> int:
+    """Return for how many of ten common English words the tokenizer has a single token."""
+    if weights.tokens.tokenizer is None:
+        return 0
+    return sum(
+        any(weights.tokens.single(form) is not None for form in (word, f" {word}"))
+        for word in COMMON_WORDS
+    )
+
+
 def _require_known_words(weights: Weights) -> None:
     """Reject a tokenizer that has a single token for too few of some common English words."""
     if weights.tokens.tokenizer is None:
@@ -144,10 +154,7 @@ def _require_known_words(weights: Weights) -> None:
             f"{weights.model_name} has no tokenizer for the reference text: tokens are read at "
             "their embeddings. Set model.tokenizer, or give a layer vocabulary."
         )
-    known = sum(
-        any(weights.tokens.single(form) is not None for form in (word, f" {word}"))
-        for word in COMMON_WORDS
-    )
+    known = known_words(weights)
     if 2 * known < len(COMMON_WORDS):
         raise ReferenceTextError(
             f"{weights.model_name} has tokens for {known} of {len(COMMON_WORDS)} common English "

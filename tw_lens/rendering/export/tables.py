@@ -104,16 +104,26 @@ def save_table(
     import pandas as pd
 
     path = Path(path)
-    suffix = path.suffix.lower()
-    kind = FORMATS.get(suffix, suffix) if format is None else format.lower()
-    if kind not in FORMATS.values():
-        expected = ", ".join(map(repr, dict.fromkeys(FORMATS.values())))
-        raise ValueError(f"unknown format {kind!r}; expected one of {expected}.")
+    kind = table_format(path, format)
     line = "" if isinstance(result, pd.DataFrame) else cite(result)
     if line and caption is None:
         caption = _caption(result)
     content: pd.DataFrame = _default_table(result) if table is None else table
     return write_atomically(path, lambda file: _write(content, file, kind, caption or "", line))
+
+
+def table_format(path: Path, format: str | None = None) -> str:
+    """Return the format of a table's file, by its suffix where none is named.
+
+    Raises:
+        ValueError: unknown format.
+    """
+    suffix = path.suffix.lower()
+    kind = FORMATS.get(suffix, suffix) if format is None else format.lower()
+    if kind not in FORMATS.values():
+        expected = ", ".join(map(repr, dict.fromkeys(FORMATS.values())))
+        raise ValueError(f"unknown format {kind!r}; expected one of {expected}.")
+    return kind
 
 
 def _default_table(result: Any) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from tw_lens.rendering.figures import (  # noqa: F401 - imported to register the
     source_attribution,
     step_neurons,
     studies,
+    sweep,
     tokens,
     trajectory,
     trajectory_attribution,

@@ -13,14 +13,15 @@ import tw_lens
 ROOT = Path(tw_lens.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 GROUND = {
-    "_version", "argument_kinds", "arguments", "errors", "files", "progress", "tensor_files",
+    "_version", "argument_kinds", "arguments", "devices", "errors", "files", "progress", "tensor_files",
     "tokens", "torch_settings",
 }  # fmt: skip
 READ = GROUND | {"canonical", "geometry", "results", "reading", "analyses", "studies"}
 MAY_IMPORT = {
     "_version": set(),
     "argument_kinds": set(),
-    "arguments": {"argument_kinds", "torch_settings"},
+    "arguments": {"argument_kinds", "devices", "torch_settings"},
+    "devices": set(),
     "errors": set(),
     "files": set(),
     "progress": {"argument_kinds"},
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "tokens": {"errors"},
     "torch_settings": set(),
     "canonical": GROUND | {"canonical"},
-    "geometry": {"geometry"},
+    "geometry": {"devices", "geometry"},
     "results": GROUND | {"canonical", "geometry", "results"},
     "reading": GROUND | {"canonical", "results", "reading"},
     "analyses": GROUND | {"canonical", "geometry", "results", "analyses"},

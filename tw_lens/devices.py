@@ -58,8 +58,7 @@ def _moved_part(name: str, item: Any, device: torch.device) -> Any:
     if isinstance(item, torch.nn.Module):  # an activation with parameters; never the model
         first = next(item.parameters(), None)
         return item if first is None or first.device == device else copy.deepcopy(item).to(device)
-    is_function = callable(item) and not isinstance(item, (Tensor, type))
-    if not is_function or is_dataclass(item):
+    if isinstance(item, (Tensor, type)) or is_dataclass(item) or not callable(item):
         return moved(item, device)
     return item if name in STAY else _on_device(item, device)
 

@@ -201,3 +201,11 @@ def test_a_vocabulary_gives_the_points():
         tw.head_kinds(weights, 3)
     with pytest.raises(IndexError, match="L9H9"):
         first.kinds_of(9, 9)
+
+
+def test_a_model_of_one_token_has_no_kinds():
+    weights = by_hand(
+        torch.ones(1, 4), *(torch.ones(1, 4, 2) for _ in range(3)), torch.ones(1, 2, 4)
+    )
+    with pytest.raises(ValueError, match="has 1 of them; at least 2 are needed"):
+        tw.head_kinds(weights)

@@ -189,20 +189,19 @@ def neuron_table(
         null = compare_with_null(weights, joined, kind, met, keep)
         return make_token_lists(joined, weights.tokens, null, source.count if seen else None)
 
-    index = _index(chosen)
-    A_in, A_out = mlp.A_in[:, index], mlp.A_out[index]
-    A_gate = None if mlp.A_gate is None else mlp.A_gate[:, index]
+    norms = {side: torch.cat([p.norms[side] for p in parts]) for side in parts[0].norms}
+    cosines = {side: torch.cat([p.cosines[side] for p in parts]) for side in parts[0].cosines}
     gates = [p.gate for p in parts if p.gate is not None]
     return NeuronTable(
         model_name=weights.model_name,
         layer=layer,
         neurons=chosen,
         experts=None if mlp.experts is None else tuple(mlp.experts[n] for n in chosen),
-        norm_gate=None if A_gate is None else A_gate.norm(dim=0),
-        norm_in=A_in.norm(dim=0),
-        norm_out=A_out.norm(dim=-1),
-        cosine_gate_out=None if A_gate is None else _cosine(A_gate, A_out),
-        cosine_in_out=_cosine(A_in, A_out),
+        norm_gate=norms.get("gate"),
+        norm_in=norms["in"],
+        norm_out=norms["out"],
+        cosine_gate_out=cosines.get("gate"),
+        cosine_in_out=cosines["in"],
         moments=moments,
         sign=sign,
         gate=lists(gates, "points", seen=True) if gates else None,
@@ -225,8 +224,13 @@ def _index(neurons: Sequence[int]) -> Tensor | slice:
 
 
 class _Reading(NamedTuple):
-    """The token lists of some neurons, their signs, and the moments of what they write."""
+    """The token lists of some neurons, their signs, and the moments of what they write.
 
+    `norms` and `cosines` (with what is written) are by side: "gate", "in" and "out".
+    """
+
+    norms: dict[str, Tensor]
+    cosines: dict[str, Tensor]
     gate: TopTokens | None
     reads: TopTokens
     writes: TopTokens
@@ -244,21 +248,23 @@ def _read(
 ) -> _Reading:
     """Read some neurons on all sides, with one pass over the points and one over the readout."""
     table, known = EXACT.output_tokens(weights), combined_mask(keep, points)
-    queries, inputs = table.pull_back(mlp.A_out[index]), mlp.A_in.T[index]
-    moments, n = Moments(len(inputs)), len(inputs)
+    gates, inputs, written = mlp.sides(index)
+    queries, n = table.pull_back(written), len(inputs)
+    moments, read = Moments(n), ({} if gates is None else {"gate": gates}) | {"in": inputs}
+    norms = {side: rows.norm(dim=-1) for side, rows in (read | {"out": written}).items()}
+    cosines = {side: _cosine(rows, written) for side, rows in read.items()}
     whole = float(weights.vocabulary.is_whole_state)  # parts are read without constants
-    if mlp.A_gate is None or mlp.a_gate is None:
+    if gates is None or mlp.a_gate is None:
         writes = top_tokens(queries, table.rows, k, keep=keep, observe=moments.observe)
         if table.relative:
             writes = writes._replace(score=writes.score - moments.mean()[:, None])
         reads = top_tokens(inputs, points.rows, k, keep=known)
         reads = reads._replace(score=reads.score + whole * mlp.a_in[index, None])
-        return _Reading(None, reads, writes, torch.ones(n), moments.shape())
+        return _Reading(norms, cosines, None, reads, writes, torch.ones(n), moments.shape())
     both = top_tokens_both_signs(
         queries, table.rows, k, relative=table.relative, keep=keep, observe=moments.observe
     )
     sign = torch.where(both.positive, 1.0, -1.0)
-    gates = mlp.A_gate.T[index]
     joint = top_tokens(
         torch.cat([gates, sign[:, None] * inputs]), points.rows, k, keep=known,
     )  # fmt: skip
@@ -266,6 +272,8 @@ def _read(
     shape = moments.shape()
     shape[1] *= sign
     return _Reading(
+        norms,
+        cosines,
         gate._replace(score=gate.score + whole * mlp.a_gate[index, None]),
         reads._replace(score=reads.score + whole * (sign * mlp.a_in[index])[:, None]),
         select(both.positive, both.along, both.against),
@@ -275,8 +283,8 @@ def _read(
 
 
 def _cosine(
-    read: Float[Tensor, "d neurons"], written: Float[Tensor, "neurons d"]
+    read: Float[Tensor, "neurons d"], written: Float[Tensor, "neurons d"]
 ) -> Float[Tensor, " neurons"]:
     """Return the cosine of what each neuron reads and writes; 0 for a neuron of zeros."""
-    a, b = (side / side.norm(dim=-1, keepdim=True) for side in (read.T, written))
+    a, b = (side / side.norm(dim=-1, keepdim=True) for side in (read, written))
     return (a * b).sum(-1).nan_to_num(0.0)

@@ -127,10 +127,8 @@ class NullDirections:
             like_vocabulary = torch.cat(
                 [random_directions_like(rows, size, generator) for size in sizes]
             )
-            self._shared[key] = [
-                self.similarity(directions, kind, points)
-                for directions in (isotropic, like_vocabulary)
-            ]
+            both = self.similarity(torch.cat([isotropic, like_vocabulary]), kind, points)
+            self._shared[key] = list(both.split(n, dim=1))  # one pass over the tokens for both
         return self._shared[key]
 
     def within(

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tw_lens.canonical.sphere_projection import HeadNorm, Norm
@@ -81,11 +81,31 @@ class MLP:
     @cached_property
     def A_out(self) -> Float[Tensor, "d_mlp d_model"]:
         """`m W_out diag(post gain)` off the direction that every norm removes, as `A_O`."""
-        written = self.W_out
+        return self._written(self.W_out)
+
+    def _written(
+        self, written: Float[Tensor, "neurons d_model"]
+    ) -> Float[Tensor, "neurons d_model"]:
         if self.post_norm is not None:
             written = self.post_norm.project(written) * self.post_norm.gain
         written = written * self.multiplier
         return written - written.mean(-1, keepdim=True) if self.centred_stream else written
+
+    def sides(
+        self, neurons: Int[Tensor, " neurons"] | slice
+    ) -> tuple[
+        Float[Tensor, "neurons d_model"] | None,
+        Float[Tensor, "neurons d_model"],
+        Float[Tensor, "neurons d_model"],
+    ]:
+        """Return rows of `A_gate` (None without gates), `A_in` and `A_out` of some neurons.
+
+        Only these are folded, so that no second copy of the whole MLP is made.
+        """
+        raw = (self.W_gate, self.W_in)
+        gate, read = (None if W is None else self.norm.fold(W[None, :, neurons])[0].T for W in raw)
+        assert read is not None
+        return gate, read, self._written(self.W_out[neurons])
 
     @property
     def A_router(self) -> Float[Tensor, "n_experts d_model"] | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tw_lens.reading.model_access import is_bridged, optional, unsupported
 
+COLUMNS_AT_ONCE = 8192
 N_PROBES = 8
 TOLERANCE = 2e-5
 
@@ -82,7 +83,8 @@ def _error(module: Any) -> float:
             output = output[0] if isinstance(output, tuple) else output
             # Taken after the call: weight normalisation computes its weight in it.
             weight = module.weight if transposed else module.weight.T
-            ours = x.float() @ weight.float()
+            columns = weight.split(COLUMNS_AT_ONCE, dim=1)  # no second copy of an unembedding
+            ours = torch.cat([x.float() @ part.float() for part in columns], dim=-1)
             bias = optional(module, "bias")
             if isinstance(bias, Tensor):
                 ours = ours + bias.float()

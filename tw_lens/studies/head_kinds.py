@@ -86,7 +86,7 @@ def head_kinds(
     Raises:
         TypeError: model is no TransformerLens model.
         ValueError: another model than that of the weights, or a vocabulary of another model or
-            without some layer.
+            without some layer; fewer than two tokens that text can contain.
         UnsupportedModelError: outputs are not the model's tokens.
 
     Example:
@@ -152,9 +152,18 @@ def _require_same_model(weights: Weights, model: Any) -> None:
 
 
 def _sample(weights: Weights, generator: torch.Generator) -> Int[Tensor, " tokens"]:
-    """Return distinct tokens that text can contain."""
+    """Return distinct tokens that text can contain.
+
+    Raises:
+        ValueError: there are fewer than two.
+    """
     usable = (~torch.tensor(weights.tokens.without_text())).nonzero().flatten()
     usable = usable[usable < weights.readout.W_U.shape[1]]
+    if len(usable) < 2:
+        raise ValueError(
+            f"kinds of heads are found on repeated random tokens, and {weights.model_name} has "
+            f"{len(usable)} of them; at least 2 are needed."
+        )
     chosen = drawn(torch.randperm, len(usable), generator=generator)[:N_TOKENS]
     return usable[chosen]
 

@@ -80,7 +80,7 @@ def _measure_model(
     seen: Sequence[SweptModel],
     report: Callable[[str, str], None],
 ) -> Measured:
-    weights = read_weights(model)
+    weights = read_weights(model, device="cpu")
     swept = SweptModel(source.name or weights.model_name, weights.n_layers, fingerprint(model))
     require_new(swept, seen)
     prompts = _prompts_of(weights, swept.name, settings)

@@ -13,8 +13,8 @@ import tw_lens
 ROOT = Path(tw_lens.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 GROUND = {
-    "_version", "argument_kinds", "arguments", "devices", "errors", "files", "progress", "tensor_files",
-    "tokens", "torch_settings",
+    "_version", "argument_kinds", "arguments", "devices", "errors", "files", "progress",
+    "tensor_files", "tokens", "torch_settings",
 }  # fmt: skip
 READ = GROUND | {"canonical", "geometry", "results", "reading", "analyses", "studies"}
 MAY_IMPORT = {

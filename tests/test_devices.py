@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
@@ -177,6 +178,28 @@ def test_the_page_of_a_model_on_another_device(tmp_path):
     assert (tmp_path / "page.html").stat().st_size > 1e6
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_copy_of_weights_of_another_device_is_on_the_cpu(kind: str):
+    model, weights, states, _ = at_hand(kind)
+    with FakeDevice():
+        copied = pickle.dumps(tw.read_weights(model, device=FAKE))
+    again = pickle.loads(copied)
+    assert again.device == CPU
+    expected = tw.attention_pattern(weights, states, layer=1)
+    require_same(tw.attention_pattern(again, states, layer=1), expected)
+
+
+def test_subclasses_move_too():
+    class MyStates(tw.States):
+        pass
+
+    model, weights, states, _ = at_hand("gpt2")
+    own = MyStates(**{f.name: getattr(states, f.name) for f in fields(states)})
+    with FakeDevice():
+        there = tw.trajectory(tw.read_weights(model, device=FAKE), own)
+    require_same(there, tw.trajectory(weights, own))
+
+
 def test_random_numbers_do_not_depend_on_the_device():
     weights = at_hand("gpt2")[1]
     expected = tw.direction_coherence(weights, n=1, n_null=9, n_null_within=3).p
@@ -197,15 +220,24 @@ def test_the_fake_device_refuses_to_mix():
         assert (there + 1)[torch.tensor([0, 2])].tolist() == [[2.0, 2.0], [2.0, 2.0]]
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "nowhere"])
+@pytest.mark.parametrize("device", ["cuda:99", "nowhere", "meta"])
 def test_a_device_that_cannot_compute_is_refused(device: str):
-    with pytest.raises(ValueError, match=r"device .* cannot be used here"):
+    with pytest.raises(ValueError, match=r"device '.*' (cannot be used here|holds no numbers)"):
         tw.read_weights(shared_bridge("gpt2"), device=device)
 
 
 def test_what_is_on_the_device_already_is_not_copied():
     _, weights, states, _ = at_hand("gpt2")
-    for value in (weights.block(1), weights.mlp(1), weights.vocabulary, states, PROMPT, "text"):
+    for value in (
+        weights.block(1),
+        weights.mlp(1),
+        weights.vocabulary,
+        states,
+        PROMPT,
+        "text",
+        {"a": (1, weights)},
+        weights.caveats,
+    ):
         assert moved(value, CPU) is value
 
 

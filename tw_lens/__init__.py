@@ -173,7 +173,7 @@ if not TYPE_CHECKING:  # type checkers read the imports above, and report unknow
             home = next(module for module in modules if name in module.__all__)
             globals()[name] = getattr(home, name)
             return globals()[name]
-        if find_spec(f"tw_lens.{name}"):
+        if name.isidentifier() and find_spec(f"tw_lens.{name}"):
             return import_module(f"tw_lens.{name}")
         raise AttributeError(f"module 'tw_lens' has no attribute {name!r}")
 

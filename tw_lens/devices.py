@@ -8,7 +8,7 @@ that they are the same everywhere.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -30,17 +30,21 @@ def moved(value: Any, device: torch.device) -> Any:
     """
     if isinstance(value, Tensor):
         return value.to(device)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(moved(item, device) for item in value))
+    if isinstance(value, dict):
+        items = [moved(item, device) for item in value.values()]
+        return value if _same(items, value.values()) else dict(zip(value, items, strict=True))
     if isinstance(value, (tuple, list)):
         items = [moved(item, device) for item in value]
-        same = all(a is b for a, b in zip(items, value, strict=True))
-        return value if same else type(value)(items)
-    if isinstance(value, dict):
-        return {key: moved(item, device) for key, item in value.items()}
-    if is_dataclass(value) and type(value).__name__ not in FIXED and _is_ours(value):
+        if _same(items, value):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if is_dataclass(value) and _is_ours(value):
         return _moved_fields(value, device)
     return value
+
+
+def _same(items: Iterable[Any], others: Iterable[Any]) -> bool:
+    return all(a is b for a, b in zip(items, others, strict=True))
 
 
 def _moved_fields(value: Any, device: torch.device) -> Any:
@@ -60,24 +64,32 @@ def _moved_part(name: str, item: Any, device: torch.device) -> Any:
         return item if first is None or first.device == device else copy.deepcopy(item).to(device)
     if isinstance(item, (Tensor, type)) or is_dataclass(item) or not callable(item):
         return moved(item, device)
-    return item if name in STAY else _on_device(item, device)
-
-
-def _on_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Return a function of the CPU that is called and returns on a device."""
+    if name in STAY:
+        return item
+    function = item.function if isinstance(item, _OnDevice) else item
     if device == CPU:
         return function
+    already = isinstance(item, _OnDevice) and item.device == device
+    return item if already else _OnDevice(function, device)
 
-    def call(*arguments: Any) -> Any:
+
+class _OnDevice:
+    """A function of the CPU that is called and returns on a device; it can be pickled."""
+
+    def __init__(self, function: Callable[..., Any], device: torch.device) -> None:
+        self.function, self.device = function, device
+
+    def __call__(self, *arguments: Any) -> Any:
         with CPU:
-            result = function(*moved(arguments, CPU))
-        return moved(result, device)
-
-    return call
+            result = self.function(*moved(arguments, CPU))
+        return moved(result, self.device)
 
 
 def _is_ours(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "tw_lens"
+    """Return whether an object is of a class of this package, or of a subclass, and may move."""
+    classes = type(value).__mro__
+    ours = any(c.__module__.partition(".")[0] == "tw_lens" for c in classes)
+    return ours and not any(c.__name__ in FIXED for c in classes)
 
 
 def drawn(sample: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 
 import tw_lens as tw
 from tests.architectures.support import EXACT, PROMPT
+from tests.models import shared_bridge
+from tests.planted import with_router
 from tests.zoo import zoo_bridge
 from tw_lens.canonical import MLP, Norm
 from tw_lens.reading.certificate import certify
@@ -130,6 +132,19 @@ def test_the_router_lists_tokens_that_its_expert_is_chosen_for(architecture: str
     own = torch.arange(len(table.experts)).repeat_interleave(4)
     of = [mlp.experts.index(str(expert)) for expert in own.tolist()]
     assert (factor[torch.arange(len(of)), of] > 0).double().mean() > 0.7
+
+
+def test_routing_logits_hold_the_constants_of_the_norm():
+    weights = with_router(tw.read_weights(shared_bridge("gpt2")))
+    mlp, g = weights.mlp(1), torch.Generator().manual_seed(1)
+    norm = replace(mlp.norm, bias=torch.randn(weights.d_model, generator=g))
+    mlp = replace(mlp, norm=norm, b_router=torch.randn(4, generator=g))
+    table = tw.router_table(replace(weights, read_mlp=lambda layer: mlp), layer=1, k=3)
+    for expert in table.experts:
+        x = norm(weights.vocabulary.embed(table.lists.token_index[expert]))
+        logits = x @ mlp.W_router.T + mlp.b_router
+        above = logits[:, expert] - logits.mean(-1)
+        assert table.lists.score[expert].allclose(above, atol=1e-4)
 
 
 def test_a_layer_without_experts_has_no_router():

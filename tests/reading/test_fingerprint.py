@@ -8,6 +8,7 @@ import torch
 import tw_lens as tw
 from tests.models import shared_bridge, tiny_bridge
 from tw_lens.reading import fingerprint
+from tw_lens.reading.fingerprint import sampled_fingerprint
 
 
 def test_a_fingerprint_tells_models_apart():
@@ -42,3 +43,33 @@ def test_states_of_a_trained_step_are_refused():
         model.original_model.model.layers[1].mlp.up_proj.weight.mul_(1.001)
     with pytest.raises(ValueError, match="read both from one model"):
         tw.trajectory_attribution(weights, tw.read_states(model, [5, 6, 7]))
+
+
+@pytest.mark.parametrize("kept", ["column", "row"])
+def test_a_sample_sees_changes_of_all_rows_or_columns_but_one(kept: str):
+    model = tiny_bridge("llama")
+    before, states = sampled_fingerprint(model), tw.read_states(model, [5, 6, 7])
+    weight = model.original_model.model.layers[0].mlp.up_proj.weight
+    with torch.no_grad():
+        (weight[:, 1:] if kept == "column" else weight[1:]).mul_(-3)
+    assert sampled_fingerprint(model) != before
+    with pytest.raises(ValueError, match="read both from one model"):
+        tw.attention_pattern(tw.read_weights(model), states, layer=1)
+
+
+def test_a_fingerprint_sees_the_order_of_rows():
+    model = tiny_bridge("gpt2")
+    before = fingerprint(model)
+    with torch.no_grad():
+        W_E = model.original_model.transformer.wte.weight
+        W_E[2:] = W_E[2:].flip(0).clone()
+    assert fingerprint(model) != before
+
+
+def test_a_sample_of_any_shape():
+    for shape in ((), (1,), (3,), (2, 3), (5, 1, 2)):
+        module = torch.nn.Module()
+        module.p = torch.nn.Parameter(torch.zeros(shape))
+        zeros = sampled_fingerprint(module)
+        module.p = torch.nn.Parameter(torch.ones(shape))
+        assert sampled_fingerprint(module) != zeros

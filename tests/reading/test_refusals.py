@@ -7,7 +7,7 @@ import torch
 
 import tw_lens as tw
 from tests.models import shared_bridge, tiny_bridge, tiny_hf
-from tw_lens.reading.model_access import to_float32_cpu
+from tw_lens.reading.model_access import require_numbers, to_float32_cpu
 
 UNSUPPORTED = [
     ("mamba", "no layer has attention", "MambaForCausalLM"),
@@ -148,3 +148,9 @@ def test_packed_weights_of_one_linear_are_rejected(dtype: torch.dtype):
     for call in (tw.read_weights, lambda m: tw.check(m, [3, 4])):
         with pytest.raises(ValueError, match=rf"quantised \({dtype}\).*load it in float32"):
             call(model)
+
+
+def test_numbers_that_float32_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        require_numbers(torch.tensor([1e300, 1.0], dtype=torch.float64), "W")
+    require_numbers(torch.full((3, 20_000), 1e35), "W")  # its sum overflows

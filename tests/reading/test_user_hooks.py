@@ -12,7 +12,7 @@ import torch
 import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge, tiny_bridge
 from tests.zoo import zoo_bridge
-from tw_lens.reading.user_hooks import has_hooks
+from tw_lens.reading.user_hooks import has_hooks, hooked_points
 
 IDS = [5, 6, 7, 8]
 POINTS = ("blocks.1.hook_resid_pre", "blocks.0.attn.hook_pattern", "embed.hook_out")
@@ -188,3 +188,13 @@ def test_threads_that_run_one_model():
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda prompt: tw.read_states(model, prompt).stream, prompts))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_threads_that_read_one_model_leave_its_hooks():
+    model = tiny_bridge("gpt2")
+    model.add_hook("blocks.1.attn.hook_q", lambda value, hook: value)
+    count = len(hooked_points(model)["blocks.1.attn.hook_q"].fwd_hooks)
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(lambda: tw.read_weights(model).block(1)) for _ in range(40)]:
+            future.result()
+    assert len(hooked_points(model)["blocks.1.attn.hook_q"].fwd_hooks) == count

@@ -105,8 +105,9 @@ def router_table(
 ) -> RouterTable:
     """Read the router of a mixture of experts: which tokens each expert is chosen for.
 
-    Expert e has the routing logit `y_w A_router[e]`, with `y_w` the token's point; a vector added
-    to all directions changes no choice, so scores and directions are relative to the mean expert.
+    Expert e has the routing logit `y_w A_router[e] + a_router[e]`, with `y_w` the token's point. A
+    vector added to all directions changes no choice, so scores and directions are relative to the
+    mean expert.
     Biases that only balance the load of experts are left out.
 
     Args:
@@ -133,7 +134,7 @@ def router_table(
     """
     weights = weights_of_points(weights, points, vocabulary)
     mlp = weights.mlp(layer)
-    if mlp.A_router is None:
+    if mlp.A_router is None or mlp.a_router is None:
         raise UnsupportedModelError(
             weights.architecture,
             f"layer {layer} has no mixture of experts with a linear router",
@@ -143,6 +144,9 @@ def router_table(
     met = token_points(weights, layer, mlp.norm, vocabulary)
     directions = mlp.A_router - mlp.A_router.mean(0)
     top = top_tokens(directions, met.rows, k, keep=combined_mask(keep, met))
+    if weights.vocabulary.is_whole_state:  # parts are read without constants
+        above = mlp.a_router - mlp.a_router.mean()
+        top = top._replace(score=top.score + above[:, None])
     null = compare_with_null(weights, top, "points", met, keep)
     source = token_source(vocabulary, points)
     return RouterTable(

@@ -62,6 +62,7 @@ class MLP:
     routing: Callable[[Tensor], Tensor] | None = None
     experts: tuple[str, ...] | None = None
     W_router: Float[Tensor, "n_experts d_model"] | None = None
+    b_router: Float[Tensor, " n_experts"] | None = None
 
     @property
     def d_mlp(self) -> int:
@@ -111,6 +112,15 @@ class MLP:
     def A_router(self) -> Float[Tensor, "n_experts d_model"] | None:
         """`W_router diag(gain) P`: the direction that each expert's routing logit reads."""
         return None if self.W_router is None else self.norm.project(self.W_router * self.norm.gain)
+
+    @property
+    @default_settings()
+    def a_router(self) -> Float[Tensor, " n_experts"] | None:
+        """`bias W_router + b_router`: the constant part of every routing logit."""
+        if self.W_router is None:
+            return None
+        constant = self.W_router @ self.norm.bias
+        return constant if self.b_router is None else constant + self.b_router
 
     @cached_property
     @default_settings()

@@ -18,7 +18,7 @@ from tw_lens.canonical.embedding import Vocabulary
 from tw_lens.canonical.mlp import MLP
 from tw_lens.canonical.states import States
 from tw_lens.canonical.unembedding import Readout
-from tw_lens.devices import CPU
+from tw_lens.devices import CPU, moved
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.tokens import TokenStrings
 
@@ -47,9 +47,9 @@ class Weights:
         rounding: the largest relative step of the model's number formats (2^-7 in bfloat16).
         device: where calls compute with these weights; results return to the CPU.
 
-    Blocks are read from the model on demand. A copy (`copy.deepcopy`, `pickle`, joblib) holds all
-    of them, float32, and needs no model: 4 bytes for every weight of the attention. It holds no
-    MLP.
+    Blocks are read from the model on demand; after a change of the model its weights must be read
+    again. A copy (`copy.deepcopy`, `pickle`, joblib) holds all of them, float32 on the CPU, and
+    needs no model: 4 bytes for every weight of the attention. It holds no MLP.
     """
 
     model_name: str
@@ -88,12 +88,13 @@ class Weights:
         return self.read_positions()
 
     def __getstate__(self) -> dict[str, Any]:
-        blocks = {layer: self.block(layer) for layer in self.attention_layers}
-        held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        blocks = {layer: moved(self.block(layer), CPU) for layer in self.attention_layers}
+        held = {entry.name: moved(getattr(self, entry.name), CPU) for entry in fields(self)}
+        held["device"] = CPU
         held["read_block"] = partial(getitem, blocks)
         held["read_mlp"] = None
         held["read_fingerprint"] = partial(str, self.fingerprint)
-        held["read_positions"] = partial(getitem, (self.positions,), 0)
+        held["read_positions"] = partial(getitem, (moved(self.positions, CPU),), 0)
         return held
 
     @property

@@ -32,6 +32,7 @@ class Experts(NamedTuple):
     routing: Callable[[Tensor], Tensor]
     names: tuple[str, ...]
     W_router: Tensor | None
+    b_router: Tensor | None
 
 
 def read_experts(module: Any, activation: Callable[[Tensor], Tensor], where: str) -> Experts | None:
@@ -57,7 +58,7 @@ def read_experts(module: Any, activation: Callable[[Tensor], Tensor], where: str
     device = next(module.parameters())
     probe = torch.randn(N_PROBES, _width(both, down), generator=torch.Generator().manual_seed(0))
     theirs, choice = _call(module, probe.to(device))
-    W_router = _router(module, probe.to(device), choice, where)
+    W_router, b_router = _router(module, probe.to(device), choice, where)
     for W_in, W_gate, W_out in _layouts(both, down):
         n = len(W_out)
         found = Experts(
@@ -68,6 +69,7 @@ def read_experts(module: Any, activation: Callable[[Tensor], Tensor], where: str
             tuple(str(i // (n // len(both))) for i in range(n))
             + ("shared",) * sum(len(s[2]) for s in shared),
             W_router,
+            b_router,
         )
         seen = probe.to(device).float().cpu()
         post = activation(seen @ found.W_gate) * (seen @ found.W_in) * found.routing(seen)
@@ -112,19 +114,28 @@ def _shared_weights(module: Any, where: str) -> list[tuple[Tensor, Tensor, Tenso
     return [(up, gate, down)]
 
 
-def _router(module: Any, probe: Tensor, choice: tuple[Tensor, Tensor], where: str) -> Tensor | None:
-    """Return the weight of a linear router, one row per expert; None where it explains no choice.
+def _router(
+    module: Any, probe: Tensor, choice: tuple[Tensor, Tensor], where: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return weight and bias of a linear router, one row per expert; None where it has none.
 
-    It explains the choice if the chosen experts' weights have the order of its logits.
+    The weight is None too where it does not explain the choice: the chosen experts' weights must
+    have the order of its logits, and a single chosen expert the largest one.
     """
-    weight = optional(resolved_module(optional(module, *ROUTERS)), "weight")
+    router = resolved_module(optional(module, *ROUTERS))
+    weight, bias = optional(router, "weight"), optional(router, "bias")
     if not isinstance(weight, Tensor) or weight.shape[-1:] != probe.shape[-1:]:
-        return None
+        return None, None
     weight = to_float32_cpu(weight, f"{where}.router")
+    bias = to_float32_cpu(bias, f"{where}.router bias") if isinstance(bias, Tensor) else None
     index, factor = (part.reshape(len(probe), -1).cpu() for part in choice)
-    logits = (probe.float().cpu() @ weight.T).gather(-1, index.long())
-    in_order = logits.gather(-1, factor.argsort(dim=-1)).diff(dim=-1)
-    return weight if bool((in_order >= -TOLERANCE * logits.abs().max()).all()) else None
+    logits = probe.float().cpu() @ weight.T + (0.0 if bias is None else bias)
+    chosen = logits.gather(-1, index.long())
+    above = chosen.gather(-1, factor.argsort(dim=-1)).diff(dim=-1)
+    if index.shape[-1] == 1:
+        above = chosen - logits.amax(-1, keepdim=True)
+    explained = bool((above >= -TOLERANCE * logits.abs().max()).all())
+    return (weight, bias) if explained else (None, None)
 
 
 def _routing(module: Any, n_experts: int, width: int, n_shared: int) -> Callable[[Tensor], Tensor]:

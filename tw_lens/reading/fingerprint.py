@@ -6,34 +6,41 @@ import hashlib
 from typing import Any
 
 import torch
+from torch import Tensor
 
-ENTRIES_HASHED = 64
-ENTRIES_SAMPLED = 16
+ENTRIES_SAMPLED = 64
+ENTRIES_AT_ONCE = 2**24
+GOLDEN_RATIO = 0.6180339887498949
 
 
 def fingerprint(model: Any) -> str:
-    """Return a digest of every parameter's name, shape, sum and first entries."""
+    """Return a digest of every parameter's name, shape and bytes."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         if not parameter.is_meta:
-            values = parameter.detach()
-            digest.update(str(float(values.sum(dtype=torch.float64))).encode())
-            digest.update(str(values.flatten()[:ENTRIES_HASHED].tolist()).encode())
+            for part in parameter.detach().flatten().split(ENTRIES_AT_ONCE):
+                digest.update(part.cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def sampled_fingerprint(model: Any) -> str:
-    """Return a digest of some entries of every parameter, evenly spaced.
+    """Return a digest of 64 entries of every parameter, spread over all of its axes.
 
-    It tells models apart for the price of one small read per parameter; a change of a few entries
-    may escape it.
+    It tells models apart for the price of one small read per parameter; a change of a small part of
+    a parameter may escape it.
     """
     digest = hashlib.sha256()
     for parameter in model.parameters():
         digest.update(str(tuple(parameter.shape)).encode())
-        if not parameter.is_meta:
-            values = parameter.detach().flatten()
-            step = max(1, len(values) // ENTRIES_SAMPLED)
-            digest.update(str(values[::step].float().tolist()).encode())
+        if not parameter.is_meta and parameter.numel():
+            digest.update(str(_sample(parameter.detach()).float().tolist()).encode())
     return digest.hexdigest()
+
+
+def _sample(values: Tensor) -> Tensor:
+    """Return entries at multiples of the golden ratio, which no axis is aligned with."""
+    shape = values.shape or (1,)
+    spread = torch.arange(1, ENTRIES_SAMPLED + 1, dtype=torch.float64) * GOLDEN_RATIO % 1
+    index = torch.unravel_index((spread * values.numel()).long(), shape)
+    return values.reshape(shape)[tuple(i.to(values.device) for i in index)]

@@ -138,6 +138,7 @@ def _mixture(
         routing=found.routing,
         experts=found.names,
         W_router=found.W_router,
+        b_router=found.b_router,
     )
 
 

@@ -119,9 +119,12 @@ def require_numbers(tensor: Tensor, name: str) -> None:
             "load the model in float32, bfloat16 or float16."
         )
     # A sum is finite only if every entry is; it may also overflow.
-    rows = torch.atleast_1d(tensor.detach()).split(ROWS_AT_ONCE)
-    total = sum(float(part.sum(dtype=torch.float32)) for part in rows)
-    if not math.isfinite(total) and not all(part.isfinite().all() for part in rows):
+    values = torch.atleast_1d(tensor.detach())
+    longest = max(range(values.ndim), key=values.shape.__getitem__)
+    parts = values.split(ROWS_AT_ONCE, dim=longest)
+    total = sum(float(part.sum(dtype=torch.float32)) for part in parts)
+    finite = math.isfinite(total) and tensor.dtype != torch.float64  # its numbers may overflow
+    if not finite and not all(part.float().isfinite().all() for part in parts):
         raise ValueError(
             f"{name} contains NaN or infinity, which would make every result meaningless; check "
             "the checkpoint it was loaded from."

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from tw_lens.reading.model_access import name_of, optional
 
 ROUNDING = 1e-5
+ONE_SUSPENSION = RLock()
 OWN_PACKAGES = {"tw_lens", "transformer_lens", "transformers", "accelerate", "torch"}
 WRAPPED = "._original_component"  # in the names of a bridge's modules
 
@@ -47,17 +49,19 @@ def has_hooks(model: Any) -> bool:
 @contextmanager
 def without_point_hooks(part: Any) -> Iterator[None]:
     """Suspend TransformerLens' hooks on the hook points of a model or block within a context."""
-    points = [module for module in part.modules() if optional(module, "fwd_hooks")]
-    with _suspended(points, _is_not_ours):
-        yield
+    with ONE_SUSPENSION:
+        points = [module for module in part.modules() if optional(module, "fwd_hooks")]
+        with _suspended(points, _is_not_ours):
+            yield
 
 
 @contextmanager
 def without_hooks(model: Any) -> Iterator[None]:
     """Suspend all hooks that a user has left within a context."""
-    points, modules = hooked_points(model).values(), hooked_modules(model).values()
-    with _suspended(points, _is_not_ours), _suspended(modules, _is_users):
-        yield
+    with ONE_SUSPENSION:
+        points, modules = hooked_points(model).values(), hooked_modules(model).values()
+        with _suspended(points, _is_not_ours), _suspended(modules, _is_users):
+            yield
 
 
 def require_same_run(model: Any, hooked: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -88,16 +92,17 @@ def require_same_run(model: Any, hooked: Mapping[str, Tensor], own: Mapping[str,
 @contextmanager
 def _suspended(modules: Iterable[Any], chosen: Callable[[Any], bool]) -> Iterator[None]:
     """Take the chosen hooks off some modules within a context, and put all back in order."""
-    kept = [(hooks, dict(hooks)) for module in modules for hooks in _hooks(module)]
-    try:
-        for hooks, before in kept:
-            for key in [key for key, hook in before.items() if chosen(hook)]:
-                del hooks[key]
-        yield
-    finally:
-        for hooks, before in kept:
-            hooks.clear()
-            hooks.update(before)
+    with ONE_SUSPENSION:  # another thread would take the suspended state for the user's
+        kept = [(hooks, dict(hooks)) for module in modules for hooks in _hooks(module)]
+        try:
+            for hooks, before in kept:
+                for key in [key for key, hook in before.items() if chosen(hook)]:
+                    del hooks[key]
+            yield
+        finally:
+            for hooks, before in kept:
+                hooks.clear()
+                hooks.update(before)
 
 
 def _name_of(model: Any, module: Any) -> str:

@@ -126,8 +126,13 @@ def _compute_device(device: torch.device | str | None, vocabulary: Vocabulary) -
         raise ValueError(
             f"device {device!r} cannot be used here ({reason}); give 'cpu', or leave it out."
         ) from None
-    unusable = found.type in WITHOUT_FLOAT64 or found.type == "meta"
-    return CPU if device is None and unusable else found
+    if device is None:
+        return CPU if found.type in (*WITHOUT_FLOAT64, "meta") else found
+    if found.type in WITHOUT_FLOAT64:
+        raise ValueError(f"device {device!r} has no float64; give 'cpu', or leave it out.")
+    if found.type == "meta":
+        raise ValueError("device 'meta' holds no numbers; give 'cpu', or leave it out.")
+    return found
 
 
 def _on_device(read: Any, device: torch.device) -> Any:

@@ -125,6 +125,10 @@ def _prompts_of(weights: Weights, name: str, settings: SweepSettings) -> tuple[P
     """
     if settings.prompts is not None or not set(settings.measures) & set(IN_TEXT):
         return settings.prompts or ()
+    if weights.tokens.tokenizer is None:
+        raise ReferenceTextError(
+            f"{name!r} has no tokenizer for the reference prompts: give prompts=, token ids."
+        )
     if 2 * (known := known_words(weights)) < len(COMMON_WORDS):
         raise ReferenceTextError(
             f"{name!r} has tokens for {known} of {len(COMMON_WORDS)} common English words, too few "

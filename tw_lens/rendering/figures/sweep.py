@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ACROSS = 4
-FLOOR, CORRELATION = "_floor", "_correlation"
+FLOOR, CORRELATION = "floor", "correlation"
 OF_LAYERS = {"mean": "mean and range of layers", "max": "best of all layers"}
 
 

@@ -239,7 +239,8 @@ def test_accessible_in_light_and_dark(scheme, page, browser):
     violations = Axe().run(reader.tab).response["violations"]
     serious = [v["id"] for v in violations if v["impact"] in ("serious", "critical")]
     assert serious == []
-    assert reader.all_of("#trajectory .circuitsvis [role=button]", "e.tabIndex") == [0] * 3
+    buttons = reader.all_of("#trajectory .circuitsvis [role=button]", "e.tabIndex")
+    assert len(buttons) > 3 and set(buttons) == {0}  # layers of one widget, neurons of the other
     background = reader.tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
 

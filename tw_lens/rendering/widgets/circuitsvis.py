@@ -138,7 +138,7 @@ def token_widget(
         Widget(ColoredTokensMulti, for notebooks and pages)
     """
     if isinstance(result, TrajectoryAttribution):
-        layers, values = _shares(result, component or "MLP")
+        layers, values = _shares(result, "MLP" if component is None else component)
         labels = [f"layer {layer}" for layer in layers]
     elif component is not None:
         raise ValueError(

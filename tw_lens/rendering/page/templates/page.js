@@ -10,7 +10,7 @@ function runScript(id) {
   source.remove();
   document.head.append(script);
 }
-// CircuitsVis sets no labels, and its buttons do not take the keyboard.
+// CircuitsVis sets no labels, its buttons do not take the keyboard, and its text may be pale on pale.
 function addAccessibility(place) {
   place.querySelectorAll(":is(canvas, input):not([aria-label])").forEach((element) => {
     const label = element.tagName === "INPUT" && element.previousElementSibling?.textContent;
@@ -21,6 +21,20 @@ function addAccessibility(place) {
     button.tabIndex = 0;
     button.addEventListener("keydown", (event) => { if (event.key === "Enter") button.click(); });
   });
+  place.querySelectorAll(".colored-tokens [style*=background]").forEach((token) => {
+    const color = readableOn(getComputedStyle(token).backgroundColor);
+    if (token.style.color !== color) token.style.color = color;
+  });
+}
+// Black or white, whichever stands out more on a token's color (WCAG's relative luminance).
+function readableOn(background) {
+  const parts = background.match(/[\d.]+/g).map(Number);
+  if (parts[3] === 0) return "rgb(0, 0, 0)"; // transparent: the widget is white
+  const [r, g, b] = parts.map((part) => {
+    const share = part / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "rgb(0, 0, 0)" : "rgb(255, 255, 255)";
 }
 function render(place) {
   const source = place.querySelector('script[type="application/json"]');
@@ -36,7 +50,8 @@ function render(place) {
     renderScores(place, data);
   } else {
     runScript("circuitsvis-script");
-    new MutationObserver(() => addAccessibility(place)).observe(place, { childList: true, subtree: true });
+    const watched = { childList: true, subtree: true, attributes: true, attributeFilter: ["style"] };
+    new MutationObserver(() => addAccessibility(place)).observe(place, watched);
     place.id = place.id || "widget-" + Math.random().toString(36).slice(2);
     CircuitsVis.render(place.id, CircuitsVis[data.component], data.properties);
   }

@@ -66,15 +66,20 @@ def _moved_part(name: str, item: Any, device: torch.device) -> Any:
         return moved(item, device)
     if name in STAY:
         return item
-    function = item.function if isinstance(item, _OnDevice) else item
-    if device == CPU:
-        return function
-    already = isinstance(item, _OnDevice) and item.device == device
-    return item if already else _OnDevice(function, device)
+    return on_device(item, device)
+
+
+def on_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Return a function of the CPU that is called and returns on a device."""
+    if isinstance(function, _OnDevice):
+        if function.device == device:
+            return function
+        function = function.function
+    return function if device == CPU else _OnDevice(function, device)
 
 
 class _OnDevice:
-    """A function of the CPU that is called and returns on a device; it can be pickled."""
+    """What `on_device` returns; it can be pickled."""
 
     def __init__(self, function: Callable[..., Any], device: torch.device) -> None:
         self.function, self.device = function, device

@@ -226,7 +226,7 @@ def _index(neurons: Sequence[int]) -> Tensor | slice:
 class _Reading(NamedTuple):
     """The token lists of some neurons, their signs, and the moments of what they write.
 
-    `norms` and `cosines` (with what is written) are by side: "gate", "in" and "out".
+    `norms` and `cosines` (with what is written) are by side, as in `NeuronTable.sides`.
     """
 
     norms: dict[str, Tensor]
@@ -250,9 +250,15 @@ def _read(
     table, known = EXACT.output_tokens(weights), combined_mask(keep, points)
     gates, inputs, written = mlp.sides(index)
     queries, n = table.pull_back(written), len(inputs)
-    moments, read = Moments(n), ({} if gates is None else {"gate": gates}) | {"in": inputs}
-    norms = {side: rows.norm(dim=-1) for side, rows in (read | {"out": written}).items()}
-    cosines = {side: _cosine(rows, written) for side, rows in read.items()}
+    moments, rows = Moments(n), {"in": inputs, "out": written}
+    if gates is not None:
+        rows["gate"] = gates
+    norms = {side: of_side.norm(dim=-1) for side, of_side in rows.items()}
+    unit = {side: of_side / norms[side][:, None] for side, of_side in rows.items()}
+    written_unit = unit.pop("out")
+    cosines = {  # 0 for a neuron of zeros
+        side: (of_side * written_unit).sum(-1).nan_to_num(0.0) for side, of_side in unit.items()
+    }
     whole = float(weights.vocabulary.is_whole_state)  # parts are read without constants
     if gates is None or mlp.a_gate is None:
         writes = top_tokens(queries, table.rows, k, keep=keep, observe=moments.observe)
@@ -280,11 +286,3 @@ def _read(
         sign,
         shape,
     )
-
-
-def _cosine(
-    read: Float[Tensor, "neurons d"], written: Float[Tensor, "neurons d"]
-) -> Float[Tensor, " neurons"]:
-    """Return the cosine of what each neuron reads and writes; 0 for a neuron of zeros."""
-    a, b = (side / side.norm(dim=-1, keepdim=True) for side in (read, written))
-    return (a * b).sum(-1).nan_to_num(0.0)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tw_lens.reading.model_access import name_of, optional
 
 ROUNDING = 1e-5
-ONE_SUSPENSION = RLock()
+ONE_SUSPENSION = RLock()  # another thread would take the suspended state for the user's
 OWN_PACKAGES = {"tw_lens", "transformer_lens", "transformers", "accelerate", "torch"}
 WRAPPED = "._original_component"  # in the names of a bridge's modules
 
@@ -92,17 +92,16 @@ def require_same_run(model: Any, hooked: Mapping[str, Tensor], own: Mapping[str,
 @contextmanager
 def _suspended(modules: Iterable[Any], chosen: Callable[[Any], bool]) -> Iterator[None]:
     """Take the chosen hooks off some modules within a context, and put all back in order."""
-    with ONE_SUSPENSION:  # another thread would take the suspended state for the user's
-        kept = [(hooks, dict(hooks)) for module in modules for hooks in _hooks(module)]
-        try:
-            for hooks, before in kept:
-                for key in [key for key, hook in before.items() if chosen(hook)]:
-                    del hooks[key]
-            yield
-        finally:
-            for hooks, before in kept:
-                hooks.clear()
-                hooks.update(before)
+    kept = [(hooks, dict(hooks)) for module in modules for hooks in _hooks(module)]
+    try:
+        for hooks, before in kept:
+            for key in [key for key, hook in before.items() if chosen(hook)]:
+                del hooks[key]
+        yield
+    finally:
+        for hooks, before in kept:
+            hooks.clear()
+            hooks.update(before)
 
 
 def _name_of(model: Any, module: Any) -> str:

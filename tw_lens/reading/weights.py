@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 
 from tw_lens.arguments import checked
 from tw_lens.canonical import MLP, Block, Norm, Readout, Vocabulary, Weights
-from tw_lens.devices import CPU, WITHOUT_FLOAT64, moved
+from tw_lens.devices import CPU, WITHOUT_FLOAT64, moved, on_device
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
 from tw_lens.reading.embeddings import read_positions, read_readout, read_vocabulary
@@ -85,6 +85,7 @@ def read_weights(model: Any, *, device: torch.device | str | None = None) -> Wei
     )
     device = _compute_device(device, vocabulary)
     read_on_cpu = _block_reader(layers, norms, centred_stream)
+    keeping_last = lru_cache(maxsize=1)  # of a device, what was moved there
     first = read_on_cpu(layers[0].index)
     if hooked_modules(model):
         _require_effectless_hooks(model, len(vocabulary))
@@ -104,9 +105,9 @@ def read_weights(model: Any, *, device: torch.device | str | None = None) -> Wei
         processed=processed,
         caveats=caveats_of(first, vocabulary, readout, processed, hybrid),
         rounding=coarsest_step(model),
-        read_positions=lambda: moved(read_positions(model, vocabulary), device),
-        read_block=_on_device(read_on_cpu, device),
-        read_mlp=_on_device(_mlp_reader(model, norms, centred_stream), device),
+        read_positions=on_device(partial(read_positions, model, vocabulary), device),
+        read_block=keeping_last(on_device(read_on_cpu, device)),
+        read_mlp=keeping_last(on_device(_mlp_reader(model, norms, centred_stream), device)),
         read_fingerprint=lambda: fingerprint(model),
         sampled_fingerprint=sampled_fingerprint(model),
         device=device,
@@ -133,20 +134,6 @@ def _compute_device(device: torch.device | str | None, vocabulary: Vocabulary) -
     if found.type == "meta":
         raise ValueError("device 'meta' holds no numbers; give 'cpu', or leave it out.")
     return found
-
-
-def _on_device(read: Any, device: torch.device) -> Any:
-    """Return a reader of one layer whose last layer stays on a device."""
-    if device == CPU:
-        return read
-
-    @lru_cache(maxsize=1)
-    def read_there(index: int) -> Any:
-        with CPU:
-            part = read(index)
-        return moved(part, device)
-
-    return read_there
 
 
 def _block_reader(layers: list[HostLayer], norms: dict[int, Norm], centred_stream: bool) -> Any:

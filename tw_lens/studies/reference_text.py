@@ -137,29 +137,30 @@ def choose_vocabulary(
         return None, str(error)
 
 
-def known_words(weights: Weights) -> int:
-    """Return for how many of ten common English words the tokenizer has a single token."""
+def lack_of_words(weights: Weights, name: str) -> str:
+    """Return what a model lacks to read English text, as the start of a sentence; "" for nothing.
+
+    It needs single tokens for half of ten common words.
+    """
     if weights.tokens.tokenizer is None:
-        return 0
-    return sum(
+        return f"{name} has no tokenizer"
+    known = sum(
         any(weights.tokens.single(form) is not None for form in (word, f" {word}"))
         for word in COMMON_WORDS
     )
+    if 2 * known >= len(COMMON_WORDS):
+        return ""
+    return f"{name} has tokens for {known} of {len(COMMON_WORDS)} common English words, too few"
 
 
 def _require_known_words(weights: Weights) -> None:
     """Reject a tokenizer that has a single token for too few of some common English words."""
-    if weights.tokens.tokenizer is None:
+    if lack := lack_of_words(weights, weights.model_name):
+        remedy = "Give a layer vocabulary made from text of the model's own kind."
+        if weights.tokens.tokenizer is None:
+            remedy = "Set model.tokenizer, or give a layer vocabulary."
         raise ReferenceTextError(
-            f"{weights.model_name} has no tokenizer for the reference text: tokens are read at "
-            "their embeddings. Set model.tokenizer, or give a layer vocabulary."
-        )
-    known = known_words(weights)
-    if 2 * known < len(COMMON_WORDS):
-        raise ReferenceTextError(
-            f"{weights.model_name} has tokens for {known} of {len(COMMON_WORDS)} common English "
-            "words, too few for the reference text: tokens are read at their embeddings. Give a "
-            "layer vocabulary made from text of the model's own kind."
+            f"{lack} for the reference text: tokens are read at their embeddings. {remedy}"
         )
 
 

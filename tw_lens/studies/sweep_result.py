@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,20 +139,16 @@ class Sweep(Result):
         return self.values.split([model.n_layers for model in self.models])
 
 
-def _max(values: Tensor) -> Tensor:
+def _of_known(reduce: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Return a reduction of the values that are not NaN; NaN without any."""
     known = values[~values.isnan()]
-    return known.max() if len(known) else values.new_tensor(math.nan)
-
-
-def _sum(values: Tensor) -> Tensor:
-    known = values[~values.isnan()]
-    return known.sum() if len(known) else values.new_tensor(math.nan)
+    return reduce(known) if len(known) else values.new_tensor(math.nan)
 
 
 OVER_LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": torch.nanmean,
-    "max": _max,
-    "sum": _sum,
+    "max": partial(_of_known, torch.max),
+    "sum": partial(_of_known, torch.sum),
 }
 """How the values of a model's layers are summed up; NaN is left out."""
 

@@ -17,9 +17,8 @@ from tw_lens.errors import Caveat
 from tw_lens.reading import Prompt, fingerprint, read_weights, tokenize_prompts
 from tw_lens.studies.checkpoint import Checkpoint, PartialResults
 from tw_lens.studies.reference_text import (
-    COMMON_WORDS,
     ReferenceTextError,
-    known_words,
+    lack_of_words,
     reference_prompts,
 )
 from tw_lens.studies.sweep_measures import (
@@ -125,14 +124,9 @@ def _prompts_of(weights: Weights, name: str, settings: SweepSettings) -> tuple[P
     """
     if settings.prompts is not None or not set(settings.measures) & set(IN_TEXT):
         return settings.prompts or ()
-    if weights.tokens.tokenizer is None:
+    if lack := lack_of_words(weights, repr(name)):
         raise ReferenceTextError(
-            f"{name!r} has no tokenizer for the reference prompts: give prompts=, token ids."
-        )
-    if 2 * (known := known_words(weights)) < len(COMMON_WORDS):
-        raise ReferenceTextError(
-            f"{name!r} has tokens for {known} of {len(COMMON_WORDS)} common English words, too few "
-            "for the reference prompts: give prompts=, texts or token ids of its own kind."
+            f"{lack} for the reference prompts: give prompts=, texts or token ids of its own kind."
         )
     return tuple(reference_prompts(N_PROMPTS))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 LABELLED = 12
+WHITE_TO_BLUE = [[0, LIGHT_RED_TO_BLUE[len(LIGHT_RED_TO_BLUE) // 2]], [1, LIGHT_RED_TO_BLUE[-1]]]
 SIDE_NAMES = {"gate": "gate", "in": "reads", "out": "writes"}
 
 
@@ -79,8 +80,7 @@ def draw_neuron_probe(result: NeuronProbe) -> go.Figure:
             result.words, result.word_index, strict=True)],
         text=names, texttemplate="%{text}", textfont={"size": 10}, customdata=hover,
         hovertemplate="%{y}, %{text}: %{z} %<br>%{customdata}<extra></extra>",
-        colorscale=[[0, LIGHT_RED_TO_BLUE[len(LIGHT_RED_TO_BLUE) // 2]],
-                    [1, LIGHT_RED_TO_BLUE[-1]]],
+        colorscale=WHITE_TO_BLUE,
         colorbar={"title": "share of<br>squared<br>norms (%)"},
     )  # fmt: skip
     title = f"Layer {result.layer}: neurons that each token drives, and what they write"
@@ -103,8 +103,7 @@ def draw_router_table(result: RouterTable) -> go.Figure:
         texttemplate="%{text}", textfont={"size": 10},
         customdata=[[hover_text(result.lists, i)] * len(strings[i]) for i in rows],
         hovertemplate="%{y}, %{text}: %{z}<br>%{customdata}<extra></extra>",
-        colorscale=[[0, LIGHT_RED_TO_BLUE[len(LIGHT_RED_TO_BLUE) // 2]],
-                    [1, LIGHT_RED_TO_BLUE[-1]]],
+        colorscale=WHITE_TO_BLUE,
         colorbar={"title": "logit above<br>the mean<br>expert's"},
     )  # fmt: skip
     title = f"Layer {result.layer}: tokens that each expert is chosen for"

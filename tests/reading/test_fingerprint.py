@@ -66,10 +66,18 @@ def test_a_fingerprint_sees_the_order_of_rows():
     assert fingerprint(model) != before
 
 
-def test_a_sample_of_any_shape():
-    for shape in ((), (1,), (3,), (2, 3), (5, 1, 2)):
+@pytest.mark.parametrize("digest", [fingerprint, sampled_fingerprint])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_digests_of_any_shape_and_stride(digest, dtype):
+    def of(values: torch.Tensor) -> str:
         module = torch.nn.Module()
-        module.p = torch.nn.Parameter(torch.zeros(shape))
-        zeros = sampled_fingerprint(module)
-        module.p = torch.nn.Parameter(torch.ones(shape))
-        assert sampled_fingerprint(module) != zeros
+        module.p = torch.nn.Parameter(values)
+        return digest(module)
+
+    for shape in ((), (1,), (3,), (2, 3), (5, 1, 2)):
+        zeros, ones = torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)
+        assert of(ones) != of(zeros)
+    # A row of one entry keeps the stride of the matrix that it was taken from.
+    matrix = torch.arange(12, dtype=dtype).reshape(4, 3)
+    for part in (matrix[:1, :1], matrix[:, :1], matrix.T, matrix[::2]):
+        assert of(part) == of(part.clone(memory_format=torch.contiguous_format))

@@ -20,7 +20,7 @@ def fingerprint(model: Any) -> str:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         if not parameter.is_meta:
             for part in parameter.detach().flatten().split(ENTRIES_AT_ONCE):
-                # A single entry may keep any stride, even in a contiguous tensor: `clone` resets it.
+                # One entry keeps any stride, even in a contiguous tensor: `clone` resets it.
                 part = part.cpu().clone(memory_format=torch.contiguous_format)
                 digest.update(part.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -74,6 +74,7 @@ bench: $(VENV)/tested
 	$(VENV)/bin/python tests/benchmarks/bench_maps.py
 	$(VENV)/bin/python tests/benchmarks/bench_vocabulary.py
 	$(VENV)/bin/python tests/benchmarks/bench_neurons.py
+	$(VENV)/bin/python tests/benchmarks/bench_scaling.py
 
 # Readings of compiled programs, whose heads are known: out/compiled-*.csv.
 benchmark: $(VENV)/tested

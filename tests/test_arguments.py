@@ -192,3 +192,8 @@ def test_an_index_has_the_bounds_of_what_it_counts():
     for value in (-1, 3):
         with pytest.raises(IndexError, match=f"^index must be between 0 and 2, got {value}"):
             kinds.require_index("index", value, 3)
+
+
+def test_an_object_of_another_class_is_refused_with_an_article():
+    with pytest.raises(TypeError, match="must be an AttentionPattern; call attention_pattern"):
+        tw.attention_widget(5)  # pyright: ignore[reportArgumentType]

@@ -44,8 +44,12 @@ def shown(value: Any) -> str:
         text = ""
     if 0 < len(text) <= 80 and text.isprintable():
         return text
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    return with_article(type(value).__name__)
+
+
+def with_article(name: str) -> str:
+    """Return the name of a class as a noun of a sentence: `an AttentionPattern`, `States`."""
+    return name if name.endswith("s") else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def require_choice(name: str, value: Any, choices: Sequence[Name]) -> Name:

@@ -36,6 +36,7 @@ from tw_lens.argument_kinds import (
     require_text,
     require_words,
     shown,
+    with_article,
 )
 from tw_lens.devices import CPU, moved
 from tw_lens.torch_settings import default_settings
@@ -177,8 +178,8 @@ def _require_instance(
     items = items_of(value) if is_list and not _is_a(value, classes) else (value,)
     if items is not None and all(_is_a(item, classes) for item in items):
         return items if is_list and not _is_a(value, classes) else value
-    whats = [f"{'' if kind.endswith('s') else 'a '}{kind}" for kind in classes]
-    what = " or ".join([*map(repr, choices), *whats, *["a list of them"] * is_list])
+    whats = [*map(repr, choices), *map(with_article, classes), *["a list of them"] * is_list]
+    what = " or ".join(whats)
     if isinstance(value, str) and choices:
         if value in choices:
             return value

@@ -18,7 +18,7 @@ from tw_lens.geometry import (
     top_tokens,
     unit,
 )
-from tw_lens.geometry.top_tokens import select, top_tokens_both_signs
+from tw_lens.geometry.top_tokens import QUERIES_AT_ONCE, select, top_tokens_both_signs
 
 SEEDS = range(8)
 
@@ -253,6 +253,18 @@ def test_a_part_against_the_step_has_a_negative_share():
     parts = torch.tensor([[[0.0, 3.0]], [[5.0, -1.0]]], dtype=torch.float64)
     assert tangential_shares(x, parts)[:, 0].tolist() == pytest.approx([1.5, -0.5])
     assert tangential_shares(x, 0 * parts).isnan().all()
+
+
+def test_many_queries_are_searched_in_parts():
+    n = 2 * QUERIES_AT_ONCE + 7
+    queries, words, bias = normal(1, n, 4).float(), normal(2, 30, 4).float(), normal(3, 30).float()
+    top = top_tokens(queries, chunks_of(words, 11), 3, bias=bias)
+    together = top_tokens(queries, chunks_of(words, 11), 3, bias=bias, observe=lambda _: None)
+    assert torch.equal(top.token_index, together.token_index)
+    scores = queries @ words.T + bias
+    assert torch.allclose(top.score, scores.topk(3).values)
+    ranks = rank_of(queries, chunks_of(words, 11), top.token_index[:, 2], bias=bias)
+    assert torch.equal(ranks, torch.full((n,), 2))
 
 
 @pytest.mark.parametrize("size", [1, 7, 30])

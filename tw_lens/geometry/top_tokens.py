@@ -11,6 +11,7 @@ from torch import Tensor
 
 TokenVectorChunks = Callable[[], Iterator[Tensor]]
 BLOCK_SIZE = 64
+QUERIES_AT_ONCE = 1024  # to bound the memory of their scores, 32 MB for a chunk of 8,192 tokens
 NO_TOKEN = -1
 
 
@@ -54,6 +55,9 @@ def top_tokens(
         keep: mask of the tokens that may be returned; all of them by default.
         observe: called with the scores of every chunk, all tokens included.
     """
+    if len(queries) > QUERIES_AT_ONCE and observe is None:
+        parts = queries.split(QUERIES_AT_ONCE)
+        return concat([top_tokens(part, rows, k, bias=bias, keep=keep) for part in parts])
     k = k if keep is None else min(k, int(keep.sum()))
     best = _empty(queries.shape[0])
     start = 0
@@ -148,10 +152,14 @@ def ranks_of(
 
     Args:
         queries: directions or points.
-        rows: the tokens' vectors, in chunks, in the order of the token ids; they are read twice.
+        rows: the tokens' vectors, in chunks, in the order of the token ids; they are read twice
+            for every 1024 queries.
         token_index: tokens for each query.
         bias: a number added to each token's score.
     """
+    if len(queries) > QUERIES_AT_ONCE:
+        parts = zip(queries.split(QUERIES_AT_ONCE), token_index.split(QUERIES_AT_ONCE), strict=True)
+        return torch.cat([ranks_of(part, rows, index, bias=bias) for part, index in parts])
     score = torch.empty(token_index.shape)
     rank = torch.zeros(token_index.shape, dtype=torch.long)
     if not token_index.numel():

@@ -30,6 +30,7 @@ ABLATION_MEASURES = ("attention_tv", "output_change", "kl")
 DISTANCE = 8
 N_NULL_PIECES = 16  # random pieces whose energy at a distance is measured
 MAX_EXPONENT = 80.0  # e^80 is near the largest float32
+ENTRIES_IN_CACHE = 2**17  # of one row's logits, 512 KiB
 N_ROUNDINGS = 4  # random roundings that `rounding_kl` averages over
 
 
@@ -139,8 +140,15 @@ def kl_divergence(
     With `d` the change of the logits minus its mean under p_0, this is
     `log(1 + sum p_0 (e^d - 1 - d))`, which is exact in float32 for small changes; where `e^d`
     overflows, the definition is used. Tokens that a model excludes (a logit of minus infinity)
-    contribute nothing.
+    contribute nothing. Positions are taken in parts that stay in a processor's cache.
     """
+    n_positions = max(1, ENTRIES_IN_CACHE // logits.shape[-1])
+    return torch.cat([_kl_divergence(part) for part in logits.split(n_positions, dim=1)], dim=1)
+
+
+def _kl_divergence(
+    logits: Float[Tensor, "rows position d_vocab"],
+) -> Float[Tensor, "other_rows position"]:
     log_p, divergences = logits[0].log_softmax(-1), []
     p = log_p.exp()
     for row in logits[1:]:

@@ -23,11 +23,11 @@ from tw_lens.progress import Progress, steps
 from tw_lens.reading import Prompt, read_states, read_weights
 from tw_lens.rendering.export.paper_files import planned_files, write_files
 from tw_lens.results.arguments import Convention
-from tw_lens.studies.paper_parts import PaperPart, PaperSettings, paper_parts
+from tw_lens.studies.paper_parts import PaperPart, PaperSettings
+from tw_lens.studies.paper_questions import N_STEPS, paper_parts
 from tw_lens.studies.paper_result import PaperTables
 
 PROMPT = "To kill two birds with one stone"
-N_STEPS = 5
 
 
 @checked
@@ -89,7 +89,7 @@ def paper_tables(
     folder = Path(folder)
     require_new_folder(folder)
     methods = require_choices("methods", methods, METHODS)
-    with steps(progress, total=N_STEPS + len(methods), unit="step") as step:
+    with steps(progress, total=N_STEPS + len(methods) + 2, unit="step") as step:
         step("Reading the weights")
         weights = read_weights(model)
         states = read_states(model, prompt)

@@ -87,7 +87,7 @@ def read_all(readings: Sequence[Reading]) -> tuple[list[tuple[Reading, Any]], tu
         except ValueError as refusal:
             refused.append(f"{reading.what}: {refusal}")
     if refused[1:] and not found:
-        return found, (f"{refused[0]} So it is with all others of this table.",)
+        return found, (f"{refused[0]} The other layers and conventions are refused too.",)
     return found, tuple(refused)
 
 

@@ -138,13 +138,23 @@ RIGHT: dict[str, list[Any]] = {
     "tolerance": [None, 1e-3], "family": ["head", "model"], "side": ["left", "right"],
     "target": ["next state"], "place": ["end", "middle"], "word": [None, "w"],
     "component": ["MLP", 0], "index": [0],
+    "folder": ["paper", Path("other")], "methods": [["pca"]], "name of table": ["token_norms"],
     "what": ["a call"], "color": ["token", "layer"],
 }  # fmt: skip
 RARE = {
-    "report": 60, "trajectory_statistics": 8, "trajectory_alignment": 8, "direction_ablation": 4,
-    "sweep": 8, "reference_vocabulary": 4, "Trajectory.plot": 4, "permute_weights": 2, "check": 2,
+    "report": 60, "paper_tables": 60, "trajectory_statistics": 8, "trajectory_alignment": 8,
+    "direction_ablation": 4, "sweep": 8, "reference_vocabulary": 4, "Trajectory.plot": 4,
+    "permute_weights": 2, "check": 2,
 }  # fmt: skip
 """Slow calls: one in so many draws is made."""
+
+
+def written(model: Any) -> Any:
+    """Return the paper's tables of a model."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tw.paper_tables(
+            model, f"{folder}/paper", prompt=[5, 6], layers=[1], words=[5], methods=["pca"]
+        )
 
 
 @cache
@@ -177,7 +187,7 @@ def made() -> dict[str, Any]:
         tw.direction_examples(m, TEXTS, layer=1, head=0, context=1),
         tw.direction_ablation(m, TEXTS, layer=1, head=0, directions=[0]),
         tw.faithfulness(m, TEXTS, vocabulary=VOCABULARIES[0]), w, VOCABULARIES[0],
-        tw.sweep([m], measures=["spectra"]),
+        tw.sweep([m], measures=["spectra"]), written(m),
     ]  # fmt: skip
     objects = {type(result).__name__: result for result in results}
     RIGHT["projection"] = [objects["Projection"], None]

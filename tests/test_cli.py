@@ -21,7 +21,7 @@ HEAVY = (
     "torch", "numpy", "pandas", "transformer_lens", "transformers", "umap", "sklearn", "plotly",
     "tqdm", "pydantic",
 )  # fmt: skip
-COMMANDS = ("norms", "spectrum", "report", "check", "vocabulary", "direction-ablation")
+COMMANDS = ("norms", "spectrum", "report", "paper", "check", "vocabulary", "direction-ablation")
 FOLDER = str(Path(__file__).parent / "data" / "tiny-gpt2")
 
 

@@ -178,6 +178,18 @@ def test_the_page_of_a_model_on_another_device(tmp_path):
     assert (tmp_path / "page.html").stat().st_size > 1e6
 
 
+def test_the_papers_tables_of_a_model_on_another_device(tmp_path):
+    options = {"prompt": PROMPT, "layers": [1], "words": [5, 6], "n": 2, "methods": ["pca"]}
+    expected = tw.paper_tables(shared_bridge("gpt2"), tmp_path / "here", **options)
+    with FakeDevice():
+        result = tw.paper_tables(model_there(), tmp_path / "there", **options)
+    assert list(result.tables) == list(expected.tables)
+    for name in set(expected.tables) - {"projection_pca"}:  # axes have no sign
+        pd.testing.assert_frame_equal(
+            result.table(name), expected.table(name), rtol=1e-3, atol=1e-4
+        )
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_copy_of_weights_of_another_device_is_on_the_cpu(kind: str):
     model, weights, states, _ = at_hand(kind)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tw_lens import files
-from tw_lens.files import require_writable, write_atomically
+from tw_lens.files import require_writable, write_atomically, write_folder_atomically
 from tw_lens.tensor_files import load_tensors, save_tensors
 
 LARGE = torch.zeros(100_000)
@@ -194,3 +194,31 @@ def test_what_cannot_be_written_is_named_before_any_work(tmp_path):
         require_writable(tmp_path / "none" / "file")
     with pytest.raises(IsADirectoryError, match="is a folder"):
         require_writable(tmp_path)
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "folder"
+
+    def half(made: Path) -> None:
+        (made / "file").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder_atomically(folder, half)
+    assert not list(tmp_path.iterdir())
+    write_folder_atomically(folder, lambda made: (made / "file").write_text("whole"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "file"]
+
+
+def test_a_folder_that_is_filled_meanwhile_stays(tmp_path):
+    folder = tmp_path / "folder"
+
+    def write(made: Path) -> None:
+        (made / "file").write_text("ours")
+        folder.mkdir()
+        (folder / "file").write_text("another's")
+
+    with pytest.raises(OSError, match=r"not empty: .*folder'"):
+        write_folder_atomically(folder, write)
+    assert sorted(tmp_path.rglob("*")) == [folder, folder / "file"]
+    assert (folder / "file").read_text() == "another's"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -62,6 +63,13 @@ def vocabulary_of(model: Any) -> Any:
     )
 
 
+def paper_tables(model: Any) -> Any:
+    with TemporaryDirectory() as folder:
+        return tw.paper_tables(
+            model, f"{folder}/paper", prompt=prompts_of(model)[1], words=[0], methods=["pca"]
+        )
+
+
 def faithfulness(model: Any) -> Any:
     held_out = [[0, 0], [0, int(model.cfg.d_vocab) - 1, 0, 0]]
     return tw.faithfulness(model, held_out, layers=[1], vocabulary=vocabulary_of(model))
@@ -81,6 +89,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "trajectory_alignment": lambda m: tw.trajectory_alignment(m, prompts_of(m)),
     "short prompts": lambda m: tw.trajectory_alignment(m, prompts_of(m)[:2]),
     "faithfulness": faithfulness,
+    "paper_tables": paper_tables,
     "head_atlas": lambda m: tw.head_atlas(tw.read_weights(m), n=1, vocabulary=vocabulary_of(m)),
     "head_probe": lambda m: tw.head_probe(
         tw.read_weights(m), layer=1, words=[0], circuit="QK", vocabulary=vocabulary_of(m)

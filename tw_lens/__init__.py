@@ -9,7 +9,8 @@
 6. `read_states(model, prompt)`: the residual stream; `attention_pattern`: its attention.
 7. `trajectory`, `trajectory_attribution`, `fit_projection`: the path of every token by layer.
 8. `trajectory_statistics`, `trajectory_alignment`: paths over many prompts; `sweep`: many models.
-9. `direction_examples`, `direction_ablation`: directions in text; `report`: all on one HTML page.
+9. `direction_examples`, `direction_ablation`: directions in text; `report`: all on one HTML page;
+   `paper_tables`: every table and figure of the paper in a folder.
 
 A name is imported when it is first used: `import tw_lens` itself imports neither torch nor pandas.
 """
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         attention_widget,
         cite,
         examples_widget,
+        paper_tables,
         plot_trajectories,
         plot_trajectory_measures,
         report,
@@ -151,6 +153,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "token_widget",
     "examples_widget",
     "report",
+    "paper_tables",
     "save_table",
     "save_figure",
     "cite",

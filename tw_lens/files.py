@@ -1,4 +1,4 @@
-"""Atomic writing of files, and the folder of cached results."""
+"""Atomic writing of files and folders, and the folder of cached results."""
 
 from __future__ import annotations
 
@@ -26,15 +26,48 @@ def require_writable(path: Path) -> None:
         PermissionError: the file's folder cannot be written to.
         IsADirectoryError: the path is a folder.
     """
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the folder {folder} does not exist; create it first.")
+    _require_parent(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
+    _require_writable_parent(path)
+
+
+def require_new_folder(folder: Path) -> None:
+    """Reject a folder that cannot be created, before any work is done; an empty one may exist.
+
+    Raises:
+        FileExistsError: the folder holds files, or cannot be replaced.
+        FileNotFoundError: the folder that it would be in does not exist.
+        NotADirectoryError: it is a file.
+        PermissionError: it cannot be created there.
+    """
+    _require_parent(folder)
+    target = folder.resolve()
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give the name of a folder.")
+    if target == Path.cwd() or os.path.ismount(target):
+        raise FileExistsError(f"{folder} cannot be replaced as a whole; name a new folder in it.")
+    if target.is_dir() and (names := sorted(os.listdir(target))):
+        files = f"{names[0]!r}" + (f" and {len(names) - 1} more" if names[1:] else "")
+        raise FileExistsError(
+            f"the folder {folder} holds {files}, and nothing is overwritten; name a new or an "
+            "empty folder."
+        )
+    _require_writable_parent(folder)
+
+
+def _require_parent(path: Path) -> None:
+    parent = path.resolve().parent
+    if not parent.is_dir():
+        raise FileNotFoundError(f"the folder {parent} does not exist; create it first.")
+
+
+def _require_writable_parent(path: Path) -> None:
+    parent = path.resolve().parent
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
-        raise PermissionError(f"the folder {folder} cannot be written to: {error}.") from error
+        raise PermissionError(f"the folder {parent} cannot be written to: {error}.") from error
 
 
 def cache_folder() -> Path:
@@ -86,6 +119,35 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     except OSError as error:
         raise OSError(error.errno or EIO, error.strerror or str(error), str(path)) from error
     return path
+
+
+def write_folder_atomically(folder: Path, write: Callable[[Path], Any]) -> Path:
+    """Write a new folder under another name beside its place; rename it when it is complete.
+
+    Whatever ends the writing (an error, a full disk, Ctrl-C, SIGTERM) leaves nothing. An empty
+    folder of that name is replaced.
+
+    Raises:
+        FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError: see
+            `require_new_folder`.
+        OSError: the disk is full, or files were put into the folder meanwhile.
+    """
+    require_new_folder(folder)
+    target = folder.resolve()
+    made = target.with_name(f".tw_lens-{secrets.token_hex(8)}")
+    try:
+        with _removed_when_ended(made):
+            made.mkdir()
+            write(made)
+            for file in filter(Path.is_file, made.rglob("*")):
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+            if target.is_dir():
+                target.rmdir()
+            os.rename(made, target)
+    except OSError as error:
+        raise OSError(error.errno or EIO, error.strerror or str(error), str(folder)) from error
+    return folder
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import copy
 import pickle
 from dataclasses import FrozenInstanceError, fields, replace
 from functools import lru_cache
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
@@ -146,6 +147,7 @@ COLUMNS = {
         "copying_score", "suppression_heads", "suppression_score", "step_angle", "step_length",
         "state_norm",
     ],
+    "PaperTables": ["file", "question", "section", "conventions", "rows"],
     "TrajectoryAlignment": ["layer", "label", "target", "place", "source", "angle", "low", "high"],
     "DirectionAblation": [
         *HEAD, "circuit", "action", "directions", "energy", "share", "measure", "value",
@@ -165,6 +167,7 @@ WITHOUT_WORDS = {
     "HeadPositionScores",
     "HeadScoreByDistance",
     "NeuronAblation",
+    "PaperTables",
     "ScoreAttribution",
     "ScoreDirections",
     "SpanShares",
@@ -228,6 +231,7 @@ def results() -> dict[str, Result]:
             vocabulary=tw.layer_vocabulary(model, source="embedding"),
         ),
         tw.sweep([model], prompts=[[*range(5, 15)], [*range(7, 15)]]),
+        _paper_tables(model),
     ]
     return {type(result).__name__: result for result in made}
 
@@ -252,6 +256,14 @@ def _neurons_with_tokens(result: NeuronExamples, tokens: TokenStrings) -> Neuron
             for examples in result.examples
         ),
     )
+
+
+def _paper_tables(model: object) -> Result:
+    with TemporaryDirectory() as folder:
+        return tw.paper_tables(
+            model, f"{folder}/paper", prompt=[5, 6], layers=[1], words=[5], n=1, k=2,
+            methods=["pca"],
+        )  # fmt: skip
 
 
 def _rotating(tokens: TokenStrings) -> Weights:

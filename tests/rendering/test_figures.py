@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -76,8 +77,16 @@ def every_result():
             vocabulary=[tw.layer_vocabulary(model, source=s) for s in ("embedding", "alone")],
         ),
         tw.sweep([model], prompts=["w5 w6 w7 w8 w9 w10", "w6 w7 w8 w9 w10"]),
+        paper_tables(model),
     ]
     return weights, states, results
+
+
+def paper_tables(model):
+    with TemporaryDirectory() as folder:
+        return tw.paper_tables(
+            model, f"{folder}/paper", prompt="w5", layers=[1], words=[5], n=1, methods=["pca"]
+        )
 
 
 WEIGHTS, STATES, RESULTS = every_result()

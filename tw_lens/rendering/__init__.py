@@ -3,6 +3,7 @@
 from tw_lens.rendering.export import (
     FigureExportError,
     cite,
+    paper_tables,
     rich_table,
     save_figure,
     save_table,
@@ -18,6 +19,7 @@ __all__ = [
     "attention_widget",
     "cite",
     "examples_widget",
+    "paper_tables",
     "plot_trajectories",
     "plot_trajectory_measures",
     "report",

@@ -15,6 +15,7 @@ from tw_lens.studies.layer_vocabulary import layer_vocabulary
 from tw_lens.studies.neuron_ablation import NeuronAblation, neuron_ablation
 from tw_lens.studies.neuron_examples import neuron_examples
 from tw_lens.studies.neuron_examples_result import NeuronExample, NeuronExamples
+from tw_lens.studies.paper_result import PaperFile, PaperTables
 from tw_lens.studies.reference_text import (
     ReferenceTextError,
     reference_prompts,
@@ -51,6 +52,8 @@ __all__ = [
     "NeuronAblation",
     "NeuronExample",
     "NeuronExamples",
+    "PaperFile",
+    "PaperTables",
     "ReferenceTextError",
     "Sweep",
     "SweptModel",

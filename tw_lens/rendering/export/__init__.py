@@ -1,6 +1,15 @@
 """Export: figures and tables as files for papers, and tables for the terminal."""
 
 from tw_lens.rendering.export.figure_files import FigureExportError, save_figure
+from tw_lens.rendering.export.paper_tables import paper_tables
 from tw_lens.rendering.export.tables import cite, rich_table, save_table, table_format
 
-__all__ = ["FigureExportError", "cite", "rich_table", "save_figure", "save_table", "table_format"]
+__all__ = [
+    "FigureExportError",
+    "cite",
+    "paper_tables",
+    "rich_table",
+    "save_figure",
+    "save_table",
+    "table_format",
+]

@@ -165,19 +165,19 @@ def _write_parquet(table: pd.DataFrame, file: Path, line: str) -> None:
 
 
 def _markdown(table: pd.DataFrame, caption: str, line: str) -> str:
-    names = [_markdown_text(str(name)) for name in table.columns]
+    names = [markdown_text(str(name)) for name in table.columns]
     sides = ["--:" if numeric(table[name]) else ":--" for name in table.columns]
     cells = [[_markdown_cell(value) for value in row] for row in rows(table)]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in (names, sides, *cells))
-    parts = [_markdown_text(caption), lines, _markdown_text(line)]
+    parts = [markdown_text(caption), lines, markdown_text(line)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _markdown_cell(value: Any) -> str:
-    return _markdown_text(_cell(value))
+    return markdown_text(_cell(value))
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Escape every character that Markdown would read as markup."""
     return MARKDOWN.sub(r"\\\1", escaped_controls(text))
 

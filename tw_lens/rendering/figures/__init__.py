@@ -11,6 +11,7 @@ from tw_lens.rendering.figures import (  # noqa: F401 - imported to register the
     neuron_ablation,
     neuron_examples,
     neurons,
+    paper_tables,
     points,
     score_attribution,
     score_directions,

@@ -3,10 +3,10 @@
 from tw_lens.rendering.export import (
     FigureExportError,
     cite,
-    rich_table,
     save_figure,
     save_table,
     table_format,
+    terminal_tables,
 )
 from tw_lens.rendering.figures import plot_trajectories, plot_trajectory_measures
 from tw_lens.rendering.page import report
@@ -21,9 +21,9 @@ __all__ = [
     "plot_trajectories",
     "plot_trajectory_measures",
     "report",
-    "rich_table",
     "save_figure",
     "save_table",
     "table_format",
+    "terminal_tables",
     "token_widget",
 ]

@@ -1,6 +1,14 @@
 """Export: figures and tables as files for papers, and tables for the terminal."""
 
 from tw_lens.rendering.export.figure_files import FigureExportError, save_figure
-from tw_lens.rendering.export.tables import cite, rich_table, save_table, table_format
+from tw_lens.rendering.export.tables import cite, save_table, table_format
+from tw_lens.rendering.export.terminal_tables import terminal_tables
 
-__all__ = ["FigureExportError", "cite", "rich_table", "save_figure", "save_table", "table_format"]
+__all__ = [
+    "FigureExportError",
+    "cite",
+    "save_figure",
+    "save_table",
+    "table_format",
+    "terminal_tables",
+]

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from tw_lens._version import __version__
 from tw_lens.cli import app
-from tw_lens.cli.terminal import FORMATS, read_lines
+from tw_lens.cli.prompt_files import read_lines
+from tw_lens.cli.terminal import FORMATS
 from tw_lens.reading import ModelLoadError, load_model
 from tw_lens.reading.loading import bundled_file
 

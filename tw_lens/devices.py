@@ -21,6 +21,21 @@ STAY = ("activation",)  # functions without tensors of their own
 WITHOUT_FLOAT64 = ("mps",)  # what is summed in float64 is computed on the CPU there
 
 
+def usable_device(device: torch.device | str) -> torch.device:
+    """Return a device that tensors can be made on, with its index.
+
+    Raises:
+        ValueError: the device does not exist here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device {device!r} cannot be used here ({reason}); give 'cpu', or leave it out."
+        ) from None
+
+
 def moved(value: Any, device: torch.device) -> Any:
     """Return tensors, objects of this package, and containers of them on a device.
 

@@ -13,7 +13,7 @@ import tw_lens as tw
 from tests.models import golden_bridge
 from tw_lens.rendering import token_widget
 from tw_lens.rendering.export.latex import escape_latex, latex_table
-from tw_lens.rendering.export.tables import rich_table, save_table
+from tw_lens.rendering.export.tables import save_table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 PDFLATEX = shutil.which("pdflatex")
@@ -181,22 +181,6 @@ def test_a_failing_write_leaves_nothing(norms, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def printed(table, title="t", width=80):
-    """A table as the terminal shows it."""
-    from rich.console import Console
-
-    console = Console(width=width, record=True, file=StringIO())
-    console.print(rich_table(table, title))
-    return console.export_text()
-
-
-def test_terminal_tables_keep_ids_whole_and_tokens_plain():
-    assert "49151" in printed(pd.DataFrame({"token_index": [49151], "score": [0.123456]}))
-    table = pd.DataFrame({"token_string": ["[red]x", " dog"], "score": [1.0, 2.0]})
-    text = printed(table, "[bold]T")
-    assert "[red]x" in text and "\u2423dog" in text and "[bold]T" in text
-
-
 MISSING = pd.DataFrame(
     {
         "head": pd.Series([3, None], dtype="Int64"),
@@ -219,8 +203,6 @@ def test_missing_values_are_empty_or_a_dash(tmp_path):
     ]  # fmt: skip
     assert lines("md")[-2:] == ["| 3 | a | 0.5 |", "|  |  |  |"]
     assert r"\begin{tabular}{rlr}" in "".join(lines("tex"))
-    last = [line for line in printed(MISSING).splitlines() if "\u2502" in line][-1]
-    assert set(last) == {" ", "\u2502"}
     back = parquet.read_table(save_table(MISSING, tmp_path / "t.parquet"))
     assert [column.null_count for column in back.columns[:2]] == [1, 1]
 
@@ -236,7 +218,6 @@ def test_no_result_shows_a_missing_value_as_text(tmp_path):
             path = save_table(result, tmp_path / f"{name}.{suffix}", table=shown)
             body = path.read_text(encoding="utf-8")
             assert not SHOWN_MISSING.search(body), (name, suffix)
-        assert not SHOWN_MISSING.search(printed(shown, width=400)), name
 
 
 def test_every_result_is_cited_and_other_things_are_rejected():

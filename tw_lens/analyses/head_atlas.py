@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -35,7 +34,7 @@ from tw_lens.errors import Caveat
 from tw_lens.geometry import NO_TOKEN, concat
 from tw_lens.progress import Progress, steps
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
-from tw_lens.results.base import Result, head_columns
+from tw_lens.results.base import Result, head_columns, plural
 from tw_lens.results.token_lists import (
     TokenLists,
     concat_nulls,
@@ -44,7 +43,7 @@ from tw_lens.results.token_lists import (
     significance_summary,
 )
 from tw_lens.results.token_source import TokenSource, token_source
-from tw_lens.tokens import visible
+from tw_lens.tokens import named, visible
 
 N_HUBS = 50
 
@@ -78,7 +77,7 @@ class HeadAtlas(Result):
         of_zeros = f" ({zero} circuits of zeros)" if zero else ""
         return (
             f"{self.model_name}: {score_summary(self.score)}"
-            f"{len(heads)} heads{of_zeros}; the most concentrated spectrum is that of "
+            f"{plural(len(heads), 'head')}{of_zeros}; the most concentrated spectrum is that of "
             f"L{layer}H{head} {circuit} ({100 * float(self.share[strongest]):.0f} % in direction "
             f"{direction}){filter_summary(self.token_filter)}"
             f"{significance_summary(self.left, self.right)}"
@@ -113,6 +112,28 @@ class HeadAtlas(Result):
                  "left_tokens", "right_tokens", "left_coherence", "left_exceeds_null",
                  "right_coherence", "right_exceeds_null", "faithfulness"]  # fmt: skip
         return pd.DataFrame(rows, columns=names)
+
+    def _lists(self, index: int, word: str) -> bool:
+        """Whether an entry lists a token that contains a text, in any case."""
+        tokens = self.left.token_string[index] + self.right.token_string[index]
+        of_zeros = int(self.left.token_index[index, 0]) == NO_TOKEN
+        return not of_zeros and any(word.lower() in token.lower() for token in tokens)
+
+    def _nothing_left(self, searched: list[int], word: str | None) -> str:
+        """Return the sentence for a selection that no entry fits: what was searched, what fits."""
+        entries = [self.entries[i] for i in searched or range(len(self.entries))]
+        layers = sorted({layer for layer, *_ in entries})
+        circuits = " and ".join(sorted({of for _, _, of, _ in entries}))
+        where = f"layer{'s'[: len(layers) - 1]} {', '.join(map(str, layers))}; {circuits}"
+        if not searched:
+            return f"no entry of the atlas has these layers and this circuit; it has {where}."
+        listed = [self.left.token_string[i][0] for i in searched if self._lists(i, "")]
+        return (
+            f"no token that contains {word!r} is listed by the {plural(len(searched), 'direction')}"
+            f" searched ({where}; {self.left.token_index.shape[1]} tokens per side), but, for "
+            f"instance, {named([*dict.fromkeys(listed)], most=4)}; search for another word, or "
+            "more layers, directions (n) or tokens (k)."
+        )
 
     @checked
     def hubness(self, circuit: Circuit, side: Side) -> float:
@@ -151,21 +172,14 @@ class HeadAtlas(Result):
             >>> len(head_atlas(weights, n=1).only(layers=[2], circuit="OV").entries)
             4
         """
-        lists = map(operator.add, self.left.token_string, self.right.token_string)
-        selected = [
+        searched = [
             i
-            for i, ((layer, _, of, _), tokens) in enumerate(zip(self.entries, lists, strict=True))
-            if (layers is None or layer in layers)
-            and circuit in (None, of)
-            and (word is None or any(word.lower() in token.lower() for token in tokens))
-            and (word is None or int(self.left.token_index[i, 0]) != NO_TOKEN)
+            for i, (layer, _, of, _) in enumerate(self.entries)
+            if (layers is None or layer in layers) and circuit in (None, of)
         ]
+        selected = [i for i in searched if word is None or self._lists(i, word)]
         if not selected:
-            raise ValueError(
-                f"no entry of the atlas has layers={'all' if layers is None else list(layers)}, "
-                f"circuit={circuit or 'QK or OV'} and a token with {word!r}: relax one of them, or "
-                "call head_atlas with more directions (n) or tokens (k)."
-            )
+            raise ValueError(self._nothing_left(searched, word))
         return replace(
             self,
             entries=tuple(self.entries[i] for i in selected),

@@ -39,7 +39,13 @@ from tw_lens.results.arguments import (
     require_distance,
     require_score,
 )
-from tw_lens.results.base import HeadComponents, Result, dropped_summary, head_columns
+from tw_lens.results.base import (
+    HeadComponents,
+    Result,
+    dropped_summary,
+    head_columns,
+    plural,
+)
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import (
     NullComparison,
@@ -82,7 +88,8 @@ class HeadProbe(HeadComponents, Result):
             f"{self.model_name} layer {self.layer} {self.circuit}"
             f"{f' at distance {self.distance}' if self.distance else ''}, {self.convention}: "
             f"{score_summary(self.score)}"
-            f"{len(self.words)} words through {len(self.components)} components"
+            f"{plural(len(self.words), 'word')} through "
+            f"{plural(len(self.components), 'component')}"
             f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
             f"{significance_summary(self.lists)}"
             f"{self.token_source.summary([self.layer], [self.circuit])}"

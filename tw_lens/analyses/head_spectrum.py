@@ -33,7 +33,7 @@ from tw_lens.results.arguments import (
     require_distance,
     require_score,
 )
-from tw_lens.results.base import HeadComponents, Result, head_columns
+from tw_lens.results.base import HeadComponents, Result, head_columns, plural
 from tw_lens.results.caveats import caveats_at_distance
 from tw_lens.results.token_lists import (
     TokenLists,
@@ -94,7 +94,7 @@ class HeadSpectrum(HeadComponents, Result):
         return (
             f"{self.model_name} layer {self.layer} {self.circuit}"
             f"{f' at distance {self.distance}' if self.distance else ''}, {self.convention}: "
-            f"{score_summary(self.score)}{len(self.heads)} heads"
+            f"{score_summary(self.score)}{plural(len(self.heads), 'head')}"
             f"{f' ({zero} of zeros)' if zero else ''}, {spectrum}"
             f"{filter_summary(self.token_filter)}{significance_summary(self.left, self.right)}"
             f"{self.token_source.summary([self.layer], [self.circuit])}"

@@ -55,8 +55,8 @@ class TokenNorms(Result):
         high, low = self.top(1).iloc[0], self.bottom(1).iloc[-1]
         return (
             f"{self.model_name}, {self.convention}, {self.scheme}"
-            f"{filter_summary(self.token_filter)}: {high.token_string!r} {high.score:.3g} to "
-            f"{low.token_string!r} {low.score:.3g}"
+            f"{filter_summary(self.token_filter)}: norms from {high.score:.3g} "
+            f"({high.token_string!r}) to {low.score:.3g} ({low.token_string!r})"
         )
 
     @checked

@@ -13,19 +13,20 @@ from tw_lens._version import __version__
 class CommandGroup(TyperGroup):
     """The group of all commands, with a quick start."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """Return the option `--help`, False where it is not given.
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the group's options; flags are False where they are not given.
 
         With typer's own default, None, typer imports pydantic before any command starts.
         """
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.default = False
-        return option
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False) and parameter.default is None:
+                parameter.default = False
+        return parameters
 
 
 app = typer.Typer(
-    name="tw-lens", cls=CommandGroup, no_args_is_help=True, add_completion=False,
+    name="tw-lens", cls=CommandGroup, no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Read a transformer's heads and trajectories. No MODEL: the bundled SmolLM2.",
 )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from tw_lens.cli.application import app
+from tw_lens.cli.selections import nth_layer, parse_head, parse_layers_or_all
 from tw_lens.cli.terminal import (
     Circuit,
     Convention,
@@ -21,14 +22,14 @@ from tw_lens.cli.terminal import (
     ResultAndTable,
     Score,
     Vocabulary,
-    parse_layers,
     read,
     read_vocabulary,
     table_command,
+    words_of,
 )
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens norms -k 5 --readable")
 @table_command
 def norms(
     step: Report,
@@ -52,12 +53,12 @@ def norms(
     return result, pd.concat([result.top(k), result.bottom(k)])
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens probe --head L5H1 --circuit OV --word bird --word stone")
 @table_command
 def probe(
     step: Report,
     model: Model = None,
-    layer: Layer = 0,
+    layer: Layer = None,
     words: Annotated[
         list[str] | None,
         typer.Option("--word", "-w", help="Token to probe (repeatable); default: common nouns."),
@@ -71,26 +72,29 @@ def probe(
     vocabulary: Vocabulary = "text",
     score: Score = "dot",
 ) -> ResultAndTable:
-    """Probe tokens through the heads of a layer."""
+    """Probe tokens through the heads of a layer (default: 0)."""
     from tw_lens.analyses import common_nouns, head_probe
 
+    typed_layer, one_head = parse_head(head, layer)
     loaded, weights, token_filter = read(model, step, readable)
-    points = read_vocabulary(vocabulary, loaded, [layer], step, convention)
+    chosen = nth_layer(typed_layer or 0, weights.n_layers)
+    tokens = words_of(words, weights) if words else common_nouns(weights)
+    points = read_vocabulary(vocabulary, loaded, [chosen], step, convention)
     step("Probing tokens")
     result = head_probe(
-        weights, layer=layer, words=words or common_nouns(weights), circuit=circuit, k=k,
-        convention=convention, head=head, distance=distance, token_filter=token_filter,
+        weights, layer=chosen, words=tokens, circuit=circuit, k=k,
+        convention=convention, head=one_head, distance=distance, token_filter=token_filter,
         vocabulary=points, score=score,
     )  # fmt: skip
     return result, result.to_dataframe()
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens spectrum --head L27H5 --circuit OV -n 3")
 @table_command
 def spectrum(
     step: Report,
     model: Model = None,
-    layer: Layer = 0,
+    layer: Layer = None,
     circuit: Circuit = "QK",
     convention: Convention = "exact",
     head: Head = None,
@@ -101,29 +105,31 @@ def spectrum(
     vocabulary: Vocabulary = "text",
     score: Score = "dot",
 ) -> ResultAndTable:
-    """List the singular directions of the heads of a layer, both sides as tokens."""
+    """List the singular directions of the heads of a layer (default: 0), both sides as tokens."""
     from tw_lens.analyses import head_spectrum
 
+    typed_layer, one_head = parse_head(head, layer)
     loaded, weights, token_filter = read(model, step, readable)
-    points = read_vocabulary(vocabulary, loaded, [layer], step, convention)
+    chosen = nth_layer(typed_layer or 0, weights.n_layers)
+    points = read_vocabulary(vocabulary, loaded, [chosen], step, convention)
     step("Computing singular directions")
     result = head_spectrum(
-        weights, layer=layer, circuit=circuit, n=n, k=k, convention=convention, head=head,
+        weights, layer=chosen, circuit=circuit, n=n, k=k, convention=convention, head=one_head,
         distance=distance, token_filter=token_filter,
         vocabulary=points, score=score,
     )  # fmt: skip
     return result, result.to_dataframe()
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens atlas --layers 27 --circuit OV --word myself")
 @table_command
 def atlas(
     step: Report,
     model: Model = None,
-    layers: Layers = "",
+    layers: Layers = "all",
     circuit: Annotated[
         Literal["QK", "OV"] | None,
-        typer.Option(help="Attention circuit: QK or OV (default: both)."),
+        typer.Option(case_sensitive=False, help="Attention circuit: QK or OV (default: both)."),
     ] = None,
     word: Annotated[str, typer.Option(help="Only heads with a token that contains this.")] = "",
     n: Annotated[int, typer.Option("-n", help="Number of leading directions per head.")] = 1,
@@ -135,8 +141,9 @@ def atlas(
     """List the leading directions of every head of a model, both sides as tokens."""
     from tw_lens.analyses import head_atlas
 
+    selection = parse_layers_or_all(layers)
     loaded, weights, token_filter = read(model, step, readable)
-    chosen = parse_layers(layers)
+    chosen = None if selection is None else selection.among(weights.n_layers)
     heads = head_atlas(
         weights, layers=chosen, n=n, k=k, token_filter=token_filter,
         vocabulary=read_vocabulary(vocabulary, loaded, chosen, step), score=score,

@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from tw_lens.cli.application import app
+from tw_lens.cli.output import QUIET
+from tw_lens.cli.prompt_files import read_lines
+from tw_lens.cli.selections import parse_layers
 from tw_lens.cli.terminal import (
     PROMPT,
     Model,
@@ -16,20 +19,20 @@ from tw_lens.cli.terminal import (
     ResultAndTable,
     Vocabulary,
     load,
-    parse_layers,
     progress,
-    read_lines,
-    report_errors,
+    shared_options,
     table_command,
 )
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens report --layers 0,15,-1 -o report.html")
+@shared_options()
 def report(
     model: Model = None,
     prompt: Prompt = PROMPT,
     layers: Annotated[
-        str, typer.Option("--layers", help="Layers, e.g. 0,5,11 (default: first, middle, last).")
+        str,
+        typer.Option("--layers", help="Layers, e.g. 0,3-5,-1, or all (default: three of them)."),
     ] = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="File of the page.")] = Path(
         "report.html"
@@ -44,22 +47,26 @@ def report(
     vocabulary: Vocabulary = "text",
 ) -> None:
     """Write one page on a prompt and the chosen layers; it opens offline."""
-    with report_errors(), progress() as step:
+    with progress() as step:
         from tw_lens.canonical import load_vocabulary
         from tw_lens.files import require_writable
         from tw_lens.rendering import report as write_report
 
         require_writable(output)
-        chosen, lines = parse_layers(layers), None if prompts is None else read_lines(prompts)
+        selection = parse_layers(layers)
+        lines = None if prompts is None else read_lines(prompts)
         named = vocabulary in ("text", "embedding")
+        loaded = load(model, step)
+        chosen = None if selection is None else selection.among(len(loaded.blocks))
         path = write_report(
-            load(model, step), output, prompt=prompt, layers=chosen, method=method, prompts=lines,
+            loaded, output, prompt=prompt, layers=chosen, method=method, prompts=lines,
             vocabulary=vocabulary if named else load_vocabulary(vocabulary), progress=step,
         )  # fmt: skip
-    typer.echo(f"The page is at {path.resolve()}")
+    if not QUIET.get():
+        typer.echo(f"The page is at {path.resolve()}")
 
 
-@app.command()
+@app.command(epilog='Example: tw-lens check --prompt "To kill two birds with one stone"')
 @table_command
 def check(step: Report, model: Model = None, prompt: Prompt = PROMPT) -> ResultAndTable:
     """Compare the canonical form with the running model, quantity by quantity."""

@@ -8,19 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from tw_lens.cli.application import app
-from tw_lens.cli.terminal import (
-    PROMPT,
-    K,
-    Model,
-    Prompt,
-    load,
-    parse_layers,
-    progress,
-    report_errors,
-)
+from tw_lens.cli.output import QUIET
+from tw_lens.cli.selections import parse_layers
+from tw_lens.cli.terminal import PROMPT, K, Model, Prompt, load, progress, shared_options
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens paper --layers 0,15,-1 --projection pca -o paper")
+@shared_options()
 def paper(
     model: Model = None,
     output: Annotated[
@@ -28,7 +22,8 @@ def paper(
     ] = Path("paper"),
     prompt: Prompt = PROMPT,
     layers: Annotated[
-        str, typer.Option("--layers", help="Layers, e.g. 0,5,11 (default: first, middle, last).")
+        str,
+        typer.Option("--layers", help="Layers, e.g. 0,3-5,-1, or all (default: three of them)."),
     ] = "",
     words: Annotated[
         list[str] | None,
@@ -42,17 +37,21 @@ def paper(
     ] = None,
 ) -> None:
     """Write every table and figure of the paper for a model into a folder."""
-    with report_errors(), progress() as step:
+    with progress() as step:
         from tw_lens.analyses.projection import METHODS
         from tw_lens.files import require_new_folder
         from tw_lens.rendering import paper_tables
 
         require_new_folder(output)
+        selection = parse_layers(layers)
+        loaded = load(model, step)
         result = paper_tables(
-            load(model, step), output, prompt=prompt, layers=parse_layers(layers), words=words,
-            n=n, k=k, methods=[method] if method else METHODS, progress=step,
+            loaded, output, prompt=prompt, words=words, n=n, k=k, progress=step,
+            layers=None if selection is None else selection.among(len(loaded.blocks)),
+            methods=[method] if method else METHODS,
         )  # fmt: skip
-    typer.echo(repr(result))
-    for sentence in result.refused:
-        typer.echo(f"Not defined: {sentence}")
-    typer.echo(f"The index is at {(output / 'README.md').resolve()}")
+    if not QUIET.get():
+        typer.echo(f"{result.headline()}.")
+        for sentence in result.refused:
+            typer.echo(f"Not defined: {sentence}")
+        typer.echo(f"The index is at {(output / 'README.md').resolve()}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from tw_lens.cli.application import app
+from tw_lens.cli.muted_streams import muted_libraries
+from tw_lens.cli.output import QUIET, note, write_or_print
+from tw_lens.cli.prompt_files import read_lines
+from tw_lens.cli.selections import nth_layer, parse_layers_or_all, parse_one_head
 from tw_lens.cli.terminal import (
     PROMPT,
     Checkpoint,
@@ -24,18 +29,15 @@ from tw_lens.cli.terminal import (
     Report,
     ResultAndTable,
     load,
-    parse_layers,
     progress,
     read,
-    read_lines,
     read_vocabulary,
-    report_errors,
+    shared_options,
     table_command,
-    write_or_print,
 )
 
 
-@app.command()
+@app.command(epilog='Example: tw-lens trajectory --prompt "To kill two birds with one stone"')
 @table_command
 def trajectory(step: Report, model: Model = None, prompt: Prompt = PROMPT) -> ResultAndTable:
     """List the states of every position of a prompt: norms, angles, and their highest tokens."""
@@ -48,7 +50,7 @@ def trajectory(step: Report, model: Model = None, prompt: Prompt = PROMPT) -> Re
     return result, result.to_dataframe()
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens trajectory-statistics --prompts prompts.txt --csv table.csv")
 @table_command
 def trajectory_statistics(
     step: Report, prompts: Prompts, model: Model = None, checkpoint: Checkpoint = None
@@ -61,7 +63,7 @@ def trajectory_statistics(
     return result, result.to_dataframe()
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens trajectory-alignment --prompts prompts.txt --csv table.csv")
 @table_command
 def trajectory_alignment(
     step: Report, prompts: Prompts, model: Model = None, checkpoint: Checkpoint = None
@@ -74,13 +76,13 @@ def trajectory_alignment(
     return result, result.summary()
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens direction-ablation --head L5H1 --prompts prompts.txt -n 4")
 @table_command
 def direction_ablation(
     step: Report,
     prompts: Prompts,
-    layer: Layer,
     head: OneHead,
+    layer: Layer = None,
     model: Model = None,
     circuit: Circuit = "QK",
     n: Annotated[int, typer.Option("-n", help="Number of leading directions, one by one.")] = 20,
@@ -91,21 +93,23 @@ def direction_ablation(
     from tw_lens.studies import direction_ablation as study
 
     lines = read_lines(prompts)
-    loaded, _, token_filter = read(model, step, readable)
+    typed_layer, index = parse_one_head(head, layer)
+    loaded, weights, token_filter = read(model, step, readable)
     result = study(
-        loaded, lines, layer=layer, head=head, circuit=circuit, directions=range(n),
+        loaded, lines, layer=nth_layer(typed_layer, weights.n_layers), head=index,
+        circuit=circuit, directions=range(n),
         token_filter=token_filter, checkpoint=checkpoint, progress=step,
     )  # fmt: skip
     return result, result.to_dataframe()
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens direction-examples --head L5H1 --prompts prompts.txt")
 @table_command
 def direction_examples(
     step: Report,
     prompts: Prompts,
-    layer: Layer,
     head: OneHead,
+    layer: Layer = None,
     model: Model = None,
     circuit: Circuit = "QK",
     direction: Direction = 0,
@@ -117,51 +121,61 @@ def direction_examples(
     from tw_lens.studies import direction_examples as study
 
     lines = read_lines(prompts)
-    loaded, _, token_filter = read(model, step, readable)
+    typed_layer, index = parse_one_head(head, layer)
+    loaded, weights, token_filter = read(model, step, readable)
     result = study(
-        loaded, lines, layer=layer, head=head, circuit=circuit, direction=direction, n_examples=n,
+        loaded, lines, layer=nth_layer(typed_layer, weights.n_layers), head=index,
+        circuit=circuit, direction=direction, n_examples=n,
         token_filter=token_filter, checkpoint=checkpoint, progress=step,
     )  # fmt: skip
     return result, result.to_dataframe()
 
 
-@app.command()
+@app.command(
+    epilog="Example: tw-lens vocabulary --prompts prompts.txt --layers 5 -o points.safetensors"
+)
+@shared_options()
 def vocabulary(
     prompts: Prompts,
     output: Annotated[Path, typer.Option("-o", "--output", help="File of the vocabulary.")],
     model: Model = None,
-    layers: Layers = "",
+    layers: Layers = "all",
     held_out: HeldOut = None,
     unseen: Annotated[
         Literal["predicted", "omitted"],
-        typer.Option(help="Tokens that the prompts do not hold: predicted or omitted."),
+        typer.Option(
+            case_sensitive=False, help="Tokens that the prompts do not hold: predicted or omitted."
+        ),
     ] = "predicted",
     min_count: Annotated[int, typer.Option(help="Fewer positions count as unseen.")] = 1,
     checkpoint: Checkpoint = None,
 ) -> None:
     """Write the mean states of all tokens over text, layer by layer, for --vocabulary."""
-    with report_errors(), progress() as step:
+    with progress() as step:
         from tw_lens.files import require_writable
         from tw_lens.studies import layer_vocabulary
 
         require_writable(output)
-        lines = read_lines(prompts)
+        lines, selection = read_lines(prompts), parse_layers_or_all(layers)
+        others = None if held_out is None else read_lines(held_out)
+        loaded = load(model, step)
         made = layer_vocabulary(
-            load(model, step), layers=parse_layers(layers), prompts=lines,
-            held_out=None if held_out is None else read_lines(held_out), unseen=unseen,
+            loaded, prompts=lines, held_out=others, unseen=unseen,
+            layers=None if selection is None else selection.among(len(loaded.blocks)),
             min_count=min_count, checkpoint=checkpoint, progress=step,
         )  # fmt: skip
         made.save(output)
-    typer.echo(f"{made}\nWritten: {output}")
+    if not QUIET.get():
+        typer.echo(f"{made}\nWritten: {output}")
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens faithfulness --prompts prompts.txt --layers 0,5,-1")
 @table_command
 def faithfulness(
     step: Report,
     prompts: Prompts,
     model: Model = None,
-    layers: Layers = "",
+    layers: Layers = "all",
     vocabulary: Annotated[
         list[str] | None,
         typer.Option(
@@ -174,7 +188,9 @@ def faithfulness(
     from tw_lens.studies import faithfulness as study
     from tw_lens.studies import layer_vocabulary
 
-    lines, chosen, loaded = read_lines(prompts), parse_layers(layers), load(model, step)
+    lines, selection = read_lines(prompts), parse_layers_or_all(layers)
+    loaded = load(model, step)
+    chosen = None if selection is None else selection.among(len(loaded.blocks))
     points = []
     for option in vocabulary or ["text", "embedding"]:
         if option in ("alone", "embedding"):
@@ -186,7 +202,8 @@ def faithfulness(
     return result, result.by_layer()
 
 
-@app.command()
+@app.command(epilog="Example: tw-lens sweep gpt2 distilgpt2 --measures spectra,kinds -o table.csv")
+@shared_options("quiet")
 def sweep(
     models: Annotated[
         list[str], typer.Argument(help="Folders, or model names that TransformerLens knows.")
@@ -217,21 +234,25 @@ def sweep(
     ] = None,
 ) -> None:
     """Measure every layer of many models, or of the checkpoints of a training run."""
-    with report_errors():
-        with progress() as step:
-            from tw_lens.files import require_writable
-            from tw_lens.rendering import table_format
+    from tw_lens.files import require_writable
+    from tw_lens.rendering import table_format
+
+    if output is not None:
+        table_format(output)
+        require_writable(output)
+    lines = None if prompts is None else read_lines(prompts)
+    chosen: Any = [part.strip() for part in measures.split(",")]
+    with progress() as step:
+        if not sys.stderr.isatty():
+            note(f"measuring {len(models)} model{'s' * (len(models) > 1)}\u2026")
+        with muted_libraries():
             from tw_lens.studies import sweep as study
 
-            if output is not None:
-                table_format(output)
-                require_writable(output)
-            chosen: Any = [part.strip() for part in measures.split(",")]
             result = study(
                 models, measures=chosen, n_jobs=n_jobs, checkpoint=checkpoint, progress=step,
-                prompts=None if prompts is None else read_lines(prompts),
+                prompts=lines,
             )  # fmt: skip
-        if output is None:
-            write_or_print(result, result.summary(), {})
-        else:
-            write_or_print(result, result.to_dataframe(), {table_format(output): output})
+    if output is None:
+        write_or_print(result, result.summary(), {})
+    else:
+        write_or_print(result, result.to_dataframe(), {table_format(output): output})

@@ -1,12 +1,13 @@
-"""Options and behaviour shared by all commands: loading, progress, errors, printed tables."""
+"""Options and behaviour shared by all commands: loading, progress, errors, tables."""
 
 from __future__ import annotations
 
-import codecs
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,14 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tw_lens.cli.muted_streams import muted_libraries
+from tw_lens.cli.output import QUIET, note, require_outputs, write_or_print
+from tw_lens.cli.selections import with_leading_spaces
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tw_lens.canonical import LayerVocabulary
 
-REJECTED = 2
 FAILED = 1
+REJECTED = 2
+INTERRUPTED = 130  # 128 + SIGINT
+CLOSED_PIPE = 141  # 128 + SIGPIPE
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 FORMATS = {
     "csv": "CSV",
@@ -30,14 +35,6 @@ FORMATS = {
     "latex": "LaTeX",
     "markdown": "Markdown",
 }
-
-ENCODINGS = (  # UTF-32 first: its mark begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-)
 
 PROMPT = "To kill two birds with one stone"
 
@@ -52,8 +49,10 @@ Model = Annotated[
 ]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="Text to run the model on.")]
 Prompts = Annotated[Path, typer.Option("--prompts", help="Text file, one prompt per line.")]
-Layer = Annotated[int, typer.Option("--layer", "-l", help="Index of the layer.")]
-Layers = Annotated[str, typer.Option(help="Layers, e.g. 0,5,11 (default: all).")]
+Layer = Annotated[
+    int | None, typer.Option("--layer", "-l", help="Index of the layer; -1 is the last.")
+]
+Layers = Annotated[str, typer.Option(help="Layers, e.g. 0,3-5,-1, or all.")]
 HeldOut = Annotated[
     Path | None,
     typer.Option("--held-out", help="Other text, one prompt per line, to measure faithfulness."),
@@ -61,15 +60,19 @@ HeldOut = Annotated[
 Distance = Annotated[
     int, typer.Option(help="Distance from the query back to the key (QK of rotary models).")
 ]
-Head = Annotated[int | None, typer.Option("--head", help="Index of the head (default: all heads).")]
-OneHead = Annotated[int, typer.Option("--head", help="Index of the head.")]
+Head = Annotated[
+    str | None,
+    typer.Option("--head", help="Head, 1, or with its layer, L5H1 (default: all heads)."),
+]
+OneHead = Annotated[str, typer.Option("--head", help="Head, 1, or with its layer, L5H1.")]
 Direction = Annotated[int, typer.Option("--direction", help="Index of the singular direction.")]
 Circuit = Annotated[
-    Literal["QK", "OV"], typer.Option("--circuit", help="Attention circuit: QK or OV.")
+    Literal["QK", "OV"],
+    typer.Option("--circuit", case_sensitive=False, help="Attention circuit: QK or OV."),
 ]
 Convention = Annotated[
     Literal["exact", "published"],
-    typer.Option("--convention", help="Convention: exact or published."),
+    typer.Option("--convention", case_sensitive=False, help="Convention: exact or published."),
 ]
 K = Annotated[int, typer.Option("-k", help="Number of tokens per list.")]
 Readable = Annotated[
@@ -89,7 +92,10 @@ Vocabulary = Annotated[
 ]
 Score = Annotated[
     Literal["dot", "standardised"],
-    typer.Option(help="Scores of written tokens (OV): dot, or standardised for loud tokens."),
+    typer.Option(
+        case_sensitive=False,
+        help="Scores of written tokens (OV): dot, or standardised for loud tokens.",
+    ),
 ]
 Checkpoint = Annotated[
     Path | None,
@@ -99,104 +105,92 @@ Checkpoint = Annotated[
 ]
 
 
+Device = Annotated[str, typer.Option("--device", help="Device of the model, e.g. cuda or cuda:1.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option("--dtype", help="Number format of the model's weights."),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.")
+]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="Print every row and column, as files have them.")
+]
+SHARED = {"device": (Device, "cpu"), "dtype": (Dtype, "float32"), "quiet": (Quiet, False)}
+MODEL_FORMAT: ContextVar[dict[str, Any] | None] = ContextVar("model format", default=None)
+
+
+def shared_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command options of all commands: by default --device, --dtype and --quiet."""
+    chosen = names or tuple(SHARED)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**options: Any) -> None:
+            given = {name: options.pop(name) for name in chosen}
+            quiet, model_format = QUIET.set(given.pop("quiet")), MODEL_FORMAT.set(given)
+            try:
+                with report_errors():
+                    command(**options)
+            finally:
+                QUIET.reset(quiet)
+                MODEL_FORMAT.reset(model_format)
+
+        parameters = [*inspect.signature(command, eval_str=True).parameters.values()]
+        parameters += [
+            inspect.Parameter(name, KEYWORD, default=SHARED[name][1], annotation=SHARED[name][0])
+            for name in chosen
+        ]
+        return _with_parameters(run, parameters)
+
+    return decorate
+
+
 def table_command(command: Callable[..., tuple[Any, pd.DataFrame]]) -> Callable[..., None]:
     """Turn a function that returns a result and its table into a command.
 
     The function's first parameter is not an option: it is called with a sentence at each step. The
-    command gets an option for every file format. It exits with code 2 on rejected input, and with
-    code 1 if a certificate did not pass.
+    command gets an option for every file format, --wide, and the shared ones. It exits with code 2
+    on rejected input, and with code 1 if a certificate did not pass.
     """
-    signature = inspect.signature(command, eval_str=True)
-    parameters = [*signature.parameters.values()][1:]
+    parameters = [*inspect.signature(command, eval_str=True).parameters.values()][1:]
     for name in FORMATS:
-        option = typer.Option(f"--{name}", help=f"Write the table as {FORMATS[name]}.")
+        option = typer.Option(
+            f"--{name}", help=f"Write the table as {FORMATS[name]} (- for standard output)."
+        )
         annotation = Annotated[Path | None, option]
         parameters.append(inspect.Parameter(name, KEYWORD, default=None, annotation=annotation))
+    parameters.append(inspect.Parameter("wide", KEYWORD, default=False, annotation=Wide))
 
     @wraps(command)
     def run(**options: Any) -> None:
         files = {name: path for name in FORMATS if (path := options.pop(name)) is not None}
-        with report_errors():
-            with progress() as report:
-                result, table = command(report, **options)
-            write_or_print(result, table, files)
+        wide = options.pop("wide")
+        require_outputs(files)
+        with progress() as report:
+            result, table = command(report, **options)
+        write_or_print(result, table, files, wide=wide)
         if not getattr(result, "passed", True):
             raise typer.Exit(FAILED)
 
-    made: Any = run  # the attributes that typer reads are not declared for functions
-    made.__signature__ = signature.replace(parameters=parameters, return_annotation=None)
+    return shared_options()(_with_parameters(run, parameters))
+
+
+def _with_parameters(
+    command: Callable[..., None], parameters: list[inspect.Parameter]
+) -> Callable[..., None]:
+    """Return a command with the parameters that typer reads."""
+    made: Any = command  # the attributes that typer reads are not declared for functions
+    made.__signature__ = inspect.Signature(parameters, return_annotation=None)
     made.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del made.__wrapped__
     return made
 
 
-def write_or_print(result: Any, table: pd.DataFrame, files: dict[str, Path]) -> None:
-    """Write a result's table to the requested files, or print it."""
-    from rich.console import Console
-
-    from tw_lens.rendering import rich_table, save_table
-
-    for suffix, path in files.items():
-        save_table(result, path, table=table, format=suffix)
-        typer.echo(f"Written: {path}")
-    if not files:
-        console = Console()
-        console.print(rich_table(table, repr(result)))
-        for caveat in result.caveats:
-            console.print(f"Caveat, {caveat}", markup=False, highlight=False)
-
-
-def parse_layers(text: str) -> list[int] | None:
-    """Return the layers in a text such as "0,5,11"; None for an empty text.
-
-    Raises:
-        ValueError: the text is not a list of ints.
-    """
-    if not text.strip():
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(
-            f"--layers must be numbers with commas between them, e.g. 0,5,11; got {text!r}."
-        ) from None
-
-
-def read_lines(file: Path) -> list[str]:
-    """Return the prompts of a text file, one per line, without outer whitespace or blank lines.
-
-    Only newlines end a line: form feeds and other separators belong to the text. A byte-order
-    mark does not; it also tells UTF-16 and UTF-32.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is in another encoding, or contains no prompt.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"the file {str(file)!r} does not exist; pass a text file with one prompt per line."
-        )
-    data = file.read_bytes()
-    encoding = next((name for mark, name in ENCODINGS if data.startswith(mark)), "utf-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError:
-        text = None
-    if text is None or 4 * text.count("\0") > len(text):  # UTF-16 without a mark: half are NUL
-        raise ValueError(
-            f"{str(file)!r} must be UTF-8 text with one prompt per line; it is not UTF-8: save it "
-            "as UTF-8."
-        )
-    lines = [line.strip() for line in text.split("\n")]
-    if not (prompts := [line for line in lines if line]):
-        raise ValueError(f"{str(file)!r} must contain at least one prompt; all lines are blank.")
-    return prompts
-
-
 @contextmanager
 def progress() -> Iterator[Report]:
     """Show a line with the current step on the terminal (not in redirected output)."""
-    if not sys.stderr.isatty():
+    if QUIET.get() or not sys.stderr.isatty():
         yield lambda step: None
         return
     from rich.console import Console
@@ -215,9 +209,16 @@ def progress() -> Iterator[Report]:
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Print an error as one sentence and exit with code 2."""
+    """Print an error as one sentence and exit with code 2; end silently where a pipe is closed."""
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed again at the end
+        sys.exit(CLOSED_PIPE)
+    except KeyboardInterrupt:
+        typer.echo("tw-lens: interrupted", err=True)
+        sys.exit(INTERRUPTED)
     except (ValueError, IndexError, OSError, TypeError) as error:
         typer.echo(f"tw-lens: {error}", err=True)
         sys.exit(REJECTED)
@@ -231,6 +232,11 @@ def read(model: str | None, step: Report, readable: bool) -> tuple[Any, Any, Any
     loaded = load(model, step)
     weights = read_weights(loaded)
     return loaded, weights, token_filter(weights) if readable else None
+
+
+def words_of(typed: Sequence[str], weights: Any) -> list[str]:
+    """Return words as typed, with a leading space where only so they are tokens, and say so."""
+    return with_leading_spaces(typed, weights.tokens, lambda text: note(f"tw-lens: {text}"))
 
 
 def read_vocabulary(
@@ -257,7 +263,7 @@ def read_vocabulary(
         return None
     chosen, reason = choose_vocabulary(model, option, layers=layers, progress=step)
     if reason:
-        typer.echo(f"tw-lens: {reason}", err=True)
+        note(f"tw-lens: {reason}")
     return chosen
 
 
@@ -269,8 +275,8 @@ def load(model: str | None, step: Report) -> Any:
     line = f"loading {model or 'the bundled SmolLM2'}\u2026"
     step(line)
     if not sys.stderr.isatty():
-        typer.echo(line, err=True)
+        note(line)
     with muted_libraries():
         from tw_lens.reading import load_model
 
-        return load_model(model)
+        return load_model(model, **(MODEL_FORMAT.get() or {}))

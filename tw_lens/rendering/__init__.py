@@ -4,10 +4,10 @@ from tw_lens.rendering.export import (
     FigureExportError,
     cite,
     paper_tables,
-    rich_table,
     save_figure,
     save_table,
     table_format,
+    terminal_tables,
 )
 from tw_lens.rendering.figures import plot_trajectories, plot_trajectory_measures
 from tw_lens.rendering.page import report
@@ -23,9 +23,9 @@ __all__ = [
     "plot_trajectories",
     "plot_trajectory_measures",
     "report",
-    "rich_table",
     "save_figure",
     "save_table",
     "table_format",
+    "terminal_tables",
     "token_widget",
 ]

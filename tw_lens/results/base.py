@@ -30,6 +30,11 @@ def head_columns(layer: int, head: int | None) -> dict[str, Any]:
     return {"layer": layer, "head": head, "component": component_label(layer, head)}
 
 
+def plural(n: int, noun: str) -> str:
+    """Return a count with its noun: "1 head", "4 heads"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def correlation_text(r: float, floor: float) -> str:
     """Return a correlation and its floor in words: "r = 0.93 (floor 0.10)"."""
     if math.isnan(r):

@@ -42,6 +42,7 @@ def _paragraphs(result: PaperTables) -> Iterator[str]:
         "Transformers* (arXiv 2309.07315), computed for this model."
     )
     others = (f"{name} {version(package)}" for name, package in PACKAGES)
+    probed = f"{len(result.words)} word{'s' * (len(result.words) != 1)}"
     yield _items(
         {
             "model": markdown_text(f"{result.model_name} ({result.architecture})"),
@@ -49,7 +50,7 @@ def _paragraphs(result: PaperTables) -> Iterator[str]:
             "versions": ", ".join([f"tw_lens {__version__}", *others]),
             "layers": ", ".join(map(str, result.layers)),
             "prompt": markdown_text(" ".join(f"'{token}'" for token in result.prompt)),
-            "probed": f"{len(result.words)} words, listed in `tables/words_qk.csv`",
+            "probed": f"{probed}, listed in `tables/words_qk.csv`",
             "to cite": markdown_text(cite(result)),
         }.items()
     )

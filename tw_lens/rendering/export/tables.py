@@ -1,4 +1,4 @@
-"""Tables for files and for the terminal: written atomically, with tokens never read as markup."""
+"""Tables for files: written atomically, with tokens never read as markup."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tw_lens.tokens import escaped_controls, visible
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 FORMATS = {
     ".csv": "csv",
@@ -26,7 +25,6 @@ FORMATS = {
 }
 SOURCE = "arXiv 2309.07315"
 MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#&$!])")
-ROWS_ON_A_TERMINAL = 60
 
 
 @checked
@@ -187,21 +185,3 @@ def _cell(value: Any) -> str:
     if missing(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else visible(str(value))
-
-
-def rich_table(table: pd.DataFrame, title: str) -> Table:
-    """Return a table for the terminal: numbers right-aligned and rounded, outer spaces visible.
-
-    A missing value is an empty cell.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    output = Table(title=Text(title), header_style="bold", title_justify="left")
-    for name in table.columns:
-        output.add_column(str(name), justify="right" if numeric(table[name]) else "left")
-    for row in rows(table.head(ROWS_ON_A_TERMINAL)):
-        output.add_row(*(Text(_cell(value)) for value in row))
-    if len(table) > ROWS_ON_A_TERMINAL:
-        output.caption = f"first {ROWS_ON_A_TERMINAL} of {len(table)} rows; --csv writes all rows"
-    return output

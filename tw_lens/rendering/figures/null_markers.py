@@ -33,10 +33,7 @@ def null_marker(lists: TokenLists, index: int) -> NullMarker:
     isotropic, vocabulary = lists.null.p[index].tolist()
     number = f"{float(lists.null.coherence[index]):.2f}"
     text = f"{number}\u202f{SYMBOLS[lists.null.exceeds_null(index)]}".rstrip()
-    description = (
-        f"p = {isotropic:.2g} against isotropic random directions, {vocabulary:.2g} against "
-        "covariance-matched ones"
-    )
+    description = f"p = {isotropic:.2g} (isotropic), {vocabulary:.2g} (covariance)"
     return NullMarker(text, description)
 
 

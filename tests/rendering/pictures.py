@@ -22,7 +22,7 @@ PARTS = {  # without 3-D scenes, which differ between machines
     "title": ("header", TEXTS),
     "findings": ("#findings", TEXTS),
     "map": (".map-panel", FIGURES),
-    "card": ("#stage .card", TEXTS),
+    "circuit": ("#L0H1-QK", TEXTS),
     "attention": ("#stage .scores .map", FIGURES),
     "atlas-table": ("#atlas .scrolled", TEXTS),
     "distances": ("#tokens .deferred >> nth=0", FIGURES),
@@ -68,7 +68,7 @@ def screenshot(tab: Any, part: str) -> bytes:
     element = tab.locator(PARTS[part][0])
     element.scroll_into_view_if_needed()
     tab.wait_for_function(
-        "part => !part.querySelector(':scope > script')", arg=element.element_handle()
+        "part => !part.matches('.deferred:has(> script)')", arg=element.element_handle()
     )
     tab.wait_for_timeout(300)
     return element.screenshot(animations="disabled")

@@ -43,6 +43,15 @@ def test_page_is_self_contained_and_certified(page):
     assert "Token norms, published convention" in text
 
 
+def test_cards_are_small(page):
+    """So that a page of 30 layers with 9 heads each, and 6.6 MB of scripts, stays under 15 MB."""
+    text = page.read_text(encoding="utf-8")
+    cards = text[text.index('id="layer-0"') : text.index('<section id="atlas"')]
+    sizes = [len(card) for card in cards.split('<details class="card"')[1:]]
+    assert len(sizes) == 8
+    assert sorted(sizes)[5] < 26_000 and max(sizes) < 60_000  # one per layer has an ellipsoid
+
+
 def test_only_the_page_is_left(page):
     assert [file.name for file in page.parent.iterdir()] == ["page.html"]
 

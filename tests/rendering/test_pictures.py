@@ -16,10 +16,10 @@ MISTAKES = {  # a style that a mistake could cause, and the parts in which it mu
     "no bars": (".bars, .heatmaplayer { display: none !important }", ["distances", "attention"]),
     "no tokens": (
         "td.tokens, td.tokens-cell { color: transparent }",
-        ["atlas-table", "card"],
+        ["atlas-table", "circuit"],
     ),
-    "overlapping": (".tokens { margin-top: -100px }", ["title"]),
-    "no colors": ("#map td { background: none !important }", ["map"]),
+    "overlapping": ("header p { margin-top: -60px }", ["title"]),
+    "no map": ("#map { display: none }", ["map"]),
     "dark text on dark": ("td { color: #14181e !important }", ["atlas-table"]),
 }  # fmt: skip
 ANOTHER_FONT = (
@@ -76,7 +76,8 @@ def test_nothing_on_the_page_overlaps(width, page, browser):
     tab = open_page(browser, page, "light")
     tab.set_viewport_size({"width": width, "height": 900})
     overlaps = tab.evaluate(
-        """() => [...document.querySelectorAll("main, section, header, .panel, .tools")]
+        """() => [...document.querySelectorAll("main, section, header, .panel, .tools"
+          + ", .heads-layout, .card-body, .columns")]
           .flatMap((whole) => {
             const boxes = [...whole.children]
               .filter((part) => part.checkVisibility()
@@ -89,7 +90,9 @@ def test_nothing_on_the_page_overlaps(width, page, browser):
           })"""
     )
     assert overlaps == []
-    assert tab.evaluate("[...document.querySelectorAll('.panel')].every(p => p.offsetHeight > 60)")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('div.panel')].every(p => p.offsetHeight > 60)"
+    )
 
 
 def test_the_reference_screenshots_are_small_and_complete():

@@ -22,6 +22,14 @@ function copyText(text, place, button) {
   return navigator.clipboard.writeText(text).then(() => showStatus("Copied"), selectInstead);
 }
 
+// The p-values of a coherence, on hover; thousands of such cells hold the numbers only.
+document.addEventListener("pointerover", (event) => {
+  const cell = event.target.closest?.("td[data-p]");
+  if (!cell || cell.title) return;
+  const [isotropic, matched] = cell.dataset.p.split(" ");
+  cell.title = `p = ${isotropic} against isotropic random directions, ${matched} against covariance-matched ones`;
+});
+
 document.querySelectorAll(".searchable").forEach((whole) => {
   const table = whole.querySelector("table");
   const body = whole.querySelector("tbody");

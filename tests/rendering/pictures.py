@@ -20,16 +20,16 @@ FOLDER = Path(__file__).parent.parent / "data" / "pictures"
 FIGURES, TEXTS = 0.035, 0.15  # tiles that may differ: text wraps differently in another font
 PARTS = {  # without 3-D scenes, which differ between machines
     "title": ("header", TEXTS),
-    "certificate": ("#certificate .deferred", FIGURES),
+    "findings": ("#findings", TEXTS),
+    "map": (".map-panel", FIGURES),
+    "circuit": ("#L0H1-QK", TEXTS),
+    "attention": ("#stage .scores .map", FIGURES),
+    "atlas-table": ("#atlas .scrolled", TEXTS),
     "distances": ("#tokens .deferred >> nth=0", FIGURES),
     "token-norms": ("#tokens .deferred >> nth=1", FIGURES),
-    "atlas": ("#atlas .deferred", FIGURES),
-    "atlas-table": ("#atlas .scrolled", TEXTS),
-    "probe": ("#layer-0 .deferred >> nth=0", FIGURES),
-    "spectrum": ("#layer-0 .deferred >> nth=2", FIGURES),
-    "head-tokens": ("#L0H1-QK", TEXTS),
     "trajectory": ("#trajectory .deferred >> nth=0", FIGURES),
     "attribution": ("#trajectory .deferred >> nth=1", FIGURES),
+    "certificate": ("#certificate .deferred", FIGURES),
 }
 SCHEMES = ("light", "dark")
 VIEW = {"width": 1280, "height": 900}
@@ -55,12 +55,11 @@ TO_GREY = """async ([data, width, height, shrink]) => {
 
 
 def open_page(browser: Any, page: Path, scheme: str) -> Any:
-    """Open the page in an offline tab, with one head's token lists unfolded."""
+    """Open the page in an offline tab, with the card of one head."""
     context = browser.new_context(offline=True, color_scheme=scheme, viewport=VIEW)
     tab = context.new_page()
-    tab.goto(page.as_uri())
-    tab.wait_for_selector(".deferred .main-svg")
-    tab.evaluate("document.querySelector('#L0H1-QK').open = true")
+    tab.goto(page.as_uri() + "#L0H1")
+    tab.wait_for_selector("#stage .scores .main-svg")
     return tab
 
 
@@ -69,7 +68,7 @@ def screenshot(tab: Any, part: str) -> bytes:
     element = tab.locator(PARTS[part][0])
     element.scroll_into_view_if_needed()
     tab.wait_for_function(
-        "part => !part.querySelector(':scope > script')", arg=element.element_handle()
+        "part => !part.matches('.deferred:has(> script)')", arg=element.element_handle()
     )
     tab.wait_for_timeout(300)
     return element.screenshot(animations="disabled")
@@ -131,7 +130,8 @@ def _unmatched(one: Any, other: Any) -> float:
 
 def main() -> None:
     """Renew the reference screenshots."""
-    from tests.rendering.test_pictures import chromium, page_of_the_tiny_model
+    from tests.rendering.reader import chromium
+    from tests.rendering.test_pictures import page_of_the_tiny_model
 
     FOLDER.mkdir(exist_ok=True)
     with TemporaryDirectory() as folder, chromium() as browser:

@@ -28,10 +28,28 @@ def test_page_is_self_contained_and_certified(page):
     assert outside == []
     assert "passed, largest relative error" in text
     assert text.count(circuitsvis_script()) == text.count(get_plotlyjs()) == 1
-    for anchor in ("certificate", "tokens", "atlas", "layer-0", "layer-2", "trajectory"):
+    for anchor in (
+        "findings",
+        "heads",
+        "layer-0",
+        "layer-2",
+        "atlas",
+        "tokens",
+        "trajectory",
+        "certificate",
+    ):
         assert f'id="{anchor}"' in text
     assert 'id="L2H3-OV"' in text
     assert "Token norms, published convention" in text
+
+
+def test_cards_are_small(page):
+    """So that a page of 30 layers with 9 heads each, and 6.6 MB of scripts, stays under 15 MB."""
+    text = page.read_text(encoding="utf-8")
+    cards = text[text.index('id="layer-0"') : text.index('<section id="atlas"')]
+    sizes = [len(card) for card in cards.split('<details class="card"')[1:]]
+    assert len(sizes) == 8
+    assert sorted(sizes)[5] < 26_000 and max(sizes) < 60_000  # one per layer has an ellipsoid
 
 
 def test_only_the_page_is_left(page):
@@ -212,11 +230,12 @@ def test_near_degenerate_directions_name_their_subspace():
     """Two equal planted singular values: on the page as one subspace."""
     from tests.planted import equal_pair
     from tw_lens.analyses import head_spectrum
-    from tw_lens.rendering.page.head_sections import _spectrum_panel
+    from tw_lens.rendering.page.circuit_tokens import circuit_tokens
 
     weights = equal_pair(0)
-    panel = _spectrum_panel(weights, head_spectrum(weights, layer=0, n=4), {})
-    assert [row[0] for row in panel.heads[0].rows] == ["0", "1 in 1-2", "2 in 1-2", "3"]
+    spectrum, kinds = head_spectrum(weights, layer=0, n=4), tw.head_kinds(weights)
+    (circuit,) = circuit_tokens(weights, spectrum, {}, kinds)
+    assert [row[0] for row in circuit.table.rows] == ["0", "1 in 1-2", "2 in 1-2", "3"]
 
 
 def test_words_and_positions_stand_side_by_side_and_what_neither_reads_is_said(page):

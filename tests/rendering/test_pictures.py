@@ -1,52 +1,37 @@
 """Page parts against their reference screenshots (see `pictures.py`)."""
 
-import shutil
-from contextlib import contextmanager
-
 import pytest
 
 import tw_lens as tw
 from tests.models import golden_bridge
 from tests.rendering.pictures import FOLDER, HEIGHT, PARTS, SCHEMES, compare, open_page
+from tests.rendering.reader import CHROMIUM, NO_CHROMIUM, chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-background-networking", "--enable-unsafe-swiftshader"]
 MISTAKES = {  # a style that a mistake could cause, and the parts in which it must be detected
     "no labels": (
         "text { display: none !important }",
-        ["atlas", "probe", "trajectory", "token-norms"],
+        ["attention", "trajectory", "token-norms"],
     ),
     "no figure": (".main-svg { visibility: hidden !important }", ["certificate", "attribution"]),
-    "no bars": (".bars, .heatmaplayer { display: none !important }", ["distances", "probe"]),
+    "no bars": (".bars, .heatmaplayer { display: none !important }", ["distances", "attention"]),
     "no tokens": (
         "td.tokens, td.tokens-cell { color: transparent }",
-        ["atlas-table", "head-tokens"],
+        ["atlas-table", "circuit"],
     ),
-    "overlapping": (".tokens { margin-top: -100px }", ["title"]),
+    "overlapping": ("header p { margin-top: -60px }", ["title"]),
+    "no map": ("#map { display: none }", ["map"]),
     "dark text on dark": ("td { color: #14181e !important }", ["atlas-table"]),
 }  # fmt: skip
 ANOTHER_FONT = (
     "body, text, td, td.tokens span { font-family: 'Liberation Serif', serif !important }"
 )
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed and could not be"
-)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 
 def page_of_the_tiny_model(folder):
     path = folder / "page.html"
     return tw.report(golden_bridge(), path, prompt="w5 w6 w7 w8", layers=[0, 2])
-
-
-@contextmanager
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +76,8 @@ def test_nothing_on_the_page_overlaps(width, page, browser):
     tab = open_page(browser, page, "light")
     tab.set_viewport_size({"width": width, "height": 900})
     overlaps = tab.evaluate(
-        """() => [...document.querySelectorAll("main, section, header, .panel, .tools")]
+        """() => [...document.querySelectorAll("main, section, header, .panel, .tools"
+          + ", .heads-layout, .card-body, .columns")]
           .flatMap((whole) => {
             const boxes = [...whole.children]
               .filter((part) => part.checkVisibility()
@@ -104,7 +90,9 @@ def test_nothing_on_the_page_overlaps(width, page, browser):
           })"""
     )
     assert overlaps == []
-    assert tab.evaluate("[...document.querySelectorAll('.panel')].every(p => p.offsetHeight > 60)")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('div.panel')].every(p => p.offsetHeight > 60)"
+    )
 
 
 def test_the_reference_screenshots_are_small_and_complete():

@@ -214,8 +214,8 @@ def _scene(side: str, axes: list[float], annotations: list[dict[str, Any]]) -> d
 
 
 def _add_surface(scenes: go.Figure, axes: Float[Tensor, " 3"], column: int) -> None:
-    theta = torch.linspace(0, math.pi, 25)[:, None]
-    phi = torch.linspace(0, 2 * math.pi, 49)[None, :]
+    theta = torch.linspace(0, math.pi, 19)[:, None]
+    phi = torch.linspace(0, 2 * math.pi, 37)[None, :]
     x, y = axes[0] * theta.sin() * phi.cos(), axes[1] * theta.sin() * phi.sin()
     z = axes[2] * theta.cos().expand(-1, phi.shape[1])
     surface = {"opacity": 0.18, "showscale": False, "hoverinfo": "skip"}

@@ -20,10 +20,14 @@ LEGEND = (
 
 
 class NullMarker(NamedTuple):
-    """The coherence of one token list with its symbol, and the p-values as a sentence."""
+    """The coherence of one token list with its symbol, and its p-values, "0.2 0.5".
+
+    The first is that against isotropic random directions, the second against covariance-matched
+    ones.
+    """
 
     text: str
-    description: str
+    p_values: str
 
 
 def null_marker(lists: TokenLists, index: int) -> NullMarker:
@@ -33,11 +37,7 @@ def null_marker(lists: TokenLists, index: int) -> NullMarker:
     isotropic, vocabulary = lists.null.p[index].tolist()
     number = f"{float(lists.null.coherence[index]):.2f}"
     text = f"{number}\u202f{SYMBOLS[lists.null.exceeds_null(index)]}".rstrip()
-    description = (
-        f"p = {isotropic:.2g} against isotropic random directions, {vocabulary:.2g} against "
-        "covariance-matched ones"
-    )
-    return NullMarker(text, description)
+    return NullMarker(text, f"{isotropic:.2g} {vocabulary:.2g}")
 
 
 def hover_text(lists: TokenLists, index: int, separator: str = "<br>") -> str:

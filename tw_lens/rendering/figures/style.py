@@ -22,6 +22,7 @@ MUTED = "#8A8F98"
 INK = "#16202C"
 # The inner part of RdBu: dark text is legible on all of it.
 LIGHT_RED_TO_BLUE = ("#D6604D", "#F4A582", "#FDDBC7", "#F7F7F7", "#D1E5F0", "#92C5DE", "#4393C3")
+MUCH = "#08519C"  # the strong end of the scale from little to much
 EYE = {"x": 1.5, "y": 1.5, "z": 0.9}  # the camera of every scene
 NAME_IN_SCENE = {"width": 0.2, "height": 0.06}  # of the cube's side
 NAME_ON_PLANE = {"width": 0.1, "height": 0.035}  # of the figure's width and height

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import TrajectoryAttribution
-from tw_lens.rendering.figures.style import apply_layout, escape_token, to_lists
+from tw_lens.rendering.figures.style import LIGHT_RED_TO_BLUE, apply_layout, escape_token, to_lists
 from tw_lens.results import figure
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def draw_trajectory_attribution(
         y=[f"L{layer}" for layer in range(layers)],
         customdata=names,
         hovertemplate="%{customdata}: %{z} of the step<extra></extra>",
-        colorscale="RdBu",
+        colorscale=LIGHT_RED_TO_BLUE,
         zmid=0,
         zmin=-limit,
         zmax=limit,

@@ -1,11 +1,8 @@
-"""The section of the page on kinds of heads, and a head's kinds as a sentence."""
+"""The section of the page on kinds of heads, and one head's kinds for its card."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from tw_lens.rendering.page.lazy_figures import lazy_figure
-from tw_lens.rendering.page.panels import HeadTokens, Panel, Section, Table
+from tw_lens.rendering.page.panels import Panel, Section, Table, TokenTable
 from tw_lens.studies import HEAD_KINDS, HeadKinds
 
 COLUMNS = ("head", "kind", "from weights", "p", "in use")
@@ -13,8 +10,8 @@ POSITIONAL = HEAD_KINDS[0], HEAD_KINDS[3]  # previous token, attention sink
 AGREEMENT = ("kind", "heads, from weights", "heads, in use", "rank correlation", "AUC")
 
 
-def kinds_section(kinds: HeadKinds) -> Section:
-    """Return the map of kinds, how well weights predict use, and the heads of every kind."""
+def kinds_section(kinds: HeadKinds, layers: tuple[int, ...]) -> Section:
+    """Return how well weights predict use, and the heads of every kind, with links to cards."""
     heads = kinds.to_dataframe()
     heads = heads.query("claimed or in_use")
     rows = tuple(
@@ -22,6 +19,10 @@ def kinds_section(kinds: HeadKinds) -> Section:
          _rounded(row["from_use"]))
         for row in heads.to_dict("records")
     )  # fmt: skip
+    anchors = tuple(
+        str(row["component"]) if row["layer"] in layers else None
+        for row in heads.to_dict("records")
+    )
     agreement = kinds.agreement().to_dict("records")
     text = "; ".join(
         f"{row['kind']} {row['auc']:.2f}" for row in agreement if row["auc"] == row["auc"]
@@ -33,11 +34,11 @@ def kinds_section(kinds: HeadKinds) -> Section:
     )  # fmt: skip
     panels = (
         Panel(
-            "Kinds of heads, from weights and in use",
-            "Above: scores from the weights, for sampled tokens at their points. Below: the same "
-            "kinds where the model runs on random tokens, repeated once. Area under the curve of "
-            f"the weights' score for the heads that show a kind in use: {text or 'not defined'}.",
-            lazy_figure(kinds),
+            "Do weights predict use?",
+            "Scores from the weights, for sampled tokens at their points, against the same kinds "
+            "where the model runs on random tokens, repeated once. AUC: of the weights' score for "
+            f"the heads that show a kind in use ({text or 'not defined'}). The map of heads shows "
+            "both scores of every head.",
             table=Table("agreement of weights and use", AGREEMENT, table, (None,) * len(table)),
             caveats=kinds.caveats,
         ),
@@ -46,7 +47,7 @@ def kinds_section(kinds: HeadKinds) -> Section:
             "Every head that the weights claim, or that shows the kind in use. Search for a head "
             "or a kind.",
             table=Table(
-                "heads of a known kind", COLUMNS, rows, (None,) * len(rows),
+                "heads of a known kind", COLUMNS, rows, anchors,
                 filters=(("Kind", tuple(row[1] for row in rows)),),
             ),
         ),
@@ -54,28 +55,10 @@ def kinds_section(kinds: HeadKinds) -> Section:
     return Section("kinds", "Kinds of heads", panels)
 
 
-def add_kinds(panel: Panel, kinds: HeadKinds, layer: int) -> Panel:
-    """Return a panel of all heads of a layer, their notes beginning with their kinds."""
-    heads = []
-    for h, tokens in enumerate(panel.heads):
-        sentence = kinds_sentence(kinds, layer, h)
-        sentence += _unread_sentence(tokens, kinds, layer, h)
-        heads.append(replace(tokens, note=sentence + tokens.note))
-    return replace(panel, heads=tuple(heads))
-
-
-def _unread_sentence(tokens: HeadTokens, kinds: HeadKinds, layer: int, head: int) -> str:
-    """Return that nothing which is listed reads a head, where that is so; "" otherwise."""
-    readings = [tokens, *(other for _, other in tokens.more)]
-    column = kinds.heads.index((layer, head))
-    found = (kinds.claimed() | kinds.shown_in_use())[:, column]
-    by_position = any(found[HEAD_KINDS.index(kind)] for kind in POSITIONAL)
-    if by_position or any(one.above_chance is not False for one in readings):
-        return ""
-    return (
-        "No word and no position reads this: its lists exceed the covariance-matched null no more "
-        "often than by chance, and it is of no kind that attends by position. "
-    )
+def attends_by_position(kinds: HeadKinds, layer: int, head: int) -> bool:
+    """Return whether a head is of a kind that attends by position, by weights or in use."""
+    found = (kinds.claimed() | kinds.shown_in_use())[:, kinds.heads.index((layer, head))]
+    return any(bool(found[HEAD_KINDS.index(kind)]) for kind in POSITIONAL)
 
 
 def kinds_sentence(kinds: HeadKinds, layer: int, head: int) -> str:
@@ -87,7 +70,17 @@ def kinds_sentence(kinds: HeadKinds, layer: int, head: int) -> str:
         "in use": tuple(kind for kind, is_one in zip(HEAD_KINDS, shown, strict=True) if is_one),
     }
     parts = [f"{' and '.join(names)} {where}" for where, names in found.items() if names]
-    return f"Kind: {'; '.join(parts)}. " if parts else "Of no known kind. "
+    return "; ".join(parts) if parts else "of no known kind"
+
+
+def kind_table(kinds: HeadKinds, layer: int, head: int) -> TokenTable:
+    """Return one head's scores for every kind."""
+    column = kinds.heads.index((layer, head))
+    rows = []
+    for i, kind in enumerate(HEAD_KINDS):
+        use = "" if kinds.from_use is None else _rounded(float(kinds.from_use[i, column]))
+        rows.append((kind, _rounded(float(kinds.from_weights[i, column])), use))
+    return TokenTable("scores of kinds", ("kind", "from weights", "in use"), tuple(rows))
 
 
 def _rounded(value: float) -> float | str:

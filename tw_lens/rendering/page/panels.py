@@ -1,9 +1,9 @@
-"""Parts of the page: sections, panels, tables, and the token lists of heads."""
+"""Parts of the page: sections, panels and tables."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tw_lens.errors import Caveat
 from tw_lens.rendering.figures.null_markers import NullMarker
@@ -17,7 +17,7 @@ class Panel:
     """One panel: a title, two sentences, and a figure, widget or table.
 
     `note` is small print below the text; `body` is HTML made by this package; `table` can be
-    searched and sorted; `heads` are token lists, one folded table per head.
+    searched and sorted. `folded` panels open on a click on their title.
     """
 
     title: str
@@ -25,8 +25,8 @@ class Panel:
     body: Markup | None = None
     note: str = ""
     table: Table | None = None
-    heads: tuple[HeadTokens, ...] = ()
     caveats: tuple[Caveat, ...] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,35 +43,28 @@ class Table:
     filters: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
-@dataclass(frozen=True)
-class HeadTokens:
-    """The token lists of one head: per direction its name, value, left tokens and right tokens.
+Cell: TypeAlias = "str | float | tuple[str, ...] | NullMarker"
 
-    A direction in a near-degenerate subspace names it: "3 in 3-5". `markers` hold the coherence of
-    the left and the right list of every row. `note` says where tokens are read and how faithful
-    that is for this head. `more` are the same directions read otherwise, each with its name: by
-    dot products, where `rows` has standardised scores, and at learned positions. `above_chance`:
-    whether more lists exceed the covariance null than chance explains; None without a null.
+
+@dataclass(frozen=True)
+class TokenTable:
+    """A small table whose cells are texts, numbers, lists of tokens, or coherences of such lists.
+
+    `label` names it where it is copied.
     """
 
-    anchor: str
-    name: str
-    sides: tuple[str, str]
-    rows: tuple[tuple[str, float, tuple[str, ...], tuple[str, ...]], ...]
-    markers: tuple[tuple[NullMarker, NullMarker], ...]
-    note: str
-    more: tuple[tuple[str, HeadTokens], ...] = ()
-    above_chance: bool | None = None
+    label: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with its panels; folded where the page has many sections of its kind."""
+    """A heading with its panels."""
 
     anchor: str
     title: str
     panels: tuple[Panel, ...]
-    folded: bool = False
 
 
 def refusal_panel(title: str, refusal: ValueError) -> Panel:

@@ -2,25 +2,31 @@
 
 1. Reject an unwritable path or unknown layers before anything is computed.
 2. Read and certify the model.
-3. Run the analyses in the paper's order, a section each.
-4. Render the sections into the template, with the scripts of plotly and CircuitsVis once.
+3. Run the analyses: the findings, a map and cards of heads, and a section for each other question.
+4. Render them into the template, with the scripts of plotly and CircuitsVis once.
 5. Write the page atomically.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tw_lens.analyses import TrajectoryAttribution, head_atlas, trajectory, trajectory_attribution
 from tw_lens.analyses.projection import Method
 from tw_lens.arguments import checked
-from tw_lens.canonical import LayerVocabulary, Weights
+from tw_lens.canonical import LayerVocabulary, States, Weights
 from tw_lens.files import require_writable, write_atomically
 from tw_lens.progress import Progress, steps
 from tw_lens.reading import Certificate, Prompt, check, read_states, read_weights
-from tw_lens.rendering.page.head_sections import atlas_section, layer_section
+from tw_lens.rendering.figures.null_markers import LEGEND
+from tw_lens.rendering.page.atlas_section import STANDARDISED, atlas_section
+from tw_lens.rendering.page.findings import Finding, compared_quantities, find
+from tw_lens.rendering.page.head_cards import LayerCards, layer_cards
+from tw_lens.rendering.page.head_map import HeadMap, head_map
 from tw_lens.rendering.page.kinds_section import kinds_section
 from tw_lens.rendering.page.panels import Section, Table
 from tw_lens.rendering.page.tokens_section import tokens_section
@@ -28,11 +34,13 @@ from tw_lens.rendering.page.trajectory_sections import prompts_section, trajecto
 from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
 from tw_lens.results.arguments import CIRCUITS
 from tw_lens.results.token_source import token_source
-from tw_lens.studies import head_kinds
+from tw_lens.studies import head_kinds, trajectory_alignment, trajectory_statistics
 from tw_lens.studies.reference_text import PageVocabulary, choose_vocabulary
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 N_PROBED = 12
-LAYERS_OPEN = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,9 @@ class Page:
     weights: Weights
     certificate: Certificate
     prompt_tokens: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    map: HeadMap
+    cards: tuple[LayerCards, ...]
     sections: tuple[Section, ...]
     layers: tuple[int, ...]
     token_source: str
@@ -63,17 +74,19 @@ def report(
 ) -> Path:
     """Write one self-contained HTML page about a model and a prompt.
 
-    The page holds the certificate, embedding distances and token norms; all heads of the model in
-    one table; for each chosen layer the probes, spectra (QK and OV, both sides as tokens), bias
-    directions and attention; the trajectories of the prompt; and, where `prompts` are given, those
-    of many prompts with controls. Everything is in the exact convention; token norms are also in
-    the published one where weights are raw.
+    The page opens with what was found, in sentences. A map of all heads leads to the cards of the
+    heads of the chosen layers: kind, spectra (QK and OV, both sides as tokens), probes, bias
+    directions and attention; two cards can stand side by side, and "#L5H1" in the address opens
+    one. Then all heads in one table, kinds of heads, embedding distances and token norms, the
+    trajectories of the prompt, where `prompts` are given those of many prompts with controls, and
+    the certificate. Everything is in the exact convention; token norms are also in the published
+    one where weights are raw.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
         path: the page; its folder must exist.
         prompt: a text or token ids.
-        layers: layers to read; by default the first, middle and last attention layer.
+        layers: layers whose heads get cards; by default the first, middle and last attention layer.
         method: the projection of the trajectories, "pca" or "umap".
         words: words to probe (single tokens or ids); common nouns by default.
         vocabulary: where tokens are read: from `layer_vocabulary`, or "text" for their mean states
@@ -109,26 +122,42 @@ def report(
         points, reason = choose_vocabulary(model, vocabulary, progress=step)
         probed = _probed_words(weights, words, states.tokens.tolist())
         step("Reading the token embeddings")
-        sections = [tokens_section(weights)]
+        tokens = tokens_section(weights)
         step("Reading all heads of the model")
-        sections.append(atlas_section(weights, chosen, points))
+        atlas = head_atlas(weights, n=1, vocabulary=points, score="standardised")
         step("Looking for known kinds of heads")
         kinds = head_kinds(weights, model, vocabulary=points)
-        sections.append(kinds_section(kinds))
-        folded = len(chosen) > LAYERS_OPEN
+        cards = []
         for layer in chosen:
             step(f"Reading the heads of layer {layer}")
-            sections.append(
-                layer_section(weights, states, layer, probed, points, kinds=kinds, folded=folded)
-            )
+            cards.append(layer_cards(weights, states, layer, probed, points, kinds=kinds))
         step("Measuring the trajectories of the prompt")
-        sections.append(trajectory_section(weights, states, method, points))
+        path_of_prompt, attribution = trajectory(weights, states), _attribution(weights, states)
+        sections = [
+            atlas_section(atlas, chosen),
+            kinds_section(kinds, chosen),
+            tokens,
+            trajectory_section(weights, states, path_of_prompt, attribution, method, points),
+        ]
+        alignment = None
         if prompts is not None:
             step("Running the prompts and their controls")
-            sections.append(prompts_section(model, list(prompts)))
-        source = token_source(points).sentence(chosen, CIRCUITS)
+            many = list(prompts)
+            alignment = trajectory_alignment(model, many)
+            sections.append(prompts_section(alignment, trajectory_statistics(model, many)))
+        source = token_source(points)
+        known = attribution if isinstance(attribution, TrajectoryAttribution) else None
         page = Page(
-            weights, certificate, states.token_strings, tuple(sections), chosen, source, reason
+            weights,
+            certificate,
+            states.token_strings,
+            find(certificate, source, atlas, kinds, path_of_prompt, known, alignment),
+            head_map(kinds, atlas, chosen),
+            tuple(cards),
+            tuple(sections),
+            chosen,
+            source.sentence(chosen, CIRCUITS),
+            reason,
         )
         step("Writing the page")
         html = render_page(page)
@@ -154,10 +183,17 @@ def render_page(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters["visible"] = visible
+    environment.filters["link_heads"] = lambda text: _link_heads(text, page.layers)
+    titles = {"certificate": "Certificate", "heads": "Map of heads"}
+    titles |= {section.anchor: section.title for section in page.sections}
     return environment.get_template("report.html.j2").render(
         page=page,
         certificate_figure=lazy_figure(page.certificate),
         comparisons=_comparisons(page.certificate),
+        quantities=compared_quantities(page.certificate),
+        legend=LEGEND,
+        standardised=STANDARDISED,
+        titles=titles,
         layers=_ranges(page.layers),
         versions=_versions(),
         version=__version__,
@@ -166,6 +202,14 @@ def render_page(page: Page) -> str:
         plotly_script=get_plotlyjs(),
         circuitsvis_script=circuitsvis_script(),
     )
+
+
+def _attribution(weights: Weights, states: States) -> TrajectoryAttribution | ValueError:
+    """Return the attribution of every step, or why steps are not attributed."""
+    try:
+        return trajectory_attribution(weights, states)
+    except ValueError as refusal:
+        return refusal
 
 
 def _comparisons(certificate: Certificate) -> Table:
@@ -189,6 +233,17 @@ def _ranges(layers: Sequence[int]) -> str:
             runs.append([layer])
     texts = (", ".join(map(str, run)) if len(run) < 3 else f"{run[0]} to {run[-1]}" for run in runs)
     return ", ".join(texts)
+
+
+def _link_heads(text: str, layers: Sequence[int]) -> Markup:
+    """Return a sentence as HTML in which every head with a card is a link to it."""
+    from markupsafe import Markup, escape
+
+    def link(match: re.Match[str]) -> str:
+        name = match.group()
+        return f'<a href="#{name}">{name}</a>' if int(match.group(1)) in layers else name
+
+    return Markup(re.sub(r"\bL(\d+)H\d+\b", link, str(escape(text))))
 
 
 def _versions() -> str:

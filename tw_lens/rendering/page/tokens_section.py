@@ -47,6 +47,7 @@ def _published_norm_panels(weights: Weights) -> list[Panel]:
                 "The length of each embedding, with the final norm's gain or bias as named. "
                 "Numbers in brackets are token ids.",
                 lazy_figure(norms),
+                folded=True,
             )
         )
     return panels

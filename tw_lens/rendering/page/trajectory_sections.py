@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tw_lens.analyses import fit_projection, trajectory, trajectory_attribution
+from tw_lens.analyses import Trajectory, TrajectoryAttribution, fit_projection
 from tw_lens.canonical import LayerVocabulary, States, Weights
-from tw_lens.reading import Prompt
 from tw_lens.rendering.page.lazy_figures import lazy_figure, lazy_widget
 from tw_lens.rendering.page.neurons_panel import neurons_panel
 from tw_lens.rendering.page.panels import Panel, Section, Table, refusal_panel
 from tw_lens.rendering.widgets.circuitsvis import token_widget
-from tw_lens.studies import PLACES, TARGETS, trajectory_alignment, trajectory_statistics
+from tw_lens.studies import PLACES, TARGETS, TrajectoryAlignment, TrajectoryStatistics
 
 if TYPE_CHECKING:
     from tw_lens.analyses.projection import Method
-    from tw_lens.studies import TrajectoryAlignment
 
 
 def trajectory_section(
-    weights: Weights, states: States, method: Method, vocabulary: LayerVocabulary | None = None
+    weights: Weights,
+    states: States,
+    path: Trajectory,
+    attribution: TrajectoryAttribution | ValueError,
+    method: Method,
+    vocabulary: LayerVocabulary | None = None,
 ) -> Section:
-    """Return the section on the trajectories of the prompt's tokens."""
-    path = trajectory(weights, states)
+    """Return the section on the trajectories of the prompt's tokens.
+
+    Args:
+        weights: from `read_weights`.
+        states: the prompt's, from `read_states`.
+        path: their trajectories.
+        attribution: of every step, or why steps are not attributed.
+        method: of the projection.
+        vocabulary: points of the tokens that neurons are read with.
+    """
     projection = fit_projection(weights, states, method=method)
     panels = (
         Panel(
@@ -33,7 +44,7 @@ def trajectory_section(
             lazy_figure(path),
             caveats=path.caveats,
         ),
-        _attribution_panel(weights, states),
+        _attribution_panel(attribution),
         neurons_panel(weights, states, vocabulary),
         Panel(
             "Step angle of each token, layer by layer",
@@ -54,10 +65,8 @@ def trajectory_section(
     return Section("trajectory", "Trajectories of the prompt", panels)
 
 
-def prompts_section(model: Any, prompts: list[Prompt]) -> Section:
+def prompts_section(alignment: TrajectoryAlignment, statistics: TrajectoryStatistics) -> Section:
     """Return the section on many prompts and their controls."""
-    alignment = trajectory_alignment(model, prompts)
-    statistics = trajectory_statistics(model, prompts)
     panels = (
         Panel(
             "Alignment with the successor",
@@ -98,12 +107,10 @@ def _alignment_table(alignment: TrajectoryAlignment) -> Table:
     return Table("fall of the angle to each target", columns, tuple(rows), (None,) * len(rows))
 
 
-def _attribution_panel(weights: Weights, states: States) -> Panel:
+def _attribution_panel(attribution: TrajectoryAttribution | ValueError) -> Panel:
     title = "Attribution of each step to heads and MLP"
-    try:
-        attribution = trajectory_attribution(weights, states)
-    except ValueError as refusal:
-        return refusal_panel(title, refusal)
+    if isinstance(attribution, ValueError):
+        return refusal_panel(title, attribution)
     return Panel(
         title,
         "Every step is decomposed into what each head and the MLP added, as signed shares of the "

@@ -14,7 +14,7 @@ from torch import Tensor
 from tw_lens.analyses import AttentionPattern, StepNeurons, Trajectory, TrajectoryAttribution
 from tw_lens.analyses.neuron_points import neuron_label
 from tw_lens.arguments import checked
-from tw_lens.rendering.figures.style import json_in_script, to_lists
+from tw_lens.rendering.figures.style import LIGHT_RED_TO_BLUE, MUCH, json_in_script, to_lists
 from tw_lens.tokens import visible
 
 NEURONS_SHOWN = 20  # of the neurons with the largest mean shares
@@ -106,6 +106,7 @@ def attention_widget(result: AttentionPattern) -> Widget:
             "attentionHeadNames": names,
             "tokens": tokens,
             "maskUpperTri": result.causal,
+            "positiveColor": MUCH,
         },
         height=900,
     )
@@ -157,6 +158,8 @@ def token_widget(
             "tokens": [neutralise_html(token) for token in result.token_strings],
             "values": to_lists(values.nan_to_num(0.0).T, 4),
             "labels": labels,
+            "positiveColor": MUCH if isinstance(result, Trajectory) else LIGHT_RED_TO_BLUE[-1],
+            "negativeColor": LIGHT_RED_TO_BLUE[0],
         },
         height=160 + 24 * len(values),  # hovering over a token lists all its values
     )

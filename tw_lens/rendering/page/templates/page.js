@@ -22,9 +22,20 @@ function addAccessibility(place) {
     button.addEventListener("keydown", (event) => { if (event.key === "Enter") button.click(); });
   });
   place.querySelectorAll(".colored-tokens [style*=background]").forEach((token) => {
+    recolor(token, JSON.parse(place.dataset.ends));
     const color = readableOn(getComputedStyle(token).backgroundColor);
     if (token.style.color !== color) token.style.color = color;
   });
+}
+// CircuitsVis mixes white with pure blue or red; the page takes its own ends of the scale.
+function recolor(token, ends) {
+  const color = getComputedStyle(token).backgroundColor;
+  const [red, green, blue, alpha = 1] = color.match(/[\d.]+/g).map(Number);
+  if (color === token.dataset.recolored || alpha === 0) return;
+  const end = ends[blue === 255 ? 1 : 0].match(/\w\w/g).map((part) => parseInt(part, 16));
+  const share = 1 - (blue === 255 ? red : green) / 255;
+  token.style.backgroundColor = `rgb(${end.map((part) => Math.round(255 + share * (part - 255))).join(", ")})`;
+  token.dataset.recolored = getComputedStyle(token).backgroundColor;
 }
 // Black or white, whichever stands out more on a token's color (WCAG's relative luminance).
 function readableOn(background) {
@@ -38,7 +49,7 @@ function readableOn(background) {
 }
 function render(place) {
   const source = place.querySelector('script[type="application/json"]');
-  if (!source) return;
+  if (!source) return place.rendered;
   const data = JSON.parse(source.textContent);
   source.remove();
   if (place.dataset.kind === "plotly") {
@@ -47,14 +58,16 @@ function render(place) {
       if (data.frames) Plotly.addFrames(place, data.frames);
     });
   } else if (place.dataset.kind === "scores") {
-    renderScores(place, data);
+    place.rendered = renderScores(place, data);
   } else {
     runScript("circuitsvis-script");
+    place.dataset.ends = JSON.stringify([data.properties.negativeColor ?? "#ff0000", data.properties.positiveColor ?? "#0000ff"]);
     const watched = { childList: true, subtree: true, attributes: true, attributeFilter: ["style"] };
     new MutationObserver(() => addAccessibility(place)).observe(place, watched);
     place.id = place.id || "widget-" + Math.random().toString(36).slice(2);
     CircuitsVis.render(place.id, CircuitsVis[data.component], data.properties);
   }
+  return place.rendered;
 }
 const nearby = new IntersectionObserver(
   (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
@@ -72,13 +85,3 @@ window.addEventListener("beforeprint", () => {
     place.style.setProperty("--fits-paper", Math.min(1, PAPER_WIDTH / place.scrollWidth));
   });
 });
-
-// A link to a folded element opens all folds around it.
-function unfold() {
-  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (!target) return;
-  for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
-  target.scrollIntoView();
-}
-window.addEventListener("hashchange", unfold);
-unfold();

@@ -1,29 +1,31 @@
 "use strict";
-// The parts of a score: a map of attention, three menus, and two tables that follow them.
+// The parts of a score: a map of attention, two menus, and two tables that follow them.
 function renderScores(place, data) {
-  const [head, query, key] = ["head", "query", "key"].map((name) => {
+  const [query, key] = ["query", "key"].map((name) => {
     const label = document.createElement("label");
     const menu = document.createElement("select");
     label.append(`${name} `, menu);
     return menu;
   });
-  const fill = (menu, texts, chosen) => {
-    menu.replaceChildren(...texts.map((text, i) => new Option(text, i, false, i === chosen)));
-  };
   const positions = data.tokens.map((token, i) => `${i} ${token}`);
-  fill(head, data.heads, data.first[0]);
-  fill(query, positions, data.first[1]);
-  fill(key, positions, data.first[2]);
+  [query, key].forEach((menu, which) => {
+    menu.replaceChildren(...positions.map((text, i) => new Option(text, i, false, i === data.first[which])));
+  });
   const tools = document.createElement("div");
   tools.className = "tools";
-  tools.append(head.parentElement, query.parentElement, key.parentElement);
+  tools.append(query.parentElement, key.parentElement);
   const map = document.createElement("div");
   map.className = "map";
   const sentence = document.createElement("p");
   sentence.setAttribute("role", "status");
   const tables = document.createElement("div");
   tables.className = "parts";
-  place.append(tools, map, sentence, tables);
+  const text = document.createElement("div");
+  text.append(tools, sentence, tables);
+  const explained = document.createElement("div");
+  explained.className = "explained";
+  explained.append(map, text);
+  place.append(explained);
 
   const signed = (value) => (value > 0 ? "+" : "") + value;
   const table = (title, parts) => {
@@ -46,24 +48,24 @@ function renderScores(place, data) {
     return made;
   };
   const show = () => {
-    const [h, i, j] = [head, query, key].map((menu) => Number(menu.value));
-    [...key.options].forEach((option, at) => { option.disabled = data.scores[h][i][at] === null; });
-    const cell = data.scores[h][i][j];
+    const [i, j] = [query, key].map((menu) => Number(menu.value));
+    [...key.options].forEach((option, at) => { option.disabled = data.scores[i][at] === null; });
+    const cell = data.scores[i][j];
     if (cell === null) {
-      key.value = String(data.scores[h][i].findLastIndex((entry) => entry !== null));
+      key.value = String(data.scores[i].findLastIndex((entry) => entry !== null));
       return show();
     }
-    sentence.textContent = `${data.heads[h]}: the score of "${data.tokens[i]}" (${i}) for "${data.tokens[j]}" (${j}) is `
-      + `${signed(cell[0])} above the mean of its keys; attention ${data.pattern[h][i][j]}.`;
+    sentence.textContent = `${data.head}: the score of "${data.tokens[i]}" (${i}) for "${data.tokens[j]}" (${j}) is `
+      + `${signed(cell[0])} above the mean of its keys; attention ${data.pattern[i][j]}.`;
     tables.replaceChildren(table("query part", cell[1]), table("key part", cell[2]));
     Plotly.relayout(map, { shapes: [{
       type: "rect", x0: j - 0.5, x1: j + 0.5, y0: i - 0.5, y1: i + 0.5, line: { color: "#b36b00", width: 3 },
     }] });
   };
-  const masked = (h) => data.pattern[h].map((row, i) => row.map((value, j) => (data.scores[h][i][j] ? value : null)));
+  const masked = data.pattern.map((row, i) => row.map((value, j) => (data.scores[i][j] ? value : null)));
   const trace = {
-    type: "heatmap", z: masked(data.first[0]), colorscale: [[0, "#f7fbff"], [1, "#08519c"]], zmin: 0, zmax: 1,
-    colorbar: { title: { text: "attention" } }, xgap: 1, ygap: 1,
+    type: "heatmap", z: masked, colorscale: [[0, "#eef3f9"], [1, "#08519c"]], zmin: 0, zmax: 1,
+    showscale: false, xgap: 1, ygap: 1,
     hovertemplate: "query %{y}, key %{x}: %{z}<extra></extra>",
     x: data.labels.map((_, i) => i), y: data.labels.map((_, i) => i),
   };
@@ -74,14 +76,13 @@ function renderScores(place, data) {
     xaxis: { ...ticks, title: { text: "key" }, tickangle: -45 },
     yaxis: { ...ticks, title: { text: "query" }, autorange: "reversed" },
   };
-  Plotly.newPlot(map, [trace], layout, { responsive: true, displaylogo: false }).then(() => {
+  return Plotly.newPlot(map, [trace], layout, { responsive: true, displaylogo: false }).then(() => {
     map.on("plotly_click", ({ points: [point] }) => {
-      if (data.scores[head.value][point.y][point.x] === null) return;
+      if (data.scores[point.y][point.x] === null) return;
       query.value = String(point.y);
       key.value = String(point.x);
       show();
     });
-    head.addEventListener("change", () => Plotly.restyle(map, { z: [masked(Number(head.value))] }).then(show));
     for (const menu of [query, key]) menu.addEventListener("change", show);
     show();
   });

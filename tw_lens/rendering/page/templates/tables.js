@@ -1,19 +1,34 @@
 "use strict";
 // Tables that can be searched, filtered, sorted and copied.
-function copyRows(rows, table, button) {
+function cellTexts(row) {
+  return [...row.cells].map((cell) => {
+    const tokens = [...cell.querySelectorAll("span")].map((token) => token.textContent);
+    return tokens.length ? tokens.join(" ") : cell.textContent.trim();
+  });
+}
+
+// To the clipboard; where that is blocked, the place is selected for the reader to copy.
+function copyText(text, place, button) {
   const label = button.textContent;
   const showStatus = (status) => {
     button.textContent = status;
     setTimeout(() => { button.textContent = label; }, 2500);
   };
-  const text = rows.map((row) => [...row.cells].map((cell) => cell.textContent.trim()).join("\t")).join("\n");
   const selectInstead = () => {
-    getSelection().selectAllChildren(table);
+    getSelection().selectAllChildren(place);
     showStatus("Selected: copy with Ctrl+C");
   };
   if (!navigator.clipboard) return selectInstead();
   return navigator.clipboard.writeText(text).then(() => showStatus("Copied"), selectInstead);
 }
+
+// The p-values of a coherence, on hover; thousands of such cells hold the numbers only.
+document.addEventListener("pointerover", (event) => {
+  const cell = event.target.closest?.("td[data-p]");
+  if (!cell || cell.title) return;
+  const [isotropic, matched] = cell.dataset.p.split(" ");
+  cell.title = `p = ${isotropic} against isotropic random directions, ${matched} against covariance-matched ones`;
+});
 
 document.querySelectorAll(".searchable").forEach((whole) => {
   const table = whole.querySelector("table");
@@ -27,7 +42,7 @@ document.querySelectorAll(".searchable").forEach((whole) => {
     let shown = 0;
     rows.forEach((row) => {
       const text = row.textContent.toLowerCase();
-      const values = (row.dataset.filters || "").split(" ");
+      const values = (row.dataset.filters || "").split("\t");
       row.hidden = !terms.every((term) => text.includes(term))
         || !filters.every((filter, i) => !filter.value || filter.value === values[i]);
       shown += row.hidden ? 0 : 1;
@@ -49,12 +64,7 @@ document.querySelectorAll(".searchable").forEach((whole) => {
     });
   });
   whole.querySelector(".copy").addEventListener("click", (event) => {
-    copyRows([table.tHead.rows[0], ...rows.filter((row) => !row.hidden)], table, event.target);
+    const copied = [table.tHead.rows[0], ...rows.filter((row) => !row.hidden)];
+    copyText(copied.map((row) => cellTexts(row).join("\t")).join("\n"), table, event.target);
   });
-});
-
-// The token lists of a head are copied in the same way.
-document.querySelectorAll(".heads .copy").forEach((button) => {
-  const table = button.parentElement.querySelector("table");
-  button.addEventListener("click", () => copyRows([...table.rows], table, button));
 });

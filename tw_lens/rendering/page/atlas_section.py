@@ -1,0 +1,58 @@
+"""The section of the page with the leading directions of all heads, as a table to search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tw_lens.analyses import HeadAtlas
+from tw_lens.rendering.figures.null_markers import null_marker, significance_sentence
+from tw_lens.rendering.page.panels import Panel, Section, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STANDARDISED = (
+    "Scores of written tokens are standardised: logits over their deviation for what the layer "
+    "writes, so that tokens with long readout directions do not lead every list."
+)
+R_LEGEND = (
+    "r: agreement of the tokens' points with the head on held-out text (QK: correlation of scores, "
+    "OV: cosine of writes); empty where it was not measured."
+)
+ATLAS_COLUMNS = ("head", "circuit", "share (%)", "singular value", "query / read tokens",
+                 "coherence", "key / written tokens", "coherence", "r")  # fmt: skip
+
+
+def atlas_section(atlas: HeadAtlas, layers: tuple[int, ...]) -> Section:
+    """Return the section on all heads, with links to the cards of the layers on this page."""
+    rows, anchors = [], []
+    table = atlas.to_dataframe()
+    for i, row in enumerate(table.to_dict("records")):
+        component, circuit = str(row["component"]), str(row["circuit"])
+        share, value = round(100 * row["share"], 1), float(f"{row['singular_value']:.3g}")
+        left, right = null_marker(atlas.left, i).text, null_marker(atlas.right, i).text
+        tokens = (row["left_tokens"], left, row["right_tokens"], right)
+        r = row["faithfulness"]
+        rows.append((component, circuit, share, value, *tokens, "" if r != r else round(r, 2)))
+        anchors.append(f"{component}-{circuit}" if row["layer"] in layers else None)
+    panel = Panel(
+        "Top tokens of each head's leading direction",
+        "W_QK maps queries to keys; W_OV maps what is read to what is written. Search for a token "
+        "or a head, filter by layer or circuit, or sort by a column; a linked head leads to its "
+        f"card. {STANDARDISED} Their 50 commonest tokens take "
+        f"{100 * atlas.hubness('OV', 'right'):.0f} % of the entries.",
+        note=f"{significance_sentence('here', atlas.left, atlas.right)} {R_LEGEND}".strip(),
+        table=Table(
+            "all heads of the model", ATLAS_COLUMNS, tuple(rows), tuple(anchors),
+            _atlas_filters(table),
+        ),
+        caveats=atlas.caveats,
+    )  # fmt: skip
+    return Section("atlas", "Head atlas", (panel,))
+
+
+def _atlas_filters(atlas: pd.DataFrame) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return tuple(
+        (name, tuple(map(str, atlas[column])))
+        for name, column in (("Layer", "layer"), ("Circuit", "circuit"))
+    )

@@ -17,6 +17,7 @@ from tw_lens.cli.terminal import (
     Prompt,
     Report,
     ResultAndTable,
+    SomeLayers,
     Vocabulary,
     load,
     progress,
@@ -30,10 +31,7 @@ from tw_lens.cli.terminal import (
 def report(
     model: Model = None,
     prompt: Prompt = PROMPT,
-    layers: Annotated[
-        str,
-        typer.Option("--layers", help="Layers, e.g. 0,3-5,-1, or all (default: three of them)."),
-    ] = "",
+    layers: SomeLayers = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="File of the page.")] = Path(
         "report.html"
     ),

@@ -10,7 +10,16 @@ import typer
 from tw_lens.cli.application import app
 from tw_lens.cli.output import QUIET
 from tw_lens.cli.selections import parse_layers
-from tw_lens.cli.terminal import PROMPT, K, Model, Prompt, load, progress, shared_options
+from tw_lens.cli.terminal import (
+    PROMPT,
+    K,
+    Model,
+    Prompt,
+    SomeLayers,
+    load,
+    progress,
+    shared_options,
+)
 
 
 @app.command(epilog="Example: tw-lens paper --layers 0,15,-1 --projection pca -o paper")
@@ -21,10 +30,7 @@ def paper(
         Path, typer.Option("-o", "--output", help="New or empty folder for the files.")
     ] = Path("paper"),
     prompt: Prompt = PROMPT,
-    layers: Annotated[
-        str,
-        typer.Option("--layers", help="Layers, e.g. 0,3-5,-1, or all (default: three of them)."),
-    ] = "",
+    layers: SomeLayers = "",
     words: Annotated[
         list[str] | None,
         typer.Option("--word", "-w", help="Token to probe (repeatable); default: common nouns."),

@@ -53,6 +53,10 @@ Layer = Annotated[
     int | None, typer.Option("--layer", "-l", help="Index of the layer; -1 is the last.")
 ]
 Layers = Annotated[str, typer.Option(help="Layers, e.g. 0,3-5,-1, or all.")]
+SomeLayers = Annotated[
+    str,
+    typer.Option("--layers", help="Layers, e.g. 0,3-5,-1, or all (default: three of them)."),
+]
 HeldOut = Annotated[
     Path | None,
     typer.Option("--held-out", help="Other text, one prompt per line, to measure faithfulness."),

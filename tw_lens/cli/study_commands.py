@@ -202,7 +202,10 @@ def faithfulness(
     return result, result.by_layer()
 
 
-@app.command(epilog="Example: tw-lens sweep gpt2 distilgpt2 --measures spectra,kinds -o table.csv")
+@app.command(
+    epilog="Example: tw-lens sweep gpt2 distilgpt2 --measures spectra,travel "
+    "--prompts prompts.txt -o table.csv"
+)
 @shared_options("quiet")
 def sweep(
     models: Annotated[

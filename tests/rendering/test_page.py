@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 import tw_lens as tw
 from tests.models import golden_bridge, shared_bridge, tiny_bridge
 from tw_lens.rendering import attention_widget, token_widget
+from tw_lens.rendering.page.head_scores import PAIRS, positions_shown
 from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -287,3 +288,11 @@ def test_a_model_whose_mlps_are_not_read_has_a_page_that_says_so(tmp_path):
     path = tmp_path / "p.html"
     tw.report(model, path, prompt=[5, 6, 7], layers=[0], words=[5], vocabulary="embedding")
     assert "has a mixture of experts of an unknown layout" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("n_cards", [1, 9, 27, 36, 144, 270, 5120])
+def test_many_cards_hold_fewer_positions(n_cards: int):
+    n = positions_shown(n_cards)
+    assert 4 <= n <= 32
+    assert n == 4 or n_cards * n * (n + 1) / 2 <= PAIRS
+    assert n == 32 or n_cards * (n + 1) * (n + 2) / 2 > PAIRS

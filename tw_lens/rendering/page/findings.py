@@ -131,7 +131,7 @@ def faithfulness(source: TokenSource) -> Finding | None:
         certain.append(f"{above} of {int(known.sum())} heads ({circuit})")
     text = (
         f"On {found.n_prompts} held-out prompts, {'; '.join(parts)}. The 95 % interval lies above "
-        f"that of permuted words in {listed(certain)}."
+        f"the value of permuted words in {listed(certain)}."
     )
     return Finding(topic, text, "heads")
 

@@ -73,6 +73,7 @@ def layer_cards(
     vocabulary: LayerVocabulary | None = None,
     *,
     kinds: HeadKinds,
+    n_layers: int = 1,
 ) -> LayerCards:
     """Return the cards of one layer: spectra, probes, biases and attention of every head.
 
@@ -83,6 +84,7 @@ def layer_cards(
         words: ids of the tokens that are probed.
         vocabulary: points of the tokens; embeddings by default.
         kinds: the kinds of all heads.
+        n_layers: number of layers with cards on the page; with many, cards hold fewer positions.
     """
     qk = head_spectrum(weights, layer=layer, circuit="QK", n=N_LISTED, vocabulary=vocabulary)
     ov, ov_dot = (
@@ -108,7 +110,7 @@ def layer_cards(
     )
     biases, why_not = _biases(weights, layer, vocabulary)
     pattern = attention_pattern(weights, states, layer=layer)
-    scores, unexplained = head_scores(weights, states, pattern)
+    scores, unexplained = head_scores(weights, states, pattern, n_cards=n_layers * len(qk.heads))
     strongest = int(qk.singular_values[:, 0].argmax())
     ellipsoid, caption = _ellipsoid(weights, layer, strongest, words, vocabulary)
     cards = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from tw_lens.torch_settings import default_settings
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-MOST_POSITIONS = 32
+MOST_POSITIONS, FEWEST_POSITIONS = 32, 4
+PAIRS = 12_000  # of query and key on one page: about 200 bytes each
 LISTED = 6
 
 
@@ -32,10 +34,13 @@ class HeadScores:
 
 
 def head_scores(
-    weights: Weights, states: States, pattern: AttentionPattern
+    weights: Weights, states: States, pattern: AttentionPattern, *, n_cards: int
 ) -> tuple[tuple[HeadScores, ...], str]:
-    """Return the maps of a layer's heads; none, and the reason, where scores are no sums."""
-    n = min(len(states), MOST_POSITIONS)
+    """Return the maps of a layer's heads; none, and the reason, where scores are no sums.
+
+    `n_cards` is the number of maps on the page: with many, each shows fewer positions.
+    """
+    n = min(len(states), positions_shown(n_cards))
     try:
         with default_settings(weights.device):
             there = moved(states, weights.device)
@@ -44,6 +49,13 @@ def head_scores(
     except ValueError as refusal:
         return (), str(refusal)
     return tuple(maps), ""
+
+
+def positions_shown(n_cards: int) -> int:
+    """Return how many positions each map shows, so that all maps fit the page."""
+    pairs_of_card = PAIRS // n_cards
+    n = (math.isqrt(8 * pairs_of_card + 1) - 1) // 2  # n (n + 1) / 2 pairs
+    return min(MOST_POSITIONS, max(FEWEST_POSITIONS, n))
 
 
 def _of_head(

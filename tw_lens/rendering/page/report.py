@@ -130,7 +130,11 @@ def report(
         cards = []
         for layer in chosen:
             step(f"Reading the heads of layer {layer}")
-            cards.append(layer_cards(weights, states, layer, probed, points, kinds=kinds))
+            cards.append(
+                layer_cards(
+                    weights, states, layer, probed, points, kinds=kinds, n_layers=len(chosen)
+                )
+            )
         step("Measuring the trajectories of the prompt")
         path_of_prompt, attribution = trajectory(weights, states), _attribution(weights, states)
         sections = [

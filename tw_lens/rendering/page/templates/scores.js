@@ -35,6 +35,7 @@ function renderScores(place, data) {
       const cell = document.createElement("th");
       cell.scope = "col";
       cell.textContent = text;
+      if (text !== title) cell.className = "number";
       heading.append(cell);
     }
     const body = made.createTBody();
@@ -43,7 +44,7 @@ function renderScores(place, data) {
       row.insertCell().textContent = data.parts[index];
       const number = row.insertCell();
       number.className = "number";
-      number.textContent = signed(value);
+      number.textContent = signed(value.toFixed(3));
     }
     return made;
   };

@@ -31,6 +31,8 @@ PARTS = {  # without 3-D scenes, which differ between machines
     "attribution": ("#trajectory .deferred >> nth=1", FIGURES),
     "certificate": ("#certificate .deferred", FIGURES),
 }
+SCREENS = {"screen-390": 390, "screen-1440": 1440, "screen-2560": 2560}  # first screens, by width
+LIMITS = {part: limit for part, (_, limit) in PARTS.items()} | dict.fromkeys(SCREENS, TEXTS)
 SCHEMES = ("light", "dark")
 VIEW = {"width": 1280, "height": 900}
 SHRINK = 3
@@ -64,7 +66,12 @@ def open_page(browser: Any, page: Path, scheme: str) -> Any:
 
 
 def screenshot(tab: Any, part: str) -> bytes:
-    """Return a part of the page as a PNG, after its figure is rendered."""
+    """Return a part of the page, or the first screen of a width, as a PNG with its figures."""
+    if part in SCREENS:
+        tab.set_viewport_size({"width": SCREENS[part], "height": VIEW["height"]})
+        tab.evaluate("scrollTo(0, 0)")
+        tab.wait_for_timeout(300)
+        return tab.screenshot(animations="disabled")
     element = tab.locator(PARTS[part][0])
     element.scroll_into_view_if_needed()
     tab.wait_for_function(
@@ -138,7 +145,7 @@ def main() -> None:
         page = page_of_the_tiny_model(Path(folder))
         for scheme in SCHEMES:
             tab = open_page(browser, page, scheme)
-            for part in PARTS:
+            for part in LIMITS:
                 path = FOLDER / f"{scheme}-{part}.png"
                 path.write_bytes(to_grey(tab, screenshot(tab, part))[1])
                 print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")

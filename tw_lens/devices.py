@@ -29,7 +29,7 @@ def usable_device(device: torch.device | str) -> torch.device:
     """
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"device {device!r} cannot be used here ({reason}); give 'cpu', or leave it out."

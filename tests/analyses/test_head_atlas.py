@@ -66,7 +66,7 @@ def test_only_selects_by_layer_circuit_and_token():
         subset = atlas.only(**options)
         pd.testing.assert_frame_equal(subset.to_dataframe(), expected.reset_index(drop=True))
         assert len(subset.plot().data) == 2 and "HeadAtlas" in repr(subset)
-    with pytest.raises(ValueError, match="a token with 'unheard'"):
+    with pytest.raises(ValueError, match="no token that contains 'unheard' is listed by the"):
         atlas.only(word="unheard")
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import tw_lens as tw
 from tests.golden import COLUMNS, SCHEMES, SETTINGS, assert_ids, cells
 from tests.models import GOLDEN, golden_bridge, golden_expected, shared_bridge
-from tests.rendering.test_browser import CHROMIUM, FLAGS
+from tests.rendering.reader import CHROMIUM, FLAGS
 from tests.rendering.test_page_interrupted import status_of_child
 from tw_lens import files
 from tw_lens.cli import app

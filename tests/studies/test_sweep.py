@@ -283,7 +283,7 @@ def test_the_command_writes_the_table(tmp_path: Path, checkpoints: list[str]):
     assert np.allclose(written.qk_effective_rank, expected.qk_effective_rank)
     assert len(list(kept.iterdir())) == 2
     done = CliRunner().invoke(app, [*command[:3], "--measures", "spectra"])
-    assert done.exit_code == 0 and "Sweep(step0 to step1" in done.output.replace("\n", " ")
+    assert done.exit_code == 0 and "step0 to step1 (2 models)" in done.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

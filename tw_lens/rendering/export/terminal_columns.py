@@ -98,7 +98,11 @@ def lists_as_rows(table: pd.DataFrame) -> pd.DataFrame:
 def _is_for_files(name: str, table: pd.DataFrame) -> bool:
     """Whether a column is an id, or repeats another one."""
     repeated = {"layer": ("component", "label"), "head": ("component",)}.get(name, ())
-    return name.endswith("_index") or name == "fingerprint" or bool({*repeated} & {*table.columns})
+    return (
+        name.split("_")[-1] == "index"
+        or name == "fingerprint"
+        or bool({*repeated} & {*table.columns})
+    )
 
 
 def _says_something(column: TextColumn) -> bool:
@@ -154,7 +158,7 @@ def _text(name: str, value: Any) -> str:
         return visible("") if name == "token_string" and value == "" else ""
     if name == "measure":
         return str(value).replace("_", " ")
-    is_token = name in ("token_string", "word", "reads_as") or name.endswith("_token")
+    is_token = name in ("token_string", "word", "reads_as") or name.split("_")[-1] == "token"
     return visible(str(value)) if is_token else escaped_controls(str(value))
 
 

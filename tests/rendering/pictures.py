@@ -137,8 +137,7 @@ def _unmatched(one: Any, other: Any) -> float:
 
 def main() -> None:
     """Renew the reference screenshots."""
-    from tests.rendering.reader import chromium
-    from tests.rendering.test_pictures import page_of_the_tiny_model
+    from tests.rendering.reader import chromium, page_of_the_tiny_model
 
     FOLDER.mkdir(exist_ok=True)
     with TemporaryDirectory() as folder, chromium() as browser:

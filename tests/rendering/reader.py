@@ -14,6 +14,14 @@ SCROLL_THROUGH = """async () => {
 }"""
 
 
+def page_of_the_tiny_model(folder):
+    """Write the page that most tests open; it is only read."""
+    import tw_lens as tw
+    from tests.models import golden_bridge
+
+    return tw.report(golden_bridge(), folder / "page.html", prompt="w5 w6 w7 w8", layers=[0, 2])
+
+
 @contextmanager
 def chromium():
     from playwright.sync_api import sync_playwright

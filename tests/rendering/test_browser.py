@@ -6,17 +6,11 @@ import pytest
 
 import tw_lens as tw
 from tests.models import golden_bridge
-from tests.rendering.reader import CHROMIUM, NO_CHROMIUM, SCROLL_THROUGH, Reader, chromium
+from tests.rendering.reader import CHROMIUM, NO_CHROMIUM, SCROLL_THROUGH, Reader
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "page.html"
-    return tw.report(golden_bridge(), path, prompt="w5 w6 w7 w8", layers=[0, 2])
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +34,6 @@ def hostile_page(tmp_path_factory):
         return report(model, path, prompt=[5, 6, 7, 8, 9], layers=[0], words=[5, 6, 7, 8, 9])
     finally:
         patch.undo()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as launched:
-        yield launched
 
 
 @pytest.mark.parametrize("name", ["page", "hostile_page"])

@@ -4,21 +4,9 @@ import pytest
 
 import tw_lens as tw
 from tests.models import golden_bridge
-from tests.rendering.reader import CHROMIUM, NO_CHROMIUM, Reader, chromium
+from tests.rendering.reader import CHROMIUM, NO_CHROMIUM, Reader
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "page.html"
-    return tw.report(golden_bridge(), path, prompt="w5 w6 w7 w8", layers=[0, 2])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as launched:
-        yield launched
 
 
 def cell(name):

@@ -1,18 +1,16 @@
 """Max-activating examples as a figure and as a widget; tokens stay text."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
 
 import tw_lens as tw
 from tests.models import golden_bridge
+from tests.rendering.reader import CHROMIUM, NO_CHROMIUM
 from tw_lens.rendering import Widget, attention_widget, examples_widget, token_widget
 from tw_lens.rendering.export.print_layout import layout_of
 from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-background-networking", "--enable-unsafe-swiftshader"]
 HOSTILE = "<img/src='x'/onerror=alert(1)>"  # no space: CircuitsVis would break the tag at one
 PROMPTS = ["w5 w6 w7 w8 w9", "w8 w9 w10 w11", "w12 w5 w30 w31 w32 w33 w34"]
 
@@ -88,10 +86,8 @@ def record_events(tab) -> list[str]:
     return events
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed and could not be")
-def test_widgets_show_hostile_tokens_as_text_without_a_network(hostile, tmp_path):
-    from playwright.sync_api import sync_playwright
-
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+def test_widgets_show_hostile_tokens_as_text_without_a_network(hostile, tmp_path, browser):
     weights, states = tw.read_weights(golden_bridge()), tw.read_states(golden_bridge(), [5, 6])
     states = replace(states, token_strings=(HOSTILE, "&lt;"))
     widgets: list[Widget] = [
@@ -99,20 +95,17 @@ def test_widgets_show_hostile_tokens_as_text_without_a_network(hostile, tmp_path
         token_widget(tw.trajectory(weights, states)),
         attention_widget(tw.attention_pattern(weights, states, layer=1)),
     ]
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        for number, widget in enumerate(widgets):
-            page = tmp_path / f"{number}.html"
-            start = f'<!doctype html><meta charset="utf-8"><script>{circuitsvis_script()}</script>'
-            page.write_text(start + widget.fragment(), encoding="utf-8")
-            tab = browser.new_context(offline=True).new_page()
-            events = record_events(tab)
-            tab.goto(page.as_uri())
-            tab.wait_for_selector(".widget canvas, .widget span")
-            tab.wait_for_timeout(300)
-            text = tab.inner_text("body").replace("\u200b", "")
-            assert events == [page.as_uri()]
-            on_canvas = widget.component == "AttentionHeads"  # without text to look for
-            assert on_canvas or (HOSTILE in text and "&lt;" in text)
-            assert tab.evaluate("document.querySelectorAll('img').length") == 0
-        browser.close()
+    for number, widget in enumerate(widgets):
+        page = tmp_path / f"{number}.html"
+        start = f'<!doctype html><meta charset="utf-8"><script>{circuitsvis_script()}</script>'
+        page.write_text(start + widget.fragment(), encoding="utf-8")
+        tab = browser.new_context(offline=True).new_page()
+        events = record_events(tab)
+        tab.goto(page.as_uri())
+        tab.wait_for_selector(".widget canvas, .widget span")
+        tab.wait_for_timeout(300)
+        text = tab.inner_text("body").replace("\u200b", "")
+        assert events == [page.as_uri()]
+        on_canvas = widget.component == "AttentionHeads"  # without text to look for
+        assert on_canvas or (HOSTILE in text and "&lt;" in text)
+        assert tab.evaluate("document.querySelectorAll('img').length") == 0

@@ -17,12 +17,6 @@ from tw_lens.rendering.widgets.circuitsvis import circuitsvis_script
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "page.html"
-    return tw.report(golden_bridge(), path, prompt="w5 w6 w7 w8", layers=[0, 2])
-
-
 def test_page_is_self_contained_and_certified(page):
     text = page.read_text(encoding="utf-8")
     outside = re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!data:)[^"]*"', text)

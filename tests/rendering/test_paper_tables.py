@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 import tw_lens as tw
 from tests.golden import COLUMNS, SCHEMES, SETTINGS, assert_ids, cells
 from tests.models import GOLDEN, golden_bridge, golden_expected, shared_bridge
-from tests.rendering.reader import CHROMIUM, FLAGS
+from tests.rendering.reader import CHROMIUM, NO_CHROMIUM
 from tests.rendering.test_page_interrupted import status_of_child
 from tw_lens import files
 from tw_lens.cli import app
@@ -162,21 +163,16 @@ def test_the_result_holds_the_tables_of_the_folder(result: PaperTables):
     assert result.layers == (0,) and result.words == ("w5",)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed and could not be")
-def test_figures_open_without_a_network(result: PaperTables):
-    from playwright.sync_api import sync_playwright
-
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+def test_figures_open_without_a_network(result: PaperTables, browser: Any):
     names = [file.name for file in result.files if file.kind == "figures"]
     errors: list[str] = []
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        tab = browser.new_context(offline=True).new_page()
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        for name in names:
-            tab.goto((result.folder / name).as_uri())
-            tab.wait_for_selector(".main-svg")
-            assert "golden-gpt2: " in tab.locator(".gtitle").text_content()
-        browser.close()
+    tab = browser.new_context(offline=True).new_page()
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    for name in names:
+        tab.goto((result.folder / name).as_uri())
+        tab.wait_for_selector(".main-svg")
+        assert "golden-gpt2: " in tab.locator(".gtitle").text_content()
     assert len(names) > 10 and errors == []
 
 

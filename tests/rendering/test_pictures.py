@@ -2,8 +2,6 @@
 
 import pytest
 
-import tw_lens as tw
-from tests.models import golden_bridge
 from tests.rendering.pictures import (
     FOLDER,
     HEIGHT,
@@ -14,7 +12,7 @@ from tests.rendering.pictures import (
     compare,
     open_page,
 )
-from tests.rendering.reader import CHROMIUM, NO_CHROMIUM, chromium
+from tests.rendering.reader import CHROMIUM, NO_CHROMIUM
 
 MISTAKES = {  # a style that a mistake could cause, and the parts in which it must be detected
     "no labels": (
@@ -37,22 +35,6 @@ ANOTHER_FONT = (
 )
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
-
-
-def page_of_the_tiny_model(folder):
-    path = folder / "page.html"
-    return tw.report(golden_bridge(), path, prompt="w5 w6 w7 w8", layers=[0, 2])
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    return page_of_the_tiny_model(tmp_path_factory.mktemp("page"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as launched:
-        yield launched
 
 
 def looks_alike(tab, scheme, part):

@@ -85,3 +85,13 @@ def common_nouns(weights: Weights, *, leading_space: bool = True) -> CommonNouns
     return CommonNouns(
         weights.model_name, leading_space, tuple(index), tuple(strings), tuple(dropped)
     )
+
+
+def common_nouns_in_either_spelling(weights: Weights, *, leading_space: bool) -> CommonNouns | None:
+    """Return the nouns in a spelling, else in the other one; None where none is a single token."""
+    for spelling in (leading_space, not leading_space):
+        try:
+            return common_nouns(weights, leading_space=spelling)
+        except ValueError:
+            continue
+    return None

@@ -17,11 +17,10 @@ from tw_lens.analyses.head_directions import (
     with_readout_of_score,
 )
 from tw_lens.canonical import LayerVocabulary, TokenPoints, Weights, token_points
-from tw_lens.geometry import TopTokens, concat, spectrum_shares
+from tw_lens.geometry import TopTokens, spectrum_shares
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
 from tw_lens.results.token_lists import NullComparison
 
-AT_ONCE = 2048  # directions read at a time, to bound the memory of their scores of all tokens
 Entry = tuple[int, int, Circuit, int]
 
 
@@ -81,11 +80,7 @@ def tokens_of_directions(
     circuit, points = group[0].sphere[0], group[0].points_of()
     block = weights.block(group[0].entries[0][0])
     written = with_readout_of_score(weights, block, points, group[0].score)
-    chunks = [
-        tokens_of_direction_pair(
-            written, points, circuit, left[at], right[at], k, keep=keep, vanishing=vanishing[at]
-        )
-        for at in torch.arange(len(left)).split(AT_ONCE)
-    ]
-    lists = concat([left for left, _ in chunks]), concat([right for _, right in chunks])
+    lists = tokens_of_direction_pair(
+        written, points, circuit, left, right, k, keep=keep, vanishing=vanishing
+    )
     return lists, compare_sides_with_null(weights, written, points, circuit, *lists, keep)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from tw_lens.cli.application import app
-from tw_lens.cli.selections import nth_layer, parse_head, parse_layers_or_all
+from tw_lens.cli.selections import chosen_layers, nth_layer, parse_head, parse_layers_or_all
 from tw_lens.cli.terminal import (
     Circuit,
     Convention,
@@ -143,7 +143,7 @@ def atlas(
 
     selection = parse_layers_or_all(layers)
     loaded, weights, token_filter = read(model, step, readable)
-    chosen = None if selection is None else selection.among(weights.n_layers)
+    chosen = chosen_layers(selection, weights.n_layers)
     heads = head_atlas(
         weights, layers=chosen, n=n, k=k, token_filter=token_filter,
         vocabulary=read_vocabulary(vocabulary, loaded, chosen, step), score=score,

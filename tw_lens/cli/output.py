@@ -23,10 +23,10 @@ BINARY = ("parquet",)
 QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
-def note(text: str) -> None:
-    """Print a line on standard error, unless the command is quiet."""
+def note(text: str, *, err: bool = True) -> None:
+    """Print a line on standard error (or standard output), unless the command is quiet."""
     if not QUIET.get():
-        typer.echo(text, err=True)
+        typer.echo(text, err=err)
 
 
 def is_pipe(path: Path) -> bool:

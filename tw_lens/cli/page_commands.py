@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from tw_lens.cli.application import app
-from tw_lens.cli.output import QUIET
+from tw_lens.cli.output import note
 from tw_lens.cli.prompt_files import read_lines
-from tw_lens.cli.selections import parse_layers
+from tw_lens.cli.selections import chosen_layers, parse_layers
 from tw_lens.cli.terminal import (
     PROMPT,
     Model,
@@ -55,13 +55,12 @@ def report(
         lines = None if prompts is None else read_lines(prompts)
         named = vocabulary in ("text", "embedding")
         loaded = load(model, step)
-        chosen = None if selection is None else selection.among(len(loaded.blocks))
+        chosen = chosen_layers(selection, len(loaded.blocks))
         path = write_report(
             loaded, output, prompt=prompt, layers=chosen, method=method, prompts=lines,
             vocabulary=vocabulary if named else load_vocabulary(vocabulary), progress=step,
         )  # fmt: skip
-    if not QUIET.get():
-        typer.echo(f"The page is at {path.resolve()}")
+    note(f"The page is at {path.resolve()}", err=False)
 
 
 @app.command(epilog='Example: tw-lens check --prompt "To kill two birds with one stone"')

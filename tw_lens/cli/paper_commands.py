@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from tw_lens.cli.application import app
-from tw_lens.cli.output import QUIET
-from tw_lens.cli.selections import parse_layers
+from tw_lens.cli.output import note
+from tw_lens.cli.selections import chosen_layers, parse_layers
 from tw_lens.cli.terminal import (
     PROMPT,
     K,
@@ -53,11 +53,10 @@ def paper(
         loaded = load(model, step)
         result = paper_tables(
             loaded, output, prompt=prompt, words=words, n=n, k=k, progress=step,
-            layers=None if selection is None else selection.among(len(loaded.blocks)),
+            layers=chosen_layers(selection, len(loaded.blocks)),
             methods=[method] if method else METHODS,
         )  # fmt: skip
-    if not QUIET.get():
-        typer.echo(f"{result.headline()}.")
-        for sentence in result.refused:
-            typer.echo(f"Not defined: {sentence}")
-        typer.echo(f"The index is at {(output / 'README.md').resolve()}")
+    note(f"{result.headline()}.", err=False)
+    for sentence in result.refused:
+        note(f"Not defined: {sentence}", err=False)
+    note(f"The index is at {(output / 'README.md').resolve()}", err=False)

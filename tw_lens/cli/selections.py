@@ -69,6 +69,11 @@ def parse_layers_or_all(text: str) -> LayerSelection | None:
     return None if text.strip().lower() == ALL else parse_layers(text)
 
 
+def chosen_layers(selection: LayerSelection | None, n_layers: int) -> list[int] | None:
+    """Return the selected layers of a model; None without a selection, so that the call chooses."""
+    return None if selection is None else selection.among(n_layers)
+
+
 def nth_layer(layer: int, n_layers: int) -> int:
     """Return the index of a layer; -1 is the last.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,9 +9,9 @@ import typer
 
 from tw_lens.cli.application import app
 from tw_lens.cli.muted_streams import muted_libraries
-from tw_lens.cli.output import QUIET, note, write_or_print
+from tw_lens.cli.output import note, write_or_print
 from tw_lens.cli.prompt_files import read_lines
-from tw_lens.cli.selections import nth_layer, parse_layers_or_all, parse_one_head
+from tw_lens.cli.selections import chosen_layers, nth_layer, parse_layers_or_all, parse_one_head
 from tw_lens.cli.terminal import (
     PROMPT,
     Checkpoint,
@@ -28,6 +27,7 @@ from tw_lens.cli.terminal import (
     Readable,
     Report,
     ResultAndTable,
+    announce,
     load,
     progress,
     read,
@@ -161,12 +161,11 @@ def vocabulary(
         loaded = load(model, step)
         made = layer_vocabulary(
             loaded, prompts=lines, held_out=others, unseen=unseen,
-            layers=None if selection is None else selection.among(len(loaded.blocks)),
+            layers=chosen_layers(selection, len(loaded.blocks)),
             min_count=min_count, checkpoint=checkpoint, progress=step,
         )  # fmt: skip
         made.save(output)
-    if not QUIET.get():
-        typer.echo(f"{made}\nWritten: {output}")
+    note(f"{made}\nWritten: {output}", err=False)
 
 
 @app.command(epilog="Example: tw-lens faithfulness --prompts prompts.txt --layers 0,5,-1")
@@ -190,7 +189,7 @@ def faithfulness(
 
     lines, selection = read_lines(prompts), parse_layers_or_all(layers)
     loaded = load(model, step)
-    chosen = None if selection is None else selection.among(len(loaded.blocks))
+    chosen = chosen_layers(selection, len(loaded.blocks))
     points = []
     for option in vocabulary or ["text", "embedding"]:
         if option in ("alone", "embedding"):
@@ -239,6 +238,7 @@ def sweep(
     """Measure every layer of many models, or of the checkpoints of a training run."""
     from tw_lens.files import require_writable
     from tw_lens.rendering import table_format
+    from tw_lens.results.base import plural
 
     if output is not None:
         table_format(output)
@@ -246,8 +246,7 @@ def sweep(
     lines = None if prompts is None else read_lines(prompts)
     chosen: Any = [part.strip() for part in measures.split(",")]
     with progress() as step:
-        if not sys.stderr.isatty():
-            note(f"measuring {len(models)} model{'s' * (len(models) > 1)}\u2026")
+        announce(f"measuring {plural(len(models), 'model')}\u2026", step)
         with muted_libraries():
             from tw_lens.studies import sweep as study
 

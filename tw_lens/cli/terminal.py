@@ -271,15 +271,19 @@ def read_vocabulary(
     return chosen
 
 
+def announce(line: str, step: Report) -> None:
+    """Say what a command does: in its progress line, or where it has none as a line."""
+    step(line)
+    if not sys.stderr.isatty():
+        note(line)
+
+
 def load(model: str | None, step: Report) -> Any:
     """Load a model from a folder or by name; the bundled one without a name.
 
     One line on standard error says so; bars and warnings of other libraries are dropped.
     """
-    line = f"loading {model or 'the bundled SmolLM2'}\u2026"
-    step(line)
-    if not sys.stderr.isatty():
-        note(line)
+    announce(f"loading {model or 'the bundled SmolLM2'}\u2026", step)
     with muted_libraries():
         from tw_lens.reading import load_model
 

@@ -103,6 +103,16 @@ def top_tokens_both_signs(
         keep: mask of the tokens that may be returned; all by default. The mean is over all tokens.
         observe: called with the scores of every chunk, all tokens included.
     """
+    if len(queries) > QUERIES_AT_ONCE and observe is None:
+        parts = [
+            top_tokens_both_signs(part, rows, k, relative=relative, keep=keep)
+            for part in queries.split(QUERIES_AT_ONCE)
+        ]
+        return TopTokensBothSigns(
+            concat([part.along for part in parts]),
+            concat([part.against for part in parts]),
+            torch.cat([part.positive for part in parts]),
+        )
     k = k if keep is None else min(k, int(keep.sum()))
     along, against = _empty(queries.shape[0]), _empty(queries.shape[0])
     total = torch.zeros(queries.shape[0], 1)

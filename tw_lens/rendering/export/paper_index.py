@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
 from itertools import groupby
 
-from tw_lens._version import __version__
-from tw_lens.rendering.export.tables import cite, markdown_text
+from tw_lens.rendering.export.tables import cite, markdown_text, versions
+from tw_lens.results.base import plural
 from tw_lens.studies.paper_result import PaperFile, PaperTables
 
-PACKAGES = (("TransformerLens", "transformer-lens"), ("torch", "torch"))
 CONVENTIONS = {
     "published": "what the paper's experiments compute: raw weights, tokens with the layer's own "
     "gain and bias, no query or key bias, scores against the raw embedding.",
@@ -41,16 +39,14 @@ def _paragraphs(result: PaperTables) -> Iterator[str]:
         "The tables, lists and figures of *Traveling Words: A Geometric Interpretation of "
         "Transformers* (arXiv 2309.07315), computed for this model."
     )
-    others = (f"{name} {version(package)}" for name, package in PACKAGES)
-    probed = f"{len(result.words)} word{'s' * (len(result.words) != 1)}"
     yield _items(
         {
             "model": markdown_text(f"{result.model_name} ({result.architecture})"),
             "fingerprint of the parameters": result.fingerprint,
-            "versions": ", ".join([f"tw_lens {__version__}", *others]),
+            "versions": versions(),
             "layers": ", ".join(map(str, result.layers)),
             "prompt": markdown_text(" ".join(f"'{token}'" for token in result.prompt)),
-            "probed": f"{probed}, listed in `tables/words_qk.csv`",
+            "probed": f"{plural(len(result.words), 'word')}, listed in `tables/words_qk.csv`",
             "to cite": markdown_text(cite(result)),
         }.items()
     )

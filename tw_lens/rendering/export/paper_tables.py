@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tw_lens.analyses import common_nouns
+from tw_lens.analyses.common_nouns import common_nouns_in_either_spelling
 from tw_lens.analyses.projection import METHODS, Method
 from tw_lens.argument_kinds import require_choices
 from tw_lens.arguments import checked
@@ -140,11 +140,8 @@ def _words(
         index, dropped = weights.tokens.look_up(words)
         sentence = f"{len(dropped)} given words are no single token: {', '.join(dropped)}."
         return tuple(dict.fromkeys(index)), (Caveat("words", sentence),) if dropped else ()
-    for leading_space in (False, True):
-        try:
-            nouns = common_nouns(weights, leading_space=leading_space)
-        except ValueError:
-            continue
+    nouns = common_nouns_in_either_spelling(weights, leading_space=False)
+    if nouns is not None:
         dropped = f"; dropped: {', '.join(nouns.dropped)}" if nouns.dropped else ""
         sentence = f"{nouns.headline()}{dropped}. The list is this package's, not the paper's."
         return nouns.token_index, (Caveat("words", sentence),)

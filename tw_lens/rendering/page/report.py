@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tw_lens.analyses import TrajectoryAttribution, head_atlas, trajectory, trajectory_attribution
+from tw_lens.analyses.common_nouns import common_nouns_in_either_spelling
 from tw_lens.analyses.projection import Method
 from tw_lens.arguments import checked
 from tw_lens.canonical import LayerVocabulary, States, Weights
 from tw_lens.files import require_writable, write_atomically
 from tw_lens.progress import Progress, steps
 from tw_lens.reading import Certificate, Prompt, check, read_states, read_weights
+from tw_lens.rendering.export.tables import versions
 from tw_lens.rendering.figures.null_markers import LEGEND
 from tw_lens.rendering.page.atlas_section import STANDARDISED, atlas_section
 from tw_lens.rendering.page.findings import Finding, compared_quantities, find
@@ -199,7 +201,7 @@ def render_page(page: Page) -> str:
         standardised=STANDARDISED,
         titles=titles,
         layers=_ranges(page.layers),
-        versions=_versions(),
+        versions=versions(),
         version=__version__,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         figure_template=shared_template(),
@@ -250,16 +252,6 @@ def _link_heads(text: str, layers: Sequence[int]) -> Markup:
     return Markup(re.sub(r"\bL(\d+)H\d+\b", link, str(escape(text))))
 
 
-def _versions() -> str:
-    from importlib.metadata import version
-
-    from tw_lens._version import __version__
-
-    packages = (("TransformerLens", "transformer-lens"), ("torch", "torch"))
-    others = (f"{name} {version(package)}" for name, package in packages)
-    return ", ".join([f"tw_lens {__version__}", *others])
-
-
 def _default_layers(weights: Weights) -> tuple[int, ...]:
     """The first, the middle and the last attention layer."""
     layers = weights.attention_layers
@@ -270,13 +262,7 @@ def _probed_words(
     weights: Weights, words: Sequence[str | int] | None, prompt: list[int]
 ) -> list[int]:
     """Token ids to probe: the words, else common nouns in either spelling, else the prompt."""
-    from tw_lens.analyses import common_nouns
-
     if words is not None:
         return weights.tokens.look_up(words)[0]
-    for leading_space in (True, False):
-        try:
-            return list(common_nouns(weights, leading_space=leading_space))[:N_PROBED]
-        except ValueError:
-            continue
-    return list(dict.fromkeys(prompt))[:N_PROBED]
+    nouns = common_nouns_in_either_spelling(weights, leading_space=True)
+    return list(dict.fromkeys(prompt) if nouns is None else nouns)[:N_PROBED]

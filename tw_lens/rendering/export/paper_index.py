@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from tw_lens.rendering.export.tables import cite, markdown_text, versions
+from tw_lens._version import versions
+from tw_lens.rendering.export.tables import cite, markdown_text
 from tw_lens.results.base import plural
 from tw_lens.studies.paper_result import PaperFile, PaperTables
 

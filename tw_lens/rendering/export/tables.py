@@ -27,17 +27,6 @@ SOURCE = "arXiv 2309.07315"
 MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#&$!])")
 
 
-def versions() -> str:
-    """Return the versions of this package, TransformerLens and torch, for pages and indexes."""
-    from importlib.metadata import version
-
-    from tw_lens._version import __version__
-
-    packages = (("TransformerLens", "transformer-lens"), ("torch", "torch"))
-    others = (f"{name} {version(package)}" for name, package in packages)
-    return ", ".join([f"tw_lens {__version__}", *others])
-
-
 @checked
 def cite(result: Any) -> str:
     """Return the line to cite a result by: this package's version, the model, the analysis.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tw_lens._version import versions
 from tw_lens.analyses import TrajectoryAttribution, head_atlas, trajectory, trajectory_attribution
 from tw_lens.analyses.common_nouns import common_nouns_in_either_spelling
 from tw_lens.analyses.projection import Method
@@ -23,7 +24,6 @@ from tw_lens.canonical import LayerVocabulary, States, Weights
 from tw_lens.files import require_writable, write_atomically
 from tw_lens.progress import Progress, steps
 from tw_lens.reading import Certificate, Prompt, check, read_states, read_weights
-from tw_lens.rendering.export.tables import versions
 from tw_lens.rendering.figures.null_markers import LEGEND
 from tw_lens.rendering.page.atlas_section import STANDARDISED, atlas_section
 from tw_lens.rendering.page.findings import Finding, compared_quantities, find

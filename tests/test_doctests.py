@@ -7,6 +7,7 @@ import pkgutil
 import pytest
 
 import tw_lens
+from tests.encoder_decoders import shared
 from tests.models import golden_bridge
 
 MODULES = [
@@ -23,7 +24,7 @@ def names():
     model = golden_bridge()
     weights = tw_lens.read_weights(model)
     states = tw_lens.read_states(model, "w5 w6 w7")
-    return {"model": model, "weights": weights, "states": states}
+    return {"encoder_decoder": shared("BART"), "model": model, "weights": weights, "states": states}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,6 +1,7 @@
 """tw_lens: geometric interpretation of transformer heads, on top of TransformerLens.
 
-1. `read_weights(model)`: the weights in canonical form; `check(model, prompt)` certifies them.
+1. `read_weights(model)`: the weights in canonical form; `check(model, prompt)` certifies them;
+   `stack(model, "decoder")`: one stack of an encoder-decoder, for every call that takes a model.
 2. `embedding_distances`, `token_norms`: tokens on the sphere; `token_filter`: tokens to list;
    `layer_vocabulary`: tokens where a layer meets them; `faithfulness`: how well this predicts.
 3. `head_probe`, `head_spectrum`, `head_atlas`, `bias_directions`, `head_ellipsoid`: what heads do.
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
         read_states,
         read_weights,
         save_states,
+        stack,
     )
     from tw_lens.rendering import (
         attention_widget,
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
 __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "load_model",
     "permute_weights",
+    "stack",
     "read_weights",
     "check",
     "embedding_distances",

@@ -12,7 +12,6 @@ UNSUPPORTED = {
     "a mixture of attention": ("JetMoeForCausalLM", {}, "without a W_Q, W_K, W_V and W_O"),
     "compressed attention": ("DeepseekV4ForCausalLM", {}, "without a W_Q, W_K, W_V and W_O"),
     "two stacks": ("HrmTextForCausalLM", {}, "no single stack of blocks (L_blocks, H_blocks)"),
-    "encoder and decoder": ("T5ForConditionalGeneration", {}, "exchange words through cross-att"),
     "pictures": ("ViTModel", {}, "it has no W_E"),
     "sound": ("HubertModel", {}, "there are no words to read"),
     "clipped queries": ("OlmoForCausalLM", {"clip_qkv": 1.0}, "clips its queries"),

@@ -19,14 +19,16 @@ class AttentionPattern(HeadComponents, Result):
     """The softmax of a layer's scores on a prompt: `pattern[head, query, key]`.
 
     `causal`: queries attend to themselves and earlier keys only; otherwise (encoders) to all keys.
+    `key_strings` are the tokens of the source in cross-attention, of the prompt elsewhere.
     """
 
     model_name: str
     layer: int
     heads: tuple[int, ...]
     token_strings: tuple[str, ...]
-    pattern: Float[Tensor, "heads position position"]
+    pattern: Float[Tensor, "heads position key"]
     causal: bool
+    key_strings: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
 
     def headline(self) -> str:
@@ -43,12 +45,12 @@ class AttentionPattern(HeadComponents, Result):
         Columns: layer, head, component, query, key (positions), query_token, key_token, attention.
         """
         rows = []
-        tokens = self.token_strings
+        tokens, keys = self.token_strings, self.key_strings
         for head, pattern in zip(self.heads, self.pattern.tolist(), strict=True):
-            columns = tuple(head_columns(self.layer, head).values())
+            columns = tuple(head_columns(self.layer, head, self.model_name).values())
             for i, row in enumerate(pattern):
                 for j in range(i + 1 if self.causal else len(row)):
-                    rows.append((*columns, i, j, tokens[i], tokens[j], row[j]))
+                    rows.append((*columns, i, j, tokens[i], keys[j], row[j]))
         columns = ["layer", "head", "component", "query", "key", "query_token", "key_token",
                    "attention"]  # fmt: skip
         return pd.DataFrame(rows, columns=columns)
@@ -60,7 +62,8 @@ def attention_pattern(
 ) -> AttentionPattern:
     """Return the attention pattern of a layer on a prompt, `softmax(s q_i R(i-j) k_j^T)`.
 
-    The softmax is over j <= i in causal models, over all j in encoders.
+    The softmax is over j <= i in causal models, over all j in encoders, over the source in
+    cross-attention.
 
     Args:
         weights: from `read_weights`.
@@ -80,14 +83,19 @@ def attention_pattern(
     Source: definitions of a head in canonical form; certified by `check` (attn_out).
     """
     weights.require_states(states)
-    block = weights.block(layer)
-    x = states.stream[layer]
+    block = weights.attention_block(layer)
     heads = block.heads(head)
+    x, source, keys = states.stream[layer], None, states.token_strings
+    if block.source_norm is not None:
+        crossing = states.require_crossing()
+        x, source = block.resid_mid(x, states.attn_out[layer]), crossing.source
+        keys = crossing.source_token_strings
     return AttentionPattern(
-        model_name=states.model_name,
+        model_name=weights.model_name,
         layer=layer,
         heads=tuple(heads),
         token_strings=states.token_strings,
-        pattern=block.attention_pattern(x)[heads],
+        pattern=block.attention_pattern(x, source)[heads],
+        key_strings=keys,
         causal=block.attention_scores.causal,
     )

@@ -61,7 +61,7 @@ class BiasDirections(HeadComponents, Result):
         """
         rows = []
         for index, (head, (side, sign)) in enumerate(product(self.heads, CELLS)):
-            columns = head_columns(self.layer, head) | {"side": side, "sign": sign}
+            columns = head_columns(self.layer, head, self.model_name) | {"side": side, "sign": sign}
             source = self.token_source.columns(self.layer, head, "QK")
             rows.extend(columns | row | source for row in self.lists.rows(index))
         return pd.DataFrame(rows)

@@ -48,7 +48,7 @@ class ExactConvention(ConventionRules):
     def points(  # noqa: D102
         self, weights: Weights, block: Block, vocabulary: LayerVocabulary | None = None
     ) -> TokenPoints:
-        return token_points(weights, block.layer, block.norm, vocabulary)
+        return token_points(weights, block.layer, block.norm, vocabulary, block.source_norm)
 
     def token_source(  # noqa: D102
         self, vocabulary: LayerVocabulary | None, points: Points | None = None
@@ -89,7 +89,7 @@ class ExactConvention(ConventionRules):
         q = q[:, heads].transpose(0, 1)  # heads, words, d_head
         if block.bilinear:
             query = (q @ block.A_K[kv].mT).flatten(0, 1)
-            rows = points.rows
+            rows = points.keys.rows
         elif not constant:
             raise ValueError(
                 "parts and directions have no scores of their own where queries and keys are "
@@ -99,8 +99,8 @@ class ExactConvention(ConventionRules):
             query = torch.zeros(len(heads), len(ids), block.W_K.shape[0], block.d_head)
             query[torch.arange(len(heads)), :, kv] = q
             query = query.flatten(2).flatten(0, 1)
-            rows = _whole_keys(points, block)
-        result = top_tokens(query, rows, k, keep=combined_mask(keep, points))
+            rows = _whole_keys(points.keys, block)
+        result = top_tokens(query, rows, k, keep=combined_mask(keep, points.keys))
         result = result.without(~query.any(-1))
         return result._replace(score=block.attention_scores.softcap_scores(result.score))
 
@@ -108,7 +108,7 @@ class ExactConvention(ConventionRules):
         self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, heads: list[int]
     ) -> HeadUpdate:
         constant = weights.vocabulary.is_whole_state
-        values = block.values_of_points(points.at(ids), constant=constant)
+        values = block.values_of_points(points.keys.at(ids), constant=constant)
         values = values if block.v_norm is None else block.v_norm(values)
         v = values[:, [block.kv_head[h] for h in heads]].transpose(0, 1)
         return HeadUpdate(v @ block.A_O[heads], block.a_O)
@@ -116,7 +116,7 @@ class ExactConvention(ConventionRules):
     def layer_update(  # noqa: D102
         self, weights: Weights, block: Block, points: TokenPoints, ids: Ids, update: HeadUpdate
     ) -> Float[Tensor, "words d_model"]:
-        added = _self_attention_output(block, points.at(ids))
+        added = _self_attention_output(block, points.keys.at(ids))
         return added - added.mean(-1, keepdim=True) if block.centred_stream else added
 
     def top_outputs(self, weights, update, ids, k, *, readout="update", keep=None):  # noqa: D102
@@ -153,6 +153,11 @@ class PublishedConvention(ConventionRules):
             raise ValueError(
                 'vocabulary= needs convention="exact": the published experiments read tokens at '
                 "their embeddings."
+            )
+        if block.source_norm is not None:
+            raise ValueError(
+                'cross-attention needs convention="exact": the published experiments are of models '
+                "with one stack."
             )
         embedding, norm = weights.vocabulary, block.norm
         return TokenPoints(

@@ -72,7 +72,7 @@ class DirectionAssociation(Result):
         of_head = dict(zip(self.heads, zip(self.p_head, self.q_head, strict=True), strict=True))
         rows = [
             (
-                *head_columns(layer, head).values(),
+                *head_columns(layer, head, self.model_name).values(),
                 circuit,
                 direction,
                 " ".join(map(visible, self.atlas.left.token_string[i])),

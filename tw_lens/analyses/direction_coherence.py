@@ -108,7 +108,7 @@ class DirectionCoherence(Result):
         q = {family: self.q(family) for family in FAMILIES}
         rows = [
             (
-                *head_columns(layer, head).values(),
+                *head_columns(layer, head, self.model_name).values(),
                 circuit,
                 direction,
                 side,

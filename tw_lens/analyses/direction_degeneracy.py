@@ -99,7 +99,7 @@ class DirectionDegeneracy(Result):
                 name = f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0])
                 rows.extend(
                     (
-                        *head_columns(self.layer, head).values(),
+                        *head_columns(self.layer, head, self.model_name).values(),
                         i,
                         float(self.singular_value[h, i]),
                         float(self.spectral_gap[h, i]),

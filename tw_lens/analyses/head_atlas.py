@@ -34,7 +34,7 @@ from tw_lens.errors import Caveat
 from tw_lens.geometry import NO_TOKEN, concat
 from tw_lens.progress import Progress, steps
 from tw_lens.results.arguments import CIRCUITS, Circuit, Score
-from tw_lens.results.base import Result, head_columns, plural
+from tw_lens.results.base import Result, component_label, head_columns, plural
 from tw_lens.results.token_lists import (
     TokenLists,
     concat_nulls,
@@ -78,8 +78,9 @@ class HeadAtlas(Result):
         return (
             f"{self.model_name}: {score_summary(self.score)}"
             f"{plural(len(heads), 'head')}{of_zeros}; the most concentrated spectrum is that of "
-            f"L{layer}H{head} {circuit} ({100 * float(self.share[strongest]):.0f} % in direction "
-            f"{direction}){filter_summary(self.token_filter)}"
+            f"{component_label(layer, head, self.model_name)} {circuit} "
+            f"({100 * float(self.share[strongest]):.0f} % in direction {direction})"
+            f"{filter_summary(self.token_filter)}"
             f"{significance_summary(self.left, self.right)}"
             f"{self.token_source.summary(sorted({layer for layer, _ in heads}), CIRCUITS)}"
         )
@@ -95,7 +96,7 @@ class HeadAtlas(Result):
         """
         rows = [
             (
-                *head_columns(layer, head).values(),
+                *head_columns(layer, head, self.model_name).values(),
                 circuit,
                 direction,
                 float(self.singular_value[i]),

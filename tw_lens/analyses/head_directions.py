@@ -48,7 +48,7 @@ def with_readout_of_score(
     weights: Weights, block: Block, points: TokenPoints, score: Score
 ) -> Weights:
     """Return weights that read written tokens by a score: their own for dot products."""
-    return weights if score == "dot" else standardise_readout(weights, block, points)
+    return weights if score == "dot" else standardise_readout(weights, block, points.keys)
 
 
 def compare_sides_with_null(
@@ -66,9 +66,11 @@ def compare_sides_with_null(
     points are those of `weights`, drawn once.
     """
     left_kind, right_kind = readout_kind_of((circuit, "left")), readout_kind_of((circuit, "right"))
+    on_left = points if circuit == "QK" else points.keys
+    of_right = written if circuit == "OV" else weights
     return (
-        compare_with_null(weights, left, left_kind, points, keep),
-        compare_with_null(written if circuit == "OV" else weights, right, right_kind, points, keep),
+        compare_with_null(weights, left, left_kind, on_left, keep),
+        compare_with_null(of_right, right, right_kind, points.keys, keep),
     )
 
 
@@ -97,14 +99,21 @@ def tokens_of_direction_pair(
         keep: mask of the tokens that may be listed; all of them by default.
         vanishing: directions of singular value 0, which list no tokens.
     """
-    n, known = len(left), combined_mask(keep, points)
-    if circuit == "QK":  # the same points for both sides: one pass over the vocabulary
+    n, known = len(left), combined_mask(keep, points.keys)
+    if circuit == "QK" and points.source is not None:
+        queries = top_tokens_both_signs(left, points.rows, k, keep=combined_mask(keep, points))
+        keys = top_tokens_both_signs(right, points.keys.rows, k, keep=known)
+        sides = (
+            select(keys.positive, queries.along, queries.against),
+            select(keys.positive, keys.along, keys.against),
+        )
+    elif circuit == "QK":  # the same points for both sides: one pass over the vocabulary
         both = top_tokens_both_signs(torch.cat([left, right]), points.rows, k, keep=known)
         tokens = select(both.positive[n:].repeat(2), both.along, both.against)
         sides = tokens.of(slice(n)), tokens.of(slice(n, None))
     else:
         table = rules.output_tokens(weights)
-        inputs = top_tokens_both_signs(left, points.rows, k, keep=known)
+        inputs = top_tokens_both_signs(left, points.keys.rows, k, keep=known)
         outputs = top_tokens_both_signs(
             table.pull_back(right), table.rows, k, relative=table.relative, keep=keep
         )

@@ -72,7 +72,7 @@ class HeadProbeByDistance(HeadComponents, Result):
         for index, (distance, head, (word, word_index)) in enumerate(
             product(self.distances, self.heads, words)
         ):
-            columns = head_columns(self.layer, head) | {
+            columns = head_columns(self.layer, head, self.model_name) | {
                 "word": word,
                 "word_index": word_index,
                 "distance": distance,
@@ -115,7 +115,7 @@ class HeadScoreByDistance(HeadComponents, Result):
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per head and distance: layer, head, component, distance, mean, std."""
         rows = [
-            head_columns(self.layer, head)
+            head_columns(self.layer, head, self.model_name)
             | {"distance": distance, "mean": float(self.mean[c, i]), "std": float(self.std[c, i])}
             for c, head in enumerate(self.heads)
             for i, distance in enumerate(self.distances)
@@ -209,11 +209,12 @@ def head_score_by_distance(
 
     The mean and the standard deviation, over all pairs of a query word and a key word of the list,
     of the model's own score at each distance:
-    `cap(s n_q(q) R(distance) n_k(k)^T - slope * distance)`, with ALiBi's slope.
+    `cap(s n_q(q) R(distance) n_k(k)^T + bias(distance))`, with ALiBi's bias `-slope * distance` or
+    T5's bias of every range of distances.
 
     Args:
         weights: from `read_weights`.
-        layer: index of the block; it must have rotary positions or ALiBi.
+        layer: index of the block; it must have rotary positions, ALiBi or relative position biases.
         words: single tokens or token ids; every ordered pair of them is scored.
         distances: distances from the query back to the key.
         head: one head, or None for all.
@@ -228,19 +229,21 @@ def head_score_by_distance(
     Example:
         >>> head_score_by_distance(weights, layer=0, words=["w5"])
         Traceback (most recent call last):
-        ValueError: head_score_by_distance needs rotary positions or ALiBi, and layer 0 has...
+        ValueError: head_score_by_distance needs rotary positions, ALiBi or relative position...
 
-    Source: rotary positions, arXiv 2104.09864; ALiBi, arXiv 2108.12409.
+    Source: rotary positions, arXiv 2104.09864; ALiBi, arXiv 2108.12409; relative position biases,
+    arXiv 1910.10683.
     """
     block = weights.block(layer)
     attention_scores = block.attention_scores
-    if attention_scores.rotary is None and attention_scores.slopes is None:
+    rotates = attention_scores.rotary is not None
+    if not rotates and attention_scores.distance_bias(torch.zeros(1, dtype=torch.long)) is None:
         raise ValueError(
-            f"head_score_by_distance needs rotary positions or ALiBi, and layer {layer} has "
-            "neither: its scores do not depend on the distance."
+            "head_score_by_distance needs rotary positions, ALiBi or relative position biases, and "
+            f"layer {layer} has none: its scores do not depend on the distance."
         )
     heads = block.heads(head)
-    distances = _distances(block, distances, rotates=attention_scores.rotary is not None)
+    distances = _distances(block, distances, rotates=rotates)
     points = EXACT.points(weights, block, vocabulary)
     index, dropped = look_up_words(weights, words, points)
     y, source = points.at(torch.tensor(index)), token_source(vocabulary)
@@ -248,10 +251,10 @@ def head_score_by_distance(
     q = block.queries_of_points(y)
     means, stds = [], []
     for distance in distances:
-        rotated = block.query_at_distance(q, distance if attention_scores.rotary is not None else 0)
+        rotated = block.query_at_distance(q, distance if rotates else 0)
         scores = torch.einsum("ihe,jhe->hij", rotated, k)
-        if attention_scores.slopes is not None:
-            scores = scores - distance * attention_scores.slopes[:, None, None]
+        bias = attention_scores.distance_bias(torch.tensor([[-distance]]))
+        scores = scores if bias is None else scores + bias
         scores = attention_scores.softcap_scores(scores)[heads].flatten(1)
         means.append(scores.mean(-1))
         stds.append(scores.std(-1, correction=0))
@@ -277,6 +280,7 @@ def _distances(block: Block, distances: Iterable[int], *, rotates: bool = True) 
         raise ValueError("distances is empty; give at least one, e.g. [0, 1, 2, 4].")
     for distance in distances:
         block.attention_scores.require_distance(
-            distance if rotates or distance < 0 else 0, block.layer
+            distance if rotates or (distance < 0 and block.attention_scores.causal) else 0,
+            block.layer,
         )
     return distances

@@ -50,7 +50,7 @@ class HeadEllipsoid(Result):
     def headline(self) -> str:
         """Return the semi-axes, and the words dropped."""
         axes = ", ".join(f"{axis:.2f}" for axis in self.semi_axes.tolist())
-        label = component_label(self.layer, self.head)
+        label = component_label(self.layer, self.head, self.model_name)
         return (
             f"{self.model_name} {label} {self.circuit}: semi-axes {axes}"
             f"{dropped_summary(self.dropped)}"
@@ -67,7 +67,7 @@ class HeadEllipsoid(Result):
         after = pd.DataFrame(self.after.tolist(), columns=list(AXES[1]))
         words = pd.DataFrame(
             {
-                **head_columns(self.layer, self.head),
+                **head_columns(self.layer, self.head, self.model_name),
                 "word": self.words,
                 "word_index": self.word_index,
                 "share": self.share.tolist(),

@@ -80,7 +80,7 @@ class HeadPositionScores(HeadComponents, Result):
 
         names, n = self.points.names, len(self.points)
         rows = [
-            head_columns(self.layer, head)
+            head_columns(self.layer, head, self.model_name)
             | {"query": names[i], "key": names[j], "score": float(self.scores[h, i, j])}
             for h, head in enumerate(self.heads)
             for i in range(n)

@@ -106,7 +106,10 @@ class HeadProbe(HeadComponents, Result):
         for c, head in enumerate(self.heads):
             source = self.token_source.columns(self.layer, head, self.circuit)
             for w, (word, word_index) in enumerate(zip(self.words, self.word_index, strict=True)):
-                columns = head_columns(self.layer, head) | {"word": word, "word_index": word_index}
+                columns = head_columns(self.layer, head, self.model_name) | {
+                    "word": word,
+                    "word_index": word_index,
+                }
                 index, norm = c * len(self.words) + w, float(self.norm[c, w])
                 rows.extend(columns | row | source for row in self.lists.rows(index, norm=norm))
         return pd.DataFrame(rows).astype({"head": "Int64"})
@@ -186,12 +189,17 @@ def head_probe(
             'readout="residual" adds the word\'s embedding and needs vocabulary=None and '
             "points=None, which lie behind the norm."
         )
+    if readout == "residual" and weights.stack == "cross":
+        raise ValueError(
+            'readout="residual" adds the word\'s embedding, and a word of the source is not in the '
+            'stream that cross-attention writes to; use readout="update".'
+        )
     keep = allowed_mask(weights, token_filter, convention)
-    block = weights.block(layer)
+    block = weights.attention_block(layer)
     heads = block.heads(head)
     met = rules.points(weights, block, vocabulary)
     written = with_readout_of_score(weights, block, met, score)
-    index, dropped = look_up_words(weights, words, met)
+    index, dropped = look_up_words(weights, words, met if circuit == "QK" else met.keys)
     ids = torch.tensor(index)
     components: tuple[int | None, ...] = tuple(heads)
     null = None
@@ -199,7 +207,7 @@ def head_probe(
         result = rules.top_keys(weights, block, met, ids, heads, k, distance=distance, keep=keep)
         norm = torch.full((len(heads), len(ids)), float("nan"))
         if rules.has_null:
-            null = compare_keys_with_null(weights, block, met, result, keep)
+            null = compare_keys_with_null(weights, block, met.keys, result, keep)
     else:
         update = rules.update(weights, block, met, ids, heads)
         if head is None and weights.vocabulary.is_whole_state:

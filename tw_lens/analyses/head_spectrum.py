@@ -114,7 +114,7 @@ class HeadSpectrum(HeadComponents, Result):
             for direction in range(self.n):
                 value = float(self.singular_values[h, direction])
                 for side, lists in (("left", self.left), ("right", self.right)):
-                    columns = head_columns(self.layer, head) | {
+                    columns = head_columns(self.layer, head, self.model_name) | {
                         "direction": direction,
                         "side": side,
                         "singular_value": value,
@@ -191,7 +191,7 @@ def head_spectrum(
     weights = weights_of_points(weights, points, vocabulary, convention, score)
     rules = convention_rules(weights, convention)
     keep = allowed_mask(weights, token_filter, convention)
-    block = weights.block(layer)
+    block = weights.attention_block(layer)
     heads = block.heads(head)
     n = min(n, block.W_Q.shape[-1] if circuit == "QK" else block.W_V.shape[-1])
     svd = head_svd(block, heads, circuit, rules, distance=distance)

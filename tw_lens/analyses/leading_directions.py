@@ -47,8 +47,8 @@ def leading_directions(
     weights: Weights, layer: int, n: int, vocabulary: LayerVocabulary | None, score: Score
 ) -> list[LayerDirections]:
     """Return the n leading directions of both circuits of every head of a layer."""
-    block = weights.block(layer)
-    points_of, parts = partial(token_points, weights, layer, block.norm, vocabulary), []
+    block, parts = weights.attention_block(layer), []
+    points_of = partial(token_points, weights, layer, block.norm, vocabulary, block.source_norm)
     key = points_of().key
     for circuit in CIRCUITS:
         own = score if circuit == "OV" else "dot"
@@ -78,7 +78,7 @@ def tokens_of_directions(
     right = torch.cat([part.right for part in group])
     vanishing = torch.cat([part.vanishing for part in group])
     circuit, points = group[0].sphere[0], group[0].points_of()
-    block = weights.block(group[0].entries[0][0])
+    block = weights.attention_block(group[0].entries[0][0])
     written = with_readout_of_score(weights, block, points, group[0].score)
     lists = tokens_of_direction_pair(
         written, points, circuit, left, right, k, keep=keep, vanishing=vanishing

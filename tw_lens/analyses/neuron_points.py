@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tw_lens.canonical import MLP
 from tw_lens.errors import Caveat
+from tw_lens.results.base import layer_label
 from tw_lens.results.token_source import TokenSource
 
 AT_EMBEDDINGS = Caveat(
@@ -26,9 +27,9 @@ BEFORE_ATTENTION = Caveat(
 )
 
 
-def neuron_label(layer: int, neuron: int) -> str:
-    """Return a neuron's label: "L5N123"."""
-    return f"L{layer}N{neuron}"
+def neuron_label(layer: int, neuron: int, model_name: str = "") -> str:
+    """Return a neuron's label: "L5N123", "EL5N123" in an encoder."""
+    return f"{layer_label(layer, model_name)}N{neuron}"
 
 
 def require_neurons(neurons: Sequence[int] | None, mlp: MLP) -> tuple[int, ...]:

@@ -67,8 +67,8 @@ class NeuronProbe(Result):
         return (
             f"{self.model_name} layer {self.layer}: {len(self.words)} words, "
             f"{self.neuron.shape[1]} neurons each; "
-            f"{neuron_label(self.layer, int(self.neuron[w, rank]))} writes most, for "
-            f"{self.words[w]!r} ({100 * float(self.share[w, rank]):.0f} % of the squared norms)"
+            f"{neuron_label(self.layer, int(self.neuron[w, rank]), self.model_name)} writes most, "
+            f"for {self.words[w]!r} ({100 * float(self.share[w, rank]):.0f} % of the squared norms)"
             f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
             f"{significance_summary(self.lists)}{self.token_source.summary([self.layer], [])}"
         )
@@ -87,7 +87,7 @@ class NeuronProbe(Result):
                     {
                         "layer": self.layer,
                         "neuron": neuron,
-                        "component": neuron_label(self.layer, neuron),
+                        "component": neuron_label(self.layer, neuron, self.model_name),
                         "word": word,
                         "word_index": word_index,
                         "rank": rank,

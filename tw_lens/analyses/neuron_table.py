@@ -79,7 +79,7 @@ class NeuronTable(Result):
     @property
     def components(self) -> tuple[str, ...]:
         """The label of each neuron: "L5N123"."""
-        return tuple(neuron_label(self.layer, neuron) for neuron in self.neurons)
+        return tuple(neuron_label(self.layer, neuron, self.model_name) for neuron in self.neurons)
 
     @property
     def sides(self) -> dict[str, TokenLists]:

@@ -27,7 +27,7 @@ from tw_lens.canonical import (
 )
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.geometry import top_tokens
-from tw_lens.results.base import Result
+from tw_lens.results.base import Result, layer_label
 from tw_lens.results.token_lists import TokenLists, make_token_lists, significance_summary
 from tw_lens.results.token_source import TokenSource, token_source
 from tw_lens.tokens import visible
@@ -52,7 +52,9 @@ class RouterTable(Result):
     @property
     def components(self) -> tuple[str, ...]:
         """The label of each expert: "L5E3"."""
-        return tuple(f"L{self.layer}E{expert}" for expert in self.experts)
+        return tuple(
+            f"{layer_label(self.layer, self.model_name)}E{expert}" for expert in self.experts
+        )
 
     def headline(self) -> str:
         """Return the number of experts, the longest direction, and the lists above their null."""

@@ -57,7 +57,7 @@ class ScoreAttribution(Result):
     @property
     def component(self) -> str:
         """The label of the head: "L5H1"."""
-        return component_label(self.layer, self.head)
+        return component_label(self.layer, self.head, self.model_name)
 
     @checked
     def top_pairs(self, n: int = 10) -> pd.DataFrame:
@@ -108,7 +108,7 @@ class ScoreAttribution(Result):
         for side, axis in (("query", 1), ("key", 0)):
             for part, value in zip(self.parts, self.matrix.sum(axis).tolist(), strict=True):
                 share = value / self.total if self.total else float("nan")
-                columns = head_columns(self.layer, self.head)
+                columns = head_columns(self.layer, self.head, self.model_name)
                 rows.append(
                     columns | {"side": side, "part": part, "contribution": value, "share": share}
                 )
@@ -180,8 +180,8 @@ def score_attribution(
 
     Example:
         >>> result = score_attribution(weights, states, layer=1, head=2, query=2, key=0)
-        >>> round(float(result.matrix.sum()) - result.total, 4)
-        -0.0
+        >>> abs(float(result.matrix.sum()) - result.total) < 1e-4
+        True
 
     Source: Elhage et al. 2021 (A mathematical framework for transformer circuits), QK circuits of
     composed heads; exact with the norms' divisors, by definition.

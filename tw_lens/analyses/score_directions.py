@@ -101,7 +101,7 @@ class ScoreDirections(Result):
     @property
     def component(self) -> str:
         """The label of the head: "L5H1"."""
-        return component_label(self.layer, self.head)
+        return component_label(self.layer, self.head, self.model_name)
 
     def headline(self) -> str:
         """Return the share of the scores' variance that the first directions explain."""
@@ -129,7 +129,7 @@ class ScoreDirections(Result):
         high = self.rotated_explained.quantile(0.95, dim=0)
         for r, score in enumerate(self.score.tolist()):
             rows.append(
-                head_columns(self.layer, self.head)
+                head_columns(self.layer, self.head, self.model_name)
                 | {
                     "directions": r + 1,
                     "singular_value": float(self.singular_values[r]),

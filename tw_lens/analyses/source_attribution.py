@@ -43,7 +43,7 @@ class SourceAttribution(Result):
     @property
     def component(self) -> str:
         """The label of the head: "L5H1"."""
-        return component_label(self.layer, self.head)
+        return component_label(self.layer, self.head, self.model_name)
 
     def headline(self) -> str:
         """Return the source with the largest share of the output, and that of the step."""
@@ -63,7 +63,7 @@ class SourceAttribution(Result):
         share_of_output, share_of_step, length.
         """
         rows = [
-            head_columns(self.layer, self.head)
+            head_columns(self.layer, self.head, self.model_name)
             | {
                 "source": j,
                 "token_index": self.token_index[j],

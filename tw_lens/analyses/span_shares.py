@@ -59,7 +59,7 @@ class SpanShares(Result):
         Columns: layer, head, component, circuit, side, points, share, expected (by chance), rank.
         """
         rows = [
-            head_columns(layer, head)
+            head_columns(layer, head, self.model_name)
             | {
                 "circuit": circuit,
                 "side": side,

@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tw_lens.analyses.neuron_points import neuron_label
 from tw_lens.analyses.step_parts import relative_error, tolerance_of_sums
 from tw_lens.argument_kinds import require_index
 from tw_lens.arguments import checked
 from tw_lens.canonical import MLP, States, Weights
 from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.geometry import radial_and_tangential
-from tw_lens.results.base import Result, figure
+from tw_lens.results.base import Result, figure, layer_label
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -65,10 +66,11 @@ class StepNeurons(Result):
         share = self.share[..., first:].abs().nan_to_num(-1.0)
         layer, rank, at = (int(i) for i in torch.unravel_index(share.argmax(), share.shape))
         position = at + first
+        label = neuron_label(layer, int(self.neuron[layer, rank, position]), self.model_name)
         return (
             f"{self.model_name}: {self.neuron.shape[1]} neurons of each of {len(self.neuron)} "
-            f"layers; L{layer}N{int(self.neuron[layer, rank, position])} has the largest share of "
-            f"a step ({100 * float(self.share[layer, rank, position]):.0f} % at position "
+            f"layers; {label} has the largest share of a step ("
+            f"{100 * float(self.share[layer, rank, position]):.0f} % at position "
             f"{position}, {self.token_strings[position]!r}); neurons sum to the MLPs within "
             f"{self.error:.0e}"
         )
@@ -99,10 +101,16 @@ class StepNeurons(Result):
                 for neuron, share, activation in values:
                     if neuron < 0:  # a layer with fewer neurons
                         continue
-                    own = {"component": f"L{layer}N{neuron}", "neuron": neuron}
+                    own = {
+                        "component": neuron_label(layer, neuron, self.model_name),
+                        "neuron": neuron,
+                    }
                     rows.append(where | own | {"share": share, "activation": activation})
                 for name, values_of in (("rest", self.rest), ("bias", self.bias)):
-                    own = {"component": f"L{layer} {name}", "neuron": None}
+                    own = {
+                        "component": f"{layer_label(layer, self.model_name)} {name}",
+                        "neuron": None,
+                    }
                     share = float(values_of[layer, position])
                     rows.append(where | own | {"share": share, "activation": math.nan})
         return pd.DataFrame(rows).astype({"neuron": "Int64"})
@@ -187,7 +195,7 @@ def _shares(
 ]:  # fmt: skip
     """Return every neuron's share of one layer's step, that of the biases, and activations."""
     layer, x = mlp.layer, states.stream[mlp.layer]
-    y = mlp.norm.sphere(mlp.resid_mid(x, states.attn_out[layer]))
+    y = mlp.norm.sphere(_resid_mid(mlp, states))
     activation = mlp.activations(mlp.pre_activations_of_points(y), y)
     whole = states.mlp_out[layer]
     error = relative_error(mlp.mlp_out(activation) - whole, whole)
@@ -202,21 +210,26 @@ def _shares(
     step = norm.project(states.stream[layer + 1] - x)
     _, across = radial_and_tangential(norm.project(x), step)
     size = across.square().sum(-1, keepdim=True)
-    target = _before_stream(weights, states, layer)(norm.project(across))
+    target = _before_stream(weights, states, mlp)(norm.project(across))
     parts, constant = mlp.along(activation, torch.where(size > 0, target / size, math.nan))
     return parts, constant, activation, error
 
 
-def _before_stream(weights: Weights, states: States, layer: int) -> Callable[[Tensor], Tensor]:
+def _resid_mid(mlp: MLP, states: States) -> Float[Tensor, "position d_model"]:
+    """Return the stream that an MLP reads."""
+    layer = mlp.layer
+    return mlp.resid_mid(states.stream[layer], states.attn_out[layer], states.cross_out(layer))
+
+
+def _before_stream(weights: Weights, states: States, mlp: MLP) -> Callable[[Tensor], Tensor]:
     """Return the transpose of what lies between the MLP and the stream."""
+    layer = mlp.layer
     if layer not in weights.attention_layers:
         return lambda direction: direction
     block = weights.block(layer)
     if block.stream_norms is None:
         return lambda direction: block.stream_scale * direction
-    first, second = block.stream_norms
-    inner = first(states.stream[layer] + states.attn_out[layer])
-    return second.adjoint_at(inner + states.mlp_out[layer])
+    return block.stream_norms[-1].adjoint_at(_resid_mid(mlp, states) + states.mlp_out[layer])
 
 
 def _caveats(refusals: dict[int, UnsupportedModelError]) -> tuple[Caveat, ...]:

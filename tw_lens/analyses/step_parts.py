@@ -8,11 +8,19 @@ from torch import Tensor
 
 from tw_lens.canonical import Block, Norm, States, Weights
 from tw_lens.canonical.weights import ROUNDINGS
+from tw_lens.results.base import layer_label
 
 TOLERANCE = 1e-5
 BIASES = "biases"
+HEAD_LETTERS = ("H", "X")  # of self-attention and of cross-attention
+CROSS_NAMES = {"attention": "cross-attention", "bias": "cross-attention bias"}
 
 Parts = dict[str, Float[Tensor, "position d_model"]]
+
+
+def is_head(name: str) -> bool:
+    """Return whether a part of a step is a head: "H3", or "X3" of cross-attention."""
+    return name[:1] in HEAD_LETTERS and name[1:].isdigit()
 
 
 def tolerance_of_sums(weights: Weights) -> float:
@@ -26,20 +34,43 @@ def step_parts(weights: Weights, states: States, layer: int) -> tuple[Parts, boo
     if layer not in weights.attention_layers:
         return {"attention": attn_out, "MLP": mlp}, True
     block = weights.block(layer)
-    pattern = block.attention_pattern(x)
-    heads, bias = _contributions(block, block.head_outputs(pattern, block.values(x), x))
-    gap = relative_error(heads.sum(0) + bias - attn_out, attn_out)
-    separated = gap < tolerance_of_sums(weights)
-    parts: Parts = {"attention": attn_out}
-    if separated:
-        parts = {f"H{head}": part for head, part in enumerate(heads)} | {"bias": bias}
-    parts |= {"MLP": mlp}
+    most = tolerance_of_sums(weights)
+    parts, separated = _attention_parts(block, x, x, attn_out, most)
+    crossed: Parts = {}
+    if states.crossing is not None:
+        mid, source = block.resid_mid(x, attn_out), states.crossing.source
+        own, of_heads = _attention_parts(
+            weights.cross_block(layer), mid, source, states.crossing.cross_out[layer], most
+        )
+        crossed = {CROSS_NAMES.get(name, name.replace("H", "X")): own[name] for name in own}
+        separated = separated and of_heads
     if block.stream_norms is not None:
-        return _through_stream_norms(block.stream_norms, x, attn_out, parts), separated
+        stages = [parts, crossed, {"MLP": mlp}] if crossed else [parts, {"MLP": mlp}]
+        return _through_stream_norms(block.stream_norms, x, stages), separated
+    parts |= crossed | {"MLP": mlp}
     if block.stream_scale != 1:
         parts = {name: part * block.stream_scale for name, part in parts.items()}
         parts["rest"] = (block.stream_scale - 1) * x
     return parts, separated
+
+
+def _attention_parts(
+    block: Block, x: Tensor, source: Tensor, out: Tensor, most: float
+) -> tuple[Parts, bool]:
+    """Return the heads and the bias of an attention, or all of it where they do not sum to it.
+
+    Args:
+        block: of the attention.
+        x: the stream that its queries read.
+        source: the stream that its keys and values read.
+        out: what it adds.
+        most: the largest error of a sum of heads.
+    """
+    pattern = block.attention_pattern(x, source)
+    heads, bias = _contributions(block, block.head_outputs(pattern, block.values(source), x))
+    if not relative_error(heads.sum(0) + bias - out, out) < most:
+        return {"attention": out}, False
+    return {f"H{head}": part for head, part in enumerate(heads)} | {"bias": bias}, True
 
 
 def _contributions(
@@ -54,19 +85,20 @@ def _contributions(
     return m * linear(heads), m * (linear(bias) + norm.bias)
 
 
-def _through_stream_norms(
-    norms: tuple[Norm, Norm], x: Tensor, attn_out: Tensor, parts: Parts
-) -> Parts:
-    """Return the parts of `n_2(n_1(x + attention) + MLP)`, each after the norms applied to it."""
-    first, second = norms
-    inner = first(x + attn_out)
-    linear_1, linear_2 = first.linear_at(x + attn_out), second.linear_at(inner + parts["MLP"])
-    result = {
-        name: linear_2(part if name == "MLP" else linear_1(part)) for name, part in parts.items()
-    }
-    biases = linear_2(first.bias.expand_as(x)) + second.bias
-    result["rest"] = linear_2(linear_1(x)) + biases - x
-    return result
+def _through_stream_norms(norms: tuple[Norm, ...], x: Tensor, stages: list[Parts]) -> Parts:
+    """Return the parts of `n_2(n_1(x + attention) + MLP)`, each after the norms applied to it.
+
+    A norm follows every stage: attention, cross-attention in a decoder that has it, MLP.
+    """
+    result, stream = {"rest": x}, x
+    for norm, stage in zip(norms, stages, strict=True):
+        stream = stream + sum(stage.values())
+        linear = norm.linear_at(stream)
+        result = {name: linear(part) for name, part in (result | stage).items()}
+        result["rest"] = result["rest"] + norm.bias
+        stream = norm(stream)
+    rest = result.pop("rest") - x
+    return result | {"rest": rest}
 
 
 def relative_error(difference: Tensor, reference: Tensor) -> float:
@@ -88,8 +120,9 @@ def stream_parts(weights: Weights, states: States, layer: int) -> Parts:
     for earlier in range(layer):
         of_step, _ = step_parts(weights, states, earlier)
         for name, part in of_step.items():
-            if name == "bias":
+            if name in ("bias", CROSS_NAMES["bias"]):
                 parts[BIASES] = parts[BIASES] + part
             else:
-                parts[f"L{earlier}{name}" if name.startswith("H") else f"L{earlier} {name}"] = part
+                own = layer_label(earlier, states.model_name)
+                parts[f"{own}{name}" if is_head(name) else f"{own} {name}"] = part
     return parts

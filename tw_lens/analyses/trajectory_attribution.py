@@ -20,19 +20,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tw_lens.analyses.step_neurons import StepNeurons, step_neurons
-from tw_lens.analyses.step_parts import relative_error, step_parts, tolerance_of_sums
+from tw_lens.analyses.step_parts import (
+    CROSS_NAMES,
+    HEAD_LETTERS,
+    is_head,
+    relative_error,
+    step_parts,
+    tolerance_of_sums,
+)
 from tw_lens.argument_kinds import require_index, require_positive
 from tw_lens.arguments import checked
 from tw_lens.canonical import States, Weights
 from tw_lens.errors import Caveat
 from tw_lens.geometry import tangential_shares
-from tw_lens.results.base import Result, figure
+from tw_lens.results.base import Result, figure, layer_label
 from tw_lens.results.caveats import without_distance
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-OTHER_COMPONENTS = ("attention", "bias", "MLP", "rest")
+OTHER_COMPONENTS = (*CROSS_NAMES, "MLP", *CROSS_NAMES.values(), "rest")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -79,13 +86,14 @@ class TrajectoryAttribution(Result):
         """Return a component's label: `L5H1`, `L5 MLP`."""
         layer = require_index("layer", layer, len(self.share))
         name = self.components[require_index("component", component, len(self.components))]
-        return f"L{layer}{name}" if name.startswith("H") else f"L{layer} {name}"
+        own = layer_label(layer, self.model_name)
+        return f"{own}{name}" if is_head(name) else f"{own} {name}"
 
     @checked
     def head_of(self, component: int) -> int | None:
         """Return a component's head; None for the other components."""
         name = self.components[require_index("component", component, len(self.components))]
-        return int(name[1:]) if name.startswith("H") else None
+        return int(name[1:]) if is_head(name) else None
 
     def mean_share(self) -> Float[Tensor, "n_layers components"]:
         """Return the mean share over the positions, without position 0 if there are others."""
@@ -185,8 +193,11 @@ def trajectory_attribution(
         parts_of_layer.append(parts)
         errors.append(error)
         not_separated += [] if separated else [layer]
-    n_heads = max(sum(name.startswith("H") for name in parts) for parts in parts_of_layer)
-    names = [f"H{head}" for head in range(n_heads)]
+    names = [
+        f"{letter}{head}"
+        for letter in HEAD_LETTERS
+        for head in range(max(sum(name[0] == letter for name in parts) for parts in parts_of_layer))
+    ]
     names += [name for name in OTHER_COMPONENTS if any(name in parts for parts in parts_of_layer)]
     share = torch.full((len(parts_of_layer), len(names), len(states)), math.nan)
     length = share.clone()

@@ -25,10 +25,11 @@ from tw_lens.canonical.points import (
     weights_of_points,
 )
 from tw_lens.canonical.points_io import load_points, sae_points
+from tw_lens.canonical.relative_positions import RelativePositions
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.sphere_projection import HeadNorm, Norm
 from tw_lens.canonical.standardised_readout import standardise_readout
-from tw_lens.canonical.states import States
+from tw_lens.canonical.states import Crossing, States
 from tw_lens.canonical.token_points import (
     TokenPoints,
     combined_mask,
@@ -48,6 +49,7 @@ __all__ = [
     "AttentionScores",
     "Block",
     "Bottleneck",
+    "Crossing",
     "Gate",
     "HeadFaithfulness",
     "HeadNorm",
@@ -58,6 +60,7 @@ __all__ = [
     "PreActivations",
     "RankOnePieces",
     "Readout",
+    "RelativePositions",
     "Rotary",
     "Source",
     "States",

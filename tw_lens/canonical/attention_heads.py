@@ -13,6 +13,7 @@ from tw_lens.argument_kinds import require_int
 from tw_lens.canonical.attention_output import AttentionOutput
 from tw_lens.canonical.attention_scores import AttentionScores
 from tw_lens.canonical.latent_attention import Bottleneck
+from tw_lens.canonical.residual_sum import add_parts
 from tw_lens.canonical.sphere_projection import HeadNorm, Norm
 from tw_lens.torch_settings import default_settings
 
@@ -27,9 +28,11 @@ class Block:
     Query head `h` uses key/value head `h // (n_heads / n_kv_heads)`. `attention_scores` leads from
     q and k to the attention pattern, `attention_output` is the part around `W_O`. `bottleneck_Q`
     and `bottleneck_KV` are the bottlenecks of latent attention, None elsewhere. `stream_norms` are
-    the norms of a post-norm model (BERT), which normalise the residual stream itself after
-    attention and after the MLP, None elsewhere. `v_norm` normalises the values and `stream_scale`
-    multiplies the residual stream after the block (Gemma 4); None and 1 elsewhere.
+    the norms of a post-norm model (BERT), which normalise the residual stream itself after every
+    part of the block: attention, cross-attention (in a decoder that has it), MLP; None elsewhere.
+    `v_norm` normalises the values and `stream_scale` multiplies the residual stream after the block
+    (Gemma 4); None and 1 elsewhere. In cross-attention keys and values read the encoder's final
+    state through `source_norm`, and `A_K`, `a_K`, `A_V`, `a_V` are folded with it; None elsewhere.
 
     `A_O` is `W_O` times the gains of the norms around it (if there are any) and the multiplier of
     the output, projected off the direction that every norm of the model removes (the mean, if
@@ -51,9 +54,15 @@ class Block:
     centred_stream: bool
     bottleneck_Q: Bottleneck | None = None
     bottleneck_KV: Bottleneck | None = None
-    stream_norms: tuple[Norm, Norm] | None = None
+    stream_norms: tuple[Norm, ...] | None = None
     v_norm: HeadNorm | None = None
     stream_scale: float = 1.0
+    source_norm: Norm | None = None
+
+    @property
+    def key_norm(self) -> Norm:
+        """The norm that keys and values read: the queries' own, or in cross-attention another."""
+        return self.norm if self.source_norm is None else self.source_norm
 
     @property
     def n_heads(self) -> int:
@@ -68,8 +77,7 @@ class Block:
     @property
     def kv_head(self) -> list[int]:
         """The key/value head of each query head."""
-        group = self.n_heads // self.W_K.shape[0]
-        return [head // group for head in range(self.n_heads)]
+        return [head * len(self.W_K) // self.n_heads for head in range(self.n_heads)]
 
     def heads(self, head: int | None) -> list[int]:
         """Return the heads that `head=` selects: all of them for None.
@@ -94,12 +102,12 @@ class Block:
     @cached_property
     def A_K(self) -> Float[Tensor, "n_kv_heads d_model d_head"]:
         """`P diag(gain) W_K`: the key map of the sphere."""
-        return self.norm.fold(self.W_K)
+        return self.key_norm.fold(self.W_K)
 
     @cached_property
     def A_V(self) -> Float[Tensor, "n_kv_heads d_model d_value"]:
         """`P diag(gain) W_V`: the value map of the sphere."""
-        return self.norm.fold(self.W_V)
+        return self.key_norm.fold(self.W_V)
 
     @cached_property
     def A_O(self) -> Float[Tensor, "n_heads d_value d_model"]:
@@ -123,13 +131,13 @@ class Block:
     @default_settings()
     def a_K(self) -> Float[Tensor, "n_kv_heads d_head"]:
         """`bias W_K + b_K`: the constant part of every key."""
-        return self.norm.bias @ self.W_K + self.b_K
+        return self.key_norm.bias @ self.W_K + self.b_K
 
     @cached_property
     @default_settings()
     def a_V(self) -> Float[Tensor, "n_kv_heads d_value"]:
         """`bias W_V + b_V`: the constant part of every value."""
-        return self.norm.bias @ self.W_V + self.b_V
+        return self.key_norm.bias @ self.W_V + self.b_V
 
     @property
     def bilinear(self) -> bool:
@@ -190,13 +198,13 @@ class Block:
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_kv_heads d_head"]:
         """Return the keys of a residual stream (before any query-key norm)."""
-        return self.keys_of_points(self.norm.sphere(x))
+        return self.keys_of_points(self.key_norm.sphere(x))
 
     def values(
         self, x: Float[Tensor, "position d_model"]
     ) -> Float[Tensor, "position n_kv_heads d_value"]:
         """Return the values of a residual stream (before any norm of values)."""
-        return self.values_of_points(self.norm.sphere(x))
+        return self.values_of_points(self.key_norm.sphere(x))
 
     def queries_of_points(
         self, y: Float[Tensor, "points d_model"], *, constant: bool = True
@@ -204,20 +212,16 @@ class Block:
         """Return the queries of points of the sphere, `y A_Q + a_Q`; `y A_Q` without constant."""
         q = torch.einsum("pd,hde->phe", y, self.A_Q)
         q = q + self.a_Q if constant else q
-        return (
-            q if self.bottleneck_Q is None else self.bottleneck_Q.normalise(q, self.norm.affine(y))
-        )
+        bottleneck = self.bottleneck_Q
+        return q if bottleneck is None else bottleneck.normalise(q, self.norm.affine(y))
 
     def keys_of_points(
         self, y: Float[Tensor, "points d_model"]
     ) -> Float[Tensor, "points n_kv_heads d_head"]:
         """Return the keys of points of the sphere, `y A_K + a_K`."""
         k = torch.einsum("pd,hde->phe", y, self.A_K) + self.a_K
-        return (
-            k
-            if self.bottleneck_KV is None
-            else self.bottleneck_KV.normalise(k, self.norm.affine(y))
-        )
+        bottleneck = self.bottleneck_KV
+        return k if bottleneck is None else bottleneck.normalise(k, self.key_norm.affine(y))
 
     def values_of_points(
         self, y: Float[Tensor, "points d_model"], *, constant: bool = True
@@ -227,27 +231,30 @@ class Block:
         v = v + self.a_V if constant else v
         if self.bottleneck_KV is None:
             return v
-        return replace(self.bottleneck_KV, width=None).normalise(v, self.norm.affine(y))
+        return replace(self.bottleneck_KV, width=None).normalise(v, self.key_norm.affine(y))
 
     def scores(
         self,
-        q: Float[Tensor, "position n_heads d_head"],
-        k: Float[Tensor, "position n_kv_heads d_head"],
-    ) -> Float[Tensor, "n_heads position position"]:
+        q: Float[Tensor, "query n_heads d_head"],
+        k: Float[Tensor, "key n_kv_heads d_head"],
+    ) -> Float[Tensor, "n_heads query key"]:
         """Return the attention scores before the mask (see `AttentionScores`)."""
         q, k = self.attention_scores.norm_and_rotate(q, k)
         return self.attention_scores.scores(q, k[:, self.kv_head])
 
     def attention_pattern(
-        self, x: Float[Tensor, "position d_model"]
-    ) -> Float[Tensor, "n_heads position position"]:
-        """Return the attention pattern on a residual stream."""
-        return self.attention_scores.pattern(self.scores(self.queries(x), self.keys(x)))
+        self,
+        x: Float[Tensor, "query d_model"],
+        source: Float[Tensor, "key d_model"] | None = None,
+    ) -> Float[Tensor, "n_heads query key"]:
+        """Return the attention pattern on a stream; keys read the source if there is one."""
+        k = self.keys(x if source is None else source)
+        return self.attention_scores.pattern(self.scores(self.queries(x), k))
 
     def weighted_values(
         self,
-        pattern: Float[Tensor, "n_heads position position"],
-        v: Float[Tensor, "position n_kv_heads d_value"],
+        pattern: Float[Tensor, "n_heads position key"],
+        v: Float[Tensor, "key n_kv_heads d_value"],
     ) -> Float[Tensor, "position n_heads d_value"]:
         """Return `z = pattern n_v(v)` of every head."""
         v = v if self.v_norm is None else self.v_norm(v)
@@ -263,8 +270,8 @@ class Block:
 
     def head_outputs(
         self,
-        pattern: Float[Tensor, "n_heads position position"],
-        v: Float[Tensor, "position n_kv_heads d_value"],
+        pattern: Float[Tensor, "n_heads position key"],
+        v: Float[Tensor, "key n_kv_heads d_value"],
         x: Float[Tensor, "position d_model"],
     ) -> Float[Tensor, "n_heads position d_model"]:
         """Return each head's `gate * n_z(pattern v) W_O`, before bias, post-norm and multiplier."""
@@ -274,21 +281,19 @@ class Block:
 
     def attn_out(
         self,
-        pattern: Float[Tensor, "n_heads position position"],
-        v: Float[Tensor, "position n_kv_heads d_value"],
+        pattern: Float[Tensor, "n_heads position key"],
+        v: Float[Tensor, "key n_kv_heads d_value"],
         x: Float[Tensor, "position d_model"],
     ) -> Float[Tensor, "position d_model"]:
         """Return what attention adds to the residual stream `x`, after post-norm and multiplier."""
         return self.attention_output.written(self.head_outputs(pattern, v, x).sum(0) + self.b_O)
 
+    def resid_mid(self, x: Tensor, attn_out: Tensor) -> Float[Tensor, "*batch position d_model"]:
+        """Return the residual stream behind attention, which cross-attention reads."""
+        return add_parts(x, [attn_out], (self.stream_norms or ())[:1])
+
     def resid_post(
-        self,
-        x: Float[Tensor, "*batch position d_model"],
-        attn_out: Float[Tensor, "*batch position d_model"],
-        mlp_out: Float[Tensor, "*batch position d_model"],
+        self, x: Tensor, attn_out: Tensor, mlp_out: Tensor, cross_out: Tensor | None = None
     ) -> Float[Tensor, "*batch position d_model"]:
         """Return the residual stream after the block, from its input and what its parts add."""
-        if self.stream_norms is not None:
-            first, second = self.stream_norms
-            return second(first(x + attn_out) + mlp_out)
-        return (x + attn_out + mlp_out) * self.stream_scale
+        return self.stream_scale * add_parts(x, [attn_out, cross_out, mlp_out], self.stream_norms)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tw_lens.canonical.relative_positions import RelativePositions
 from tw_lens.canonical.rotary import Rotary
 from tw_lens.canonical.sphere_projection import HeadNorm
 
@@ -24,9 +25,10 @@ class AttentionScores:
         norm_after_rotary: whether it follows the rotation instead of preceding it.
         softcap: `cap(t) = softcap * tanh(t / softcap)`; None for no soft-cap.
         slopes: ALiBi's slope per head: the bias is `slopes * min(j - i, 0)`.
+        relative: T5's bias per head and range of distances; None without one.
         temperature: a factor on the query at each position, `n -> [n]` (Llama 4, Ministral 3).
         sinks: one more logit per head in every softmax, with a weight and without a value.
-        causal: whether a query sees earlier positions only.
+        causal: whether a query sees earlier positions only; in cross-attention it sees all keys.
         window: how many positions a query sees, itself included (both ways without `causal`).
         chunk: a query sees its own chunk of this many positions only (Llama 4).
         dense_up_to: beyond this many positions an indexer selects the keys, and the pattern
@@ -40,6 +42,7 @@ class AttentionScores:
     norm_after_rotary: bool = False
     softcap: float | None = None
     slopes: Float[Tensor, " n_heads"] | None = None
+    relative: RelativePositions | None = None
     temperature: Callable[[int], Tensor] | None = None
     sinks: Float[Tensor, " n_heads"] | None = None
     causal: bool = True
@@ -144,25 +147,30 @@ class AttentionScores:
         """Return normalised keys; the rotation is applied to the query."""
         return k if self.k_norm is None else self.k_norm(k)
 
+    def distance_bias(self, offset: Int[Tensor, ...]) -> Float[Tensor, "n_heads ..."] | None:
+        """Return what is added to every head's scores at some offsets, key minus query position.
+
+        None where scores have no such bias.
+        """
+        if self.slopes is not None:
+            return self.slopes.reshape(-1, *[1] * offset.ndim) * offset.clamp_max(0).float()
+        return None if self.relative is None else self.relative.bias(offset)
+
     def raw_scores(
         self,
-        q: Float[Tensor, "position n_heads d_head"],
-        k: Float[Tensor, "position n_heads d_head"],
-    ) -> Float[Tensor, "n_heads position position"]:
+        q: Float[Tensor, "query n_heads d_head"],
+        k: Float[Tensor, "key n_heads d_head"],
+    ) -> Float[Tensor, "n_heads query key"]:
         """Return the scores of normalised and rotated queries and keys before soft-cap and mask."""
-        n = len(q)
         scores = self.scale * torch.einsum("ihe,jhe->hij", q, k)
-        if self.slopes is not None:
-            position = torch.arange(n).float()
-            distance = (position[None, :] - position[:, None]).clamp_max(0)
-            scores = scores + self.slopes[:, None, None] * distance
-        return scores
+        bias = self.distance_bias(torch.arange(len(k))[None] - torch.arange(len(q))[:, None])
+        return scores if bias is None else scores + bias
 
     def scores(
         self,
-        q: Float[Tensor, "position n_heads d_head"],
-        k: Float[Tensor, "position n_heads d_head"],
-    ) -> Float[Tensor, "n_heads position position"]:
+        q: Float[Tensor, "query n_heads d_head"],
+        k: Float[Tensor, "key n_heads d_head"],
+    ) -> Float[Tensor, "n_heads query key"]:
         """Return the scores of normalised and rotated queries and keys before the mask.
 
         Keys are given once per query head.
@@ -173,31 +181,35 @@ class AttentionScores:
         """Return `softcap * tanh(scores / softcap)`; the scores unchanged without a soft-cap."""
         return scores if self.softcap is None else self.softcap * (scores / self.softcap).tanh()
 
-    def mask(self, n_positions: int) -> Bool[Tensor, "query key"]:
+    def mask(self, n_queries: int, n_keys: int | None = None) -> Bool[Tensor, "query key"]:
         """Return the mask that is True where query `i` sees key `j`.
+
+        Args:
+            n_queries: number of queries.
+            n_keys: number of keys, as many as queries by default.
 
         Raises:
             ValueError: the model itself selects the keys at this length.
         """
-        if self.dense_up_to is not None and n_positions > self.dense_up_to:
+        if self.dense_up_to is not None and n_queries > self.dense_up_to:
             raise ValueError(
-                f"the prompt has {n_positions} positions, and beyond {self.dense_up_to} this model "
+                f"the prompt has {n_queries} positions, and beyond {self.dense_up_to} this model "
                 "attends to keys that an indexer selects; shorten the prompt."
             )
-        i = torch.arange(n_positions)
-        distance = i[:, None] - i[None, :]
+        i, j = torch.arange(n_queries)[:, None], torch.arange(n_keys or n_queries)[None]
+        distance = i - j
         seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
         if self.window is not None:
             seen = seen & (distance.abs() < self.window)
         if self.chunk is not None:
-            seen = seen & (i[:, None] // self.chunk == i[None, :] // self.chunk)
+            seen = seen & (i // self.chunk == j // self.chunk)
         return seen
 
     def pattern(
-        self, scores: Float[Tensor, "n_heads position position"]
-    ) -> Float[Tensor, "n_heads position position"]:
+        self, scores: Float[Tensor, "n_heads query key"]
+    ) -> Float[Tensor, "n_heads query key"]:
         """Return the softmax over the keys that each query sees, without the sink's weight."""
-        masked = scores.masked_fill(~self.mask(scores.shape[-1]), float("-inf"))
+        masked = scores.masked_fill(~self.mask(*scores.shape[-2:]), float("-inf"))
         if self.sinks is None:
             return masked.softmax(-1)
         sink = self.sinks[:, None, None].expand(*masked.shape[:2], 1)

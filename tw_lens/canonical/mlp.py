@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tw_lens.canonical.residual_sum import add_parts
 from tw_lens.canonical.sphere_projection import HeadNorm, Norm
 from tw_lens.torch_settings import default_settings
 
@@ -32,10 +33,11 @@ class MLP:
     for the gate. A neuron of a gated MLP does not change if the signs of its `A_in` and `W_out`
     change together.
 
-    `parallel`: the MLP reads the block's input, not the stream after attention. `stream_norm`: the
-    norm of the stream after attention in a post-norm model (BERT), None elsewhere. `inner_norm`
-    normalises the activations (BitNet), `post_norm` what the MLP adds (Gemma 2), None elsewhere;
-    `gate_multiplier` is a factor on the gate's input, `multiplier` on the output.
+    `parallel`: the MLP reads the block's input, not the stream after attention. `stream_norms`:
+    the norms of the stream after attention (and cross-attention) in a post-norm model (BERT), none
+    elsewhere. `inner_norm` normalises the activations (BitNet), `post_norm` what the MLP adds
+    (Gemma 2), None elsewhere; `gate_multiplier` is a factor on the gate's input, `multiplier` on
+    the output.
 
     A mixture of experts holds the neurons of all experts, one expert after the other, and of the
     shared ones; `routing` gives the factor on every activation, 0 for experts that are not chosen,
@@ -53,7 +55,7 @@ class MLP:
     W_gate: Float[Tensor, "d_model d_mlp"] | None = None
     b_gate: Float[Tensor, " d_mlp"] | None = None
     parallel: bool = False
-    stream_norm: Norm | None = None
+    stream_norms: tuple[Norm, ...] = ()
     inner_norm: HeadNorm | None = None
     post_norm: Norm | None = None
     gate_multiplier: float = 1.0
@@ -140,11 +142,12 @@ class MLP:
         self,
         x: Float[Tensor, "*batch position d_model"],
         attn_out: Float[Tensor, "*batch position d_model"],
+        cross_out: Float[Tensor, "*batch position d_model"] | None = None,
     ) -> Float[Tensor, "*batch position d_model"]:
         """Return the stream that the MLP reads, from the block's input and what attention adds."""
         if self.parallel:
             return x
-        return x + attn_out if self.stream_norm is None else self.stream_norm(x + attn_out)
+        return add_parts(x, [attn_out, cross_out], self.stream_norms)
 
     def pre_activations_of_points(self, y: Float[Tensor, "points d_model"]) -> PreActivations:
         """Return the neurons' inputs for points of the sphere."""

@@ -27,12 +27,20 @@ class TokenPoints:
         rows: the points in chunks, in the order of the token ids; zeros for tokens without one.
         mask: whether each token has a point; None where all have.
         key: equal for points that are the same.
+        source: the points of the tokens of the source, which keys and values of cross-attention
+            read; None where they read the same points as queries.
     """
 
     gather: Callable[[Int[Tensor, " words"]], Float[Tensor, "words d_model"]]
     rows: TokenVectorChunks
     mask: Bool[Tensor, " d_vocab"] | None
     key: tuple[Hashable, ...]
+    source: TokenPoints | None = None
+
+    @property
+    def keys(self) -> TokenPoints:
+        """The points that keys and values read."""
+        return self if self.source is None else self.source
 
     def at(self, token_index: Int[Tensor, " words"]) -> Float[Tensor, "words d_model"]:
         """Return the points of some tokens.
@@ -50,20 +58,33 @@ class TokenPoints:
 
 
 def token_points(
-    weights: Weights, layer: int, norm: Norm, vocabulary: LayerVocabulary | None = None
+    weights: Weights,
+    layer: int,
+    norm: Norm,
+    vocabulary: LayerVocabulary | None = None,
+    source_norm: Norm | None = None,
 ) -> TokenPoints:
     """Return the points `N(W_E)` of a layer, or those of a layer vocabulary.
+
+    Args:
+        weights: from `read_weights`.
+        layer: index of the block.
+        norm: through which the layer's queries read the stream.
+        vocabulary: points of the tokens at this layer; their embeddings by default.
+        source_norm: through which keys and values of cross-attention read the source.
 
     Raises:
         ValueError: the vocabulary is of another model, or has no points for the layer.
     """
     embedding = weights.vocabulary
+    source = None if source_norm is None else _source_points(weights, source_norm, vocabulary)
 
     def embedded(ids: Tensor) -> Tensor:
         return embedding.met(ids, norm)
 
     if vocabulary is None:
-        return TokenPoints(gather=embedded, rows=embedding.on_sphere(norm), mask=None, key=norm.key)
+        rows = embedding.on_sphere(norm)
+        return TokenPoints(gather=embedded, rows=rows, mask=None, key=norm.key, source=source)
     vocabulary.require_model(weights)
     points, matrix, token_index, mask = moved(
         (
@@ -104,6 +125,22 @@ def token_points(
         rows=rows,
         mask=None if bool(mask.all()) else mask,
         key=(vocabulary, layer),
+    )
+
+
+def _source_points(weights: Weights, norm: Norm, vocabulary: LayerVocabulary | None) -> TokenPoints:
+    """Return the points `N(W_E)` of the encoder's tokens on the sphere of its final norm."""
+    embedding = weights.source_vocabulary
+    if vocabulary is not None or embedding is None:
+        raise ValueError(
+            "cross-attention reads tokens at their embeddings only, on both sides; leave "
+            "vocabulary= out, or read the decoder's or the encoder's self-attention."
+        )
+    return TokenPoints(
+        gather=lambda ids: embedding.met(ids, norm),
+        rows=embedding.on_sphere(norm),
+        mask=None,
+        key=("source", *norm.key),
     )
 
 

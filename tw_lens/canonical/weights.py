@@ -46,6 +46,9 @@ class Weights:
         caveats: the conditions under which readings of this model hold.
         rounding: the largest relative step of the model's number formats (2^-7 in bfloat16).
         device: where calls compute with these weights; results return to the CPU.
+        stack: of an encoder-decoder: "encoder", "decoder" or "cross" (see `stack`); else empty.
+        source_vocabulary: the encoder's embeddings, in weights of the decoder or of its
+            cross-attention; None elsewhere.
 
     Blocks are read from the model on demand; after a change of the model its weights must be read
     again. A copy (`copy.deepcopy`, `pickle`, joblib) holds all of them, float32 on the CPU, and
@@ -72,6 +75,9 @@ class Weights:
     rounding: float = float(torch.finfo(torch.float32).eps)
     read_positions: Callable[[], Tensor | None] = field(default=lambda: None, repr=False)
     read_mlp: Callable[[int], MLP] | None = field(default=None, repr=False)
+    stack: str = ""
+    source_vocabulary: Vocabulary | None = None
+    read_cross: Callable[[int], Block] | None = field(default=None, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,10 +94,13 @@ class Weights:
         return self.read_positions()
 
     def __getstate__(self) -> dict[str, Any]:
-        blocks = {layer: moved(self.block(layer), CPU) for layer in self.attention_layers}
+        blocks = {layer: moved(self.read_block(layer), CPU) for layer in self.attention_layers}
         held = {entry.name: moved(getattr(self, entry.name), CPU) for entry in fields(self)}
         held["device"] = CPU
         held["read_block"] = partial(getitem, blocks)
+        if self.read_cross is not None:
+            cross = {layer: moved(self.cross_block(layer), CPU) for layer in self.attention_layers}
+            held["read_cross"] = partial(getitem, cross)
         held["read_mlp"] = None
         held["read_fingerprint"] = partial(str, self.fingerprint)
         held["read_positions"] = partial(getitem, (moved(self.positions, CPU),), 0)
@@ -128,10 +137,47 @@ class Weights:
 
         Raises:
             IndexError: the layer does not exist.
-            UnsupportedModelError: the layer has no attention.
+            UnsupportedModelError: the layer has no attention, or these are the weights of
+                cross-attention, which reads two streams (see `attention_block`).
             ValueError: the layer's weights contain NaN or infinity.
         """
+        if self.stack == "cross":
+            raise UnsupportedModelError(
+                self.architecture,
+                "cross-attention reads two streams, and this call reads one",
+                "head_spectrum, head_probe, head_atlas, attention_pattern and check read it; "
+                'stack(model, "decoder") has everything for the decoder\'s self-attention.',
+            )
+        return self.attention_block(layer)
+
+    @checked
+    def cross_block(self, layer: int) -> Block:
+        """The cross-attention of one layer of a decoder, float32 on `device`.
+
+        Raises:
+            IndexError: the layer does not exist.
+            UnsupportedModelError: the model has no cross-attention.
+        """
         self.require_layer(layer)
+        if self.read_cross is None:
+            raise UnsupportedModelError(
+                self.architecture,
+                "it has no cross-attention" if not self.stack else "its encoder has none",
+                'Read the decoder of an encoder-decoder: read_weights(stack(model, "decoder")).',
+            )
+        return self.read_cross(layer)
+
+    @checked
+    def attention_block(self, layer: int) -> Block:
+        """The attention of one layer, cross-attention in weights of it (see `block`).
+
+        Raises:
+            IndexError: the layer does not exist.
+            UnsupportedModelError: the layer has no attention.
+        """
+        self.require_layer(layer)
+        if self.stack == "cross":
+            return self.cross_block(layer)
         if layer not in self.attention_layers:
             raise UnsupportedModelError(
                 self.architecture,

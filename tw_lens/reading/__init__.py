@@ -14,6 +14,7 @@ from tw_lens.reading.mlp_states import read_resid_mid
 from tw_lens.reading.precision import is_half_precision
 from tw_lens.reading.prompts import Prompt, special_tokens_around, tokenize_prompts
 from tw_lens.reading.random_weights import permute_weights
+from tw_lens.reading.stacks import stack
 from tw_lens.reading.states import read_states
 from tw_lens.reading.states_io import StatesFileError, load_states, save_states
 from tw_lens.reading.weights import read_weights
@@ -42,5 +43,6 @@ __all__ = [
     "run_with_mlp_change",
     "save_states",
     "special_tokens_around",
+    "stack",
     "tokenize_prompts",
 ]

@@ -25,11 +25,13 @@ from tw_lens.reading.norms import read_head_norm, read_norm
 from tw_lens.reading.positions import (
     position_kind,
     read_chunk,
+    read_relative,
     read_rotary,
     read_slopes,
     read_temperature,
     read_window,
 )
+from tw_lens.reading.stacks import Stack
 
 GATES = ("gate_proj", "g_proj")  # HRM-Text and AFMoE, Laguna
 UNCERTIFIED_POSITIONS = ("relative_positional_bias", "shortformer")
@@ -40,7 +42,8 @@ def read_block(
     norm: Norm,
     *,
     centred_stream: bool,
-    stream_norms: tuple[Norm, Norm] | None,
+    stream_norms: tuple[Norm, ...] | None,
+    source_norm: Norm | None = None,
 ) -> Block:
     """Read the attention of one layer, float32 on the CPU.
 
@@ -67,6 +70,7 @@ def read_block(
         attention_output=read_attention_output(layer, n_heads, matrices.W_O.shape[1]),
         centred_stream=centred_stream,
         stream_norms=stream_norms,
+        source_norm=source_norm,
         stream_scale=number(layer.original_block, "layer_scalar", 1.0),
         v_norm=read_head_norm(
             layer.part("v_norm"),
@@ -101,6 +105,7 @@ def read_attention_scores(
         norm_after_rotary=bool(optional(cfg, "qk_norm_after_rope")),
         softcap=attention_softcap(layer),
         slopes=read_slopes(layer, n_heads),
+        relative=read_relative(layer),
         temperature=read_temperature(layer),
         sinks=to_float32_cpu(sinks, f"{where}.sinks") if isinstance(sinks, Tensor) else None,
         causal=_is_causal(layer),
@@ -135,6 +140,8 @@ def _is_causal(layer: HostLayer) -> bool:
     An original module's own flag comes first: a bridge may call every model causal (3.9), or every
     BERT bidirectional.
     """
+    if isinstance(layer.model, Stack):
+        return layer.model.stack_name == "decoder"
     modules = [] if layer.original_attention is None else layer.original_attention.modules()
     flags = (optional(module, "is_causal") for module in modules)
     configured = (optional(layer.model.cfg, "attention_dir") or "causal") == "causal"
@@ -178,6 +185,8 @@ def _original_scale(layer: HostLayer) -> float | None:
     """Return the scale that the original attention module itself stores; None without one."""
     if layer.part("attention_type") in ("global", "local"):  # GPT-Neo does not scale
         return 1.0
+    if layer.part("relative_attention_num_buckets") is not None:  # nor does T5
+        return 1.0
     values = (layer.part(name) for name in ("scaling", "softmax_scale"))
     return next((float(value) for value in values if isinstance(value, (int, float))), None)
 
@@ -218,7 +227,7 @@ def _require_supported(layer: HostLayer) -> None:
     if optional(cfg, "use_dynamic_ntk_rope"):
         raise layer.unsupported("rotates by the length of the prompt (use_dynamic_ntk_rope)")
     kind = position_kind(layer.model)
-    if kind in UNCERTIFIED_POSITIONS:
+    if kind in UNCERTIFIED_POSITIONS and not isinstance(layer.model, Stack):
         raise unsupported(layer.model, f"its positions are of the kind {kind}, not certified")
     span = per_layer_value(optional(cfg, "attn_types"), layer.index)
     if span not in (None, "global", "local"):

@@ -19,39 +19,47 @@ hidden: a factor off by 1 % is detected in float16, not in bfloat16.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from tw_lens.arguments import checked
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Weights
 from tw_lens.errors import Caveat
+from tw_lens.reading.attention_quantities import HOOKS, Quantity, compare_attention
 from tw_lens.reading.embeddings import initial_residual
 from tw_lens.reading.forward import run
 from tw_lens.reading.layer import host_layer
 from tw_lens.reading.mlp_states import compare_mlp, mlp_hooks, readable_mlp, unread_mlps
+from tw_lens.reading.model_access import name_of
 from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.precision import default_tolerance, is_half_precision
 from tw_lens.reading.prompts import Prompt, tokenize_prompt
-from tw_lens.reading.states import attn_and_mlp_out, write_hooks
+from tw_lens.reading.stack_names import SOURCE_HOOK
+from tw_lens.reading.stacks import is_encoder_decoder, stack
+from tw_lens.reading.states import write_hooks, written_parts
 from tw_lens.reading.weights import read_weights
 from tw_lens.results import Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HOOKS = ("hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern")
+CROSS = "cross_attn"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One quantity of one layer: the canonical form against the model."""
+    """One quantity of one layer: the canonical form against the model.
+
+    `stack` is "encoder" or "decoder" in an encoder-decoder, else empty.
+    """
 
     layer: int
     quantity: str
     max_abs_error: float
     rel_error: float
+    stack: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,6 +68,7 @@ class Certificate(Result):
 
     `rel_error` is the largest absolute gap over the largest absolute value of the quantity in its
     layer. The layer of `logits` is the number of layers: they come after the last block.
+    `source_tokens` are the encoder's in an encoder-decoder, whose `tokens` are the decoder's.
     """
 
     model_name: str
@@ -67,6 +76,7 @@ class Certificate(Result):
     tolerance: float
     comparisons: tuple[Comparison, ...]
     caveats: tuple[Caveat, ...]
+    source_tokens: tuple[int, ...] = ()
 
     @property
     def max_rel_error(self) -> float:
@@ -88,43 +98,87 @@ class Certificate(Result):
         """Return the outcome in one line."""
         return (
             f"{self.model_name}: {'passed' if self.passed else 'FAILED'}, largest relative error "
-            f"{self.max_rel_error:.1e} at layer {self.worst.layer} {self.worst.quantity}, "
+            f"{self.max_rel_error:.1e} at {self.worst.stack and self.worst.stack + ' '}layer "
+            f"{self.worst.layer} {self.worst.quantity}, "
             f"tolerance {self.tolerance:.0e}, {len(self.tokens)} tokens"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return one row per layer and quantity: layer, quantity, max_abs_error, rel_error."""
+        """Return one row per layer and quantity.
+
+        Columns: layer, quantity, max_abs_error, rel_error and, for an encoder-decoder, stack.
+        """
         import pandas as pd
 
-        return pd.DataFrame([vars(c) for c in self.comparisons])
+        table = pd.DataFrame([vars(c) for c in self.comparisons])
+        return table if table["stack"].any() else table.drop(columns="stack")
 
 
 @checked
-def check(model: Any, prompt: Prompt, *, tolerance: float | None = None) -> Certificate:
+def check(
+    model: Any, prompt: Prompt, target: Prompt | None = None, *, tolerance: float | None = None
+) -> Certificate:
     """Certify that the canonical form computes what the model computes.
 
     Recomputes q, k, v, attn_scores (with the model's rotation, before the mask; the pattern where
     TransformerLens' score hook holds only that: GPT-Neo, OPT), attn_out, mlp_pre (the neurons'
     inputs, gates included), mlp_out (rebuilt from the neurons), resid (the residual stream rebuilt
     from the canonical start, the recomputed attention and the model's MLP) and logits, and compares
-    each with the model's own hooks.
+    each with the model's own hooks. Of an encoder-decoder both stacks, and cross-attention too:
+    cross_q, cross_k, cross_v, cross_attn_scores, cross_out.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run once and not changed.
-        prompt: a text or token ids.
+        prompt: a text or token ids; for an encoder-decoder the source.
+        target: for an encoder-decoder what its decoder reads: a text, which is shifted behind the
+            model's start token, or token ids, which are not.
         tolerance: largest relative error that passes; 1e-4 for float32 models by default; eight
             steps of the number format in half precision (6e-2 in bfloat16, 8e-3 in float16),
             because the model itself rounds.
 
     Raises:
         UnsupportedModelError: a part of the model does not fit the canonical form.
-        ValueError: the prompt is empty or longer than the context.
+        ValueError: the prompt is empty or longer than the context; a target is missing, or given
+            to a model without a decoder of its own.
 
     Example:
         >>> check(model, "w5 w6 w7").passed
         True
     """
+    if is_encoder_decoder(model):
+        return _check_both_stacks(model, prompt, target, tolerance)
+    if target is not None:
+        raise ValueError(
+            f"{name_of(model)} has one stack, and target= is what a second one reads; leave it out."
+        )
     return certify(model, read_weights(model, device="cpu"), prompt, tolerance=tolerance)
+
+
+def _check_both_stacks(
+    model: Any, source: Prompt, target: Prompt | None, tolerance: float | None
+) -> Certificate:
+    """Certify both stacks of an encoder-decoder, and what crosses between them."""
+    if target is None:
+        raise ValueError(
+            f"{name_of(model)} has an encoder and a decoder; give what each reads: check(model, "
+            "source, target)."
+        )
+    stacks = {"encoder": stack(model, "encoder"), "decoder": stack(model, "decoder", source=source)}
+    found = {
+        name: certify(one, read_weights(one, device="cpu"), prompt, tolerance=tolerance)
+        for (name, one), prompt in zip(stacks.items(), (source, target), strict=True)
+    }
+    encoder, decoder = found.values()
+    return Certificate(
+        model_name=name_of(model),
+        tokens=decoder.tokens,
+        source_tokens=encoder.tokens,
+        tolerance=decoder.tolerance,
+        comparisons=tuple(
+            replace(c, stack=name) for name, one in found.items() for c in one.comparisons
+        ),
+        caveats=tuple(dict.fromkeys((*encoder.caveats, *decoder.caveats))),
+    )
 
 
 def certify(
@@ -137,7 +191,13 @@ def certify(
     """Certify weights that are already read (see `check`)."""
     tokens = tokenize_prompt(model, prompt)
     residuals = residual_hooks(model)
-    also = [f"blocks.{n}.attn.{hook}" for n in weights.attention_layers for hook in HOOKS]
+    parts_hooked = ("attn", CROSS) if weights.read_cross else ("attn",)
+    also = [
+        f"blocks.{n}.{part}.{hook}"
+        for n in weights.attention_layers
+        for part in parts_hooked
+        for hook in HOOKS
+    ]
     also += write_hooks(weights.n_layers) + mlp_hooks(weights.n_layers)
     logits, values = run(model, tokens, residuals, also=also)
     comparisons: list[Comparison] = []
@@ -146,22 +206,27 @@ def certify(
     stream = initial_residual(model, weights.vocabulary, tokens)
     for index in range(weights.n_layers):
         before, after = (values[name] for name in residuals[index : index + 2])
-        model_attn_out = None
+        parts = None
         if index in weights.attention_layers:
             layer, block = host_layer(model, index), weights.block(index)
             theirs = {hook: values.get(f"{layer.attention_name}.{hook}") for hook in HOOKS}
-            quantities, attn_out = _attention(block, before, theirs, in_half)
+            quantities, attn_out = compare_attention(block, before, theirs, in_half)
+            parts = written_parts(values, layer, before, after)
+            quantities.append(("attn_out", attn_out, parts.attn_out))
+            cross_out = None
+            if parts.cross_out is not None:
+                mid = block.resid_mid(before, parts.attn_out)
+                found, cross_out = _cross_quantities(weights, values, index, mid, in_half)
+                quantities += [*found, ("cross_out", cross_out, parts.cross_out)]
             comparisons += [_compare(index, *quantity) for quantity in quantities]
-            model_attn_out, mlp_out = attn_and_mlp_out(values, layer, before, after)
-            comparisons.append(_compare(index, "attn_out", attn_out, model_attn_out))
-            stream = block.resid_post(stream, attn_out, mlp_out)
+            stream = block.resid_post(stream, attn_out, parts.mlp_out, cross_out)
         else:
             stream = stream + (after - before)
         mlp = readable_mlp(weights, index)
         if mlp is None:
             unread.append(index)
         else:
-            found = compare_mlp(mlp, values, before, model_attn_out, in_half=in_half)
+            found = compare_mlp(mlp, values, before, parts, in_half=in_half)
             comparisons += [_compare(index, *quantity) for quantity in found]
         comparisons.append(_compare(index, "resid", stream, after))
         if in_half:
@@ -178,73 +243,15 @@ def certify(
     )
 
 
-def _attention(
-    block: Block, x: Tensor, theirs: dict[str, Tensor | None], in_half: bool
-) -> tuple[list[tuple[str, Tensor, Tensor]], Tensor]:
-    """Return a layer's quantities as (name, ours, the model's), and our attention output."""
-    q, k, v = block.queries(x), block.keys(x), block.values(x)
-    model_q, model_k = _without_gate(theirs["hook_q"], q), theirs["hook_k"]
-    model_v = theirs["hook_v"]
-    if block.bottleneck_KV is not None:
-        # These hooks hold rotated queries and keys, with the heads as the first axis.
-        scores = block.scores(q, k)
-        q, k = block.attention_scores.norm_and_rotate(q, k)
-        model_q, model_k, model_v = (
-            None if t is None else t.transpose(0, 1) for t in (model_q, model_k, model_v)
-        )
-    else:
-        model_k, model_v = _one_per_group(model_k, k), _one_per_group(model_v, v)
-        scores = block.scores(
-            _teacher_forced(model_q, q, in_half), _teacher_forced(model_k, k, in_half)
-        )
-    candidates = (("q", q, model_q), ("k", k, model_k), ("v", v, model_v))
-    quantities = [(name, ours, value) for name, ours, value in candidates if value is not None]
-    compared, pattern = _scores_and_pattern(block, scores, theirs, in_half)
-    if compared is not None:
-        ours, value = compared
-        mask = block.attention_scores.mask(len(x))
-        quantities.append(("attn_scores", ours[:, mask], value[:, mask]))
-    return quantities, block.attn_out(pattern, v, x)
-
-
-def _scores_and_pattern(
-    block: Block, scores: Tensor, theirs: dict[str, Tensor | None], in_half: bool
-) -> tuple[tuple[Tensor, Tensor] | None, Tensor]:
-    """Return the scores to compare (ours, the model's) and the pattern for the attention output.
-
-    Patterns are compared where the model's score hook holds the pattern or nothing.
-    """
-    pattern = block.attention_scores.pattern(scores)
-    model_scores, model_pattern = theirs["hook_attn_scores"], theirs["hook_pattern"]
-    if model_scores is None or (model_pattern is not None and model_scores.equal(model_pattern)):
-        compared = None if model_pattern is None else (pattern, model_pattern)
-        return compared, _teacher_forced(model_pattern, pattern, in_half)
-    next_pattern = block.attention_scores.pattern(model_scores) if in_half else pattern
-    if block.attention_scores.slopes is not None:
-        # ALiBi may be counted from the query or from the first key: up to a constant.
-        scores = scores - scores.diagonal(0, 1, 2)[..., None]
-        model_scores = model_scores - model_scores.diagonal(0, 1, 2)[..., None]
-    return (scores, model_scores), next_pattern
-
-
-def _teacher_forced(theirs: Tensor | None, ours: Tensor, in_half: bool) -> Tensor:
-    """Return the input of the next quantity: the model's own in half precision, if it is hooked."""
-    return theirs if in_half and theirs is not None else ours
-
-
-def _without_gate(model_q: Tensor | None, q: Tensor) -> Tensor | None:
-    """Return the query of a hook that may hold the output gate too (Qwen 3.5)."""
-    n, heads, d_head = q.shape
-    if model_q is None or model_q.numel() != 2 * q.numel():
-        return model_q
-    return model_q.reshape(n, heads, 2, d_head)[:, :, 0]
-
-
-def _one_per_group(theirs: Tensor | None, ours: Tensor) -> Tensor | None:
-    """Return keys or values once per group of heads (HookedTransformer can ungroup them)."""
-    if theirs is None or theirs.ndim != 3 or theirs.shape[1] % ours.shape[1]:
-        return theirs
-    return theirs[:, :: theirs.shape[1] // ours.shape[1]]
+def _cross_quantities(
+    weights: Weights, values: dict[str, Tensor], layer: int, x: Tensor, in_half: bool
+) -> tuple[list[Quantity], Tensor]:
+    """Return the quantities of a layer's cross-attention, and our output of it."""
+    theirs = {hook: values.get(f"blocks.{layer}.{CROSS}.{hook}") for hook in HOOKS}
+    found, out = compare_attention(
+        weights.cross_block(layer), x, theirs, in_half, values[SOURCE_HOOK]
+    )
+    return [(f"cross_{name}", ours, value) for name, ours, value in found], out
 
 
 def _compare(layer: int, quantity: str, ours: Tensor, theirs: Tensor) -> Comparison:

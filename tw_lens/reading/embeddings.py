@@ -34,6 +34,8 @@ from tw_lens.reading.model_exceptions import (
 from tw_lens.reading.model_parts import ModelParts, model_parts
 from tw_lens.reading.norms import read_norm, unit_rms_norm
 from tw_lens.reading.offloaded import materialised
+from tw_lens.reading.stack_scales import embedding_factor, readout_factor
+from tw_lens.reading.stacks import Stack
 
 EMBEDDING_FACTORS = ("embedding_multiplier", "scale_emb")
 LOGIT_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
@@ -109,7 +111,7 @@ def read_readout(model: Any, vocabulary: Vocabulary) -> Readout:
         norm=norm,
         W_U=W_U,
         b_U=torch.zeros(W_U.shape[1]) if b_U is None else to_float32_cpu(b_U, "b_U"),
-        scale=_logit_scale(model),
+        scale=_logit_scale(model, norm),
         softcap=_logit_softcap(model),
         head=head,
     )
@@ -147,6 +149,8 @@ def _embedding_norm(model: Any) -> Norm | None:
 
 def _measured_scale(model: Any, embed: Any) -> float:
     """Measure the factor on the embedding's rows (Gemma) by calling the module."""
+    if isinstance(model, Stack) and (factor := embedding_factor(model, embed.W_E)) is not None:
+        return factor
     if not is_bridged(embed):
         return 1.0  # a HookedTransformer's W_E is already scaled
     if _original_embed_norm(model) is not None:
@@ -207,7 +211,8 @@ def _learned_positions(model: Any, parts: ModelParts, n: int) -> Tensor | None:
     if isinstance(table, Tensor):
         padding = optional(module, "padding_idx")
         first = 0 if padding is None else int(padding) + 1
-        first = max(first, int(optional(module, "offset") or 0))
+        if not hasattr(module, "create_position_ids_from_input_ids"):  # M2M100
+            first = max(first, int(optional(module, "offset") or 0))
     else:  # XGLM computes its sines when the model is built
         module = optional(_original_base(model), "embed_positions")
         table = optional(module, "weights")
@@ -217,14 +222,14 @@ def _learned_positions(model: Any, parts: ModelParts, n: int) -> Tensor | None:
     return table[first : first + n].detach().float().cpu()
 
 
-def _logit_scale(model: Any) -> float:
+def _logit_scale(model: Any, norm: Norm) -> float:
     """Return the factor on the logits, 1 where it was already folded into the unembedding."""
     scale = 1.0
     for name in LOGIT_FACTORS:
         scale *= _own_or_configured(model, name)
     for name in LOGIT_DIVISORS:
         scale /= _own_or_configured(model, name)
-    return scale
+    return scale * readout_factor(model, norm) if isinstance(model, Stack) else scale
 
 
 def _own_or_configured(model: Any, name: str) -> float:

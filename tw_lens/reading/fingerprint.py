@@ -14,8 +14,8 @@ GOLDEN_RATIO = 0.6180339887498949
 
 
 def fingerprint(model: Any) -> str:
-    """Return a digest of every parameter's name, shape and bytes."""
-    digest = hashlib.sha256()
+    """Return a digest of every parameter's name, shape and bytes, and of the side of a stack."""
+    digest = _digest_of_side(model)
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         if not parameter.is_meta:
@@ -32,12 +32,18 @@ def sampled_fingerprint(model: Any) -> str:
     It tells models apart for the price of one small read per parameter; a change of a small part of
     a parameter may escape it.
     """
-    digest = hashlib.sha256()
+    digest = _digest_of_side(model)
     for parameter in model.parameters():
         digest.update(str(tuple(parameter.shape)).encode())
         if not parameter.is_meta and parameter.numel():
             digest.update(str(_sample(parameter.detach()).float().tolist()).encode())
     return digest.hexdigest()
+
+
+def _digest_of_side(model: Any) -> Any:
+    """Return a digest to add to: empty, but for the stacks of an encoder-decoder."""
+    side = getattr(model, "side", None)
+    return hashlib.sha256(side.encode() if isinstance(side, str) else b"")
 
 
 def _sample(values: Tensor) -> Tensor:

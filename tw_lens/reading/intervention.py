@@ -21,7 +21,7 @@ from tw_lens.reading.layer import HostLayer, host_layer
 from tw_lens.reading.model_access import architecture_of, number, optional
 from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.precision import default_tolerance
-from tw_lens.reading.states import WRITE_HOOKS, attn_and_mlp_out
+from tw_lens.reading.states import WRITE_HOOKS, written_parts
 
 
 class InterventionRun(NamedTuple):
@@ -79,9 +79,9 @@ def run_with_head_change(
     rebuilt = []
     for row, change_of_row in enumerate(change):
         of_row = {name: value[row] for name, value in values.items()}
-        _, mlp_out = attn_and_mlp_out(of_row, layer, of_row[before], of_row[after])
+        parts = written_parts(of_row, layer, of_row[before], of_row[after])
         attn_out = block.attention_output.written(out + change_of_row)
-        rebuilt.append(block.resid_post(of_row[before], attn_out, mlp_out))
+        rebuilt.append(block.resid_post(of_row[before], attn_out, parts.mlp_out, parts.cross_out))
     return InterventionRun(logits, require_rebuilt(layer, torch.stack(rebuilt), values[after]))
 
 

@@ -58,6 +58,11 @@ class HostLayer:
         return self.attention is not None and self.attention is not optional(self.block, "attn")
 
     @property
+    def attends_to_source(self) -> bool:
+        """Return whether the attention is cross-attention (see `stack`)."""
+        return optional(self.model, "stack_name") == "cross"
+
+    @property
     def kind(self) -> str | None:
         """The layer's entry in the configuration's `layer_types`; None without such a list."""
         return self.setting("layer_types")

@@ -32,7 +32,7 @@ REMEDY = "Analyses of its attention still work."
 
 
 def read_mlp(
-    layer: HostLayer, attention_norm: Norm, stream_norm: Norm | None, *, centred_stream: bool
+    layer: HostLayer, attention_norm: Norm, stream_norms: tuple[Norm, ...], *, centred_stream: bool
 ) -> MLP:
     """Read the MLP of one layer, float32 on the CPU.
 
@@ -46,7 +46,7 @@ def read_mlp(
     original = resolved_module(mlp)
     require_plain_maps(mlp, layer.model, where)
     if optional(original, "experts", "input_linear") is not None:
-        return _mixture(layer, mlp, attention_norm, stream_norm, centred_stream=centred_stream)
+        return _mixture(layer, mlp, attention_norm, stream_norms, centred_stream=centred_stream)
     d_model = int(layer.model.cfg.d_model)
     W_in, W_gate, W_out = (_weight(mlp, name, where) for name in ("W_in", "W_gate", "W_out"))
     if W_in is None or W_out is None or W_out.ndim != 2 or len(W_in) != d_model:
@@ -78,7 +78,7 @@ def read_mlp(
         W_gate=W_gate,
         b_gate=None if W_gate is None else torch.zeros(d_mlp) if b_gate is None else b_gate,
         parallel=parallel,
-        stream_norm=stream_norm,
+        stream_norms=stream_norms,
         inner_norm=read_head_norm(
             inner_norm, layer.model, f"{where}.inner_norm", heads=1, d_head=d_mlp
         ),
@@ -106,7 +106,7 @@ def _error(found: MLP, mlp: Any) -> float:
 
 
 def _mixture(
-    layer: HostLayer, mlp: Any, attention_norm: Norm, stream_norm: Norm | None, *,
+    layer: HostLayer, mlp: Any, attention_norm: Norm, stream_norms: tuple[Norm, ...], *,
     centred_stream: bool,
 ) -> MLP:  # fmt: skip
     """Read a mixture of experts as one MLP with the neurons of all experts."""
@@ -131,7 +131,7 @@ def _mixture(
         W_gate=found.W_gate,
         b_gate=torch.zeros(d_mlp),
         parallel=parallel,
-        stream_norm=stream_norm,
+        stream_norms=stream_norms,
         post_norm=_post_norm(layer),
         multiplier=number(layer.block, "residual_contribution_scale", 1.0),
         centred_stream=centred_stream,

@@ -14,7 +14,7 @@ from tw_lens.reading.intervention import InterventionRun, add_to_output, require
 from tw_lens.reading.layer import HostLayer, host_layer
 from tw_lens.reading.model_access import optional
 from tw_lens.reading.model_parts import residual_hooks
-from tw_lens.reading.states import WRITE_HOOKS, attn_and_mlp_out
+from tw_lens.reading.states import WRITE_HOOKS, WrittenParts, written_parts
 
 
 def run_with_mlp_change(
@@ -57,10 +57,10 @@ def run_with_mlp_change(
             handle.remove()
     plain = {name: value[0] for name, value in values.items()}
     x = plain[before]
-    attn_out, _ = attn_and_mlp_out(plain, layer, x, plain[after])
+    parts = written_parts(plain, layer, x, plain[after])
     rebuilt = torch.stack(
         [
-            _after(weights, mlp.layer, x, attn_out, mlp.mlp_out(activations, change=row))
+            _after(weights, mlp.layer, x, parts, mlp.mlp_out(activations, change=row))
             for row in change
         ]
     )
@@ -77,13 +77,13 @@ def _after(
     weights: Weights,
     layer: int,
     x: Float[Tensor, "position d_model"],
-    attn_out: Float[Tensor, "position d_model"],
+    parts: WrittenParts,
     mlp_out: Float[Tensor, "position d_model"],
 ) -> Float[Tensor, "position d_model"]:
     """Return the residual stream after a block from what its parts add."""
     if layer in weights.attention_layers:
-        return weights.block(layer).resid_post(x, attn_out, mlp_out)
-    return x + attn_out + mlp_out
+        return weights.block(layer).resid_post(x, parts.attn_out, mlp_out, parts.cross_out)
+    return x + parts.attn_out + mlp_out
 
 
 def _output(layer: HostLayer, mlp: MLP) -> nn.Module:

@@ -13,7 +13,7 @@ from tw_lens.errors import Caveat, UnsupportedModelError
 from tw_lens.reading.forward import run_batch
 from tw_lens.reading.layer import host_layer
 from tw_lens.reading.model_parts import residual_hooks
-from tw_lens.reading.states import WRITE_HOOKS, attn_and_mlp_out
+from tw_lens.reading.states import WRITE_HOOKS, WrittenParts, written_parts
 
 MLP_HOOKS = ("mlp.hook_pre", "mlp.hook_pre_linear", "hook_mlp_out", "ln2.hook_in", "hook_resid_mid")
 
@@ -36,9 +36,9 @@ def read_resid_mid(
     hooks = [f"blocks.{layer}.{hook}" for hook in (*MLP_HOOKS[3:], *WRITE_HOOKS)]
     _, values = run_batch(model, tokens, names, also=hooks)
     before, after = (values[name] for name in names)
-    attn_out, _ = attn_and_mlp_out(values, own, before, after)
+    parts = written_parts(values, own, before, after)
     shown = [values.get(name) for name in hooks[:2]]
-    found = _mid(mlp, before, attn_out if layer in weights.attention_layers else None, *shown)
+    found = _mid(mlp, before, parts if layer in weights.attention_layers else None, *shown)
     if found is None:
         raise own.unsupported("has no hook at the stream that its MLP reads")
     return found
@@ -56,7 +56,7 @@ def compare_mlp(
     mlp: MLP,
     values: dict[str, Tensor],
     before: Tensor,
-    attn_out: Tensor | None,
+    parts: WrittenParts | None,
     *,
     in_half: bool,
 ) -> list[tuple[str, Tensor, Tensor]]:
@@ -66,14 +66,16 @@ def compare_mlp(
         mlp: of the layer.
         values: the values at the model's hooks.
         before: the stream that enters the block.
-        attn_out: what attention adds; None where the layer has none.
+        parts: what the block's parts add; None in a layer without attention.
         in_half: whether the model is in half precision, where each quantity is computed from the
             model's own previous one.
     """
     pre, linear, out, read, middle = (
         values.get(f"blocks.{mlp.layer}.{hook}") for hook in MLP_HOOKS
     )
-    mid = _mid(mlp, before, attn_out, read, middle)
+    if out is None and parts is not None and parts.cross_out is not None:
+        out = parts.mlp_out
+    mid = _mid(mlp, before, parts, read, middle)
     if mid is None:
         return []
     y, found = mlp.norm.sphere(mid), []
@@ -88,7 +90,7 @@ def compare_mlp(
 
 
 def _mid(
-    mlp: MLP, before: Tensor, attn_out: Tensor | None, read: Tensor | None, middle: Tensor | None
+    mlp: MLP, before: Tensor, parts: WrittenParts | None, read: Tensor | None, middle: Tensor | None
 ) -> Tensor | None:
     """Return the stream that the MLP reads: the model's own where its block has such a middle.
 
@@ -96,9 +98,9 @@ def _mid(
     """
     if mlp.parallel:
         return before
-    if mlp.stream_norm is None and middle is not None:
+    if not mlp.stream_norms and middle is not None:
         return middle
-    return read if attn_out is None else mlp.resid_mid(before, attn_out)
+    return read if parts is None else mlp.resid_mid(before, parts.attn_out, parts.cross_out)
 
 
 def _own_pre_activations(

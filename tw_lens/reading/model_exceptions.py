@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tw_lens.reading.model_access import architecture_of, hf_config_value, original_model
 from tw_lens.reading.model_parts import is_hooked_encoder
+from tw_lens.reading.stacks import Stack
 
 # TransformerLens shows ln1 and ln2 in these as in every other model, but the two norms act on the
 # residual stream itself, after attention and after the MLP; nothing in a block's parts tells this.
@@ -54,6 +55,8 @@ def _is_bridge_to(model: Any, architectures: set[str]) -> bool:
 
 def normalises_stream(model: Any) -> bool:
     """Return whether the model's norms act on the residual stream itself (BERT, OpenAI GPT)."""
+    if isinstance(model, Stack):
+        return model.normalises_stream
     return _is_bridge_to(model, POST_NORM) or is_hooked_encoder(model)
 
 

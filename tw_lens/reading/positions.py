@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tw_lens.canonical import Rotary
+from tw_lens.canonical import RelativePositions, Rotary
 from tw_lens.canonical.rotary import Tables
 from tw_lens.reading.layer import HostLayer
 from tw_lens.reading.model_access import (
@@ -22,9 +22,12 @@ from tw_lens.reading.model_access import (
     number,
     optional,
     original_model,
+    original_module,
     resolved_module,
+    to_float32_cpu,
 )
 from tw_lens.reading.offloaded import device_of
+from tw_lens.reading.stacks import Stack
 
 ADJACENT_PAIRS = ("rotary_adjacent_pairs", "rotary_interleaved_cos_sin")
 QUARTER_TURNS = ("rotate_half", "rotate_every_two")  # (x, y) -> (-y, x), beside the attention class
@@ -51,7 +54,7 @@ def read_rotary(layer: HostLayer) -> Rotary | None:
 
 def _rotates(layer: HostLayer) -> bool:
     """Return whether the layer rotates its queries and keys."""
-    if position_kind(layer.model) != "rotary":
+    if position_kind(layer.model) != "rotary" or layer.attends_to_source:
         return False
     if hf_config_value(layer.model, "position_embedding_type") == "nope":
         return False
@@ -133,8 +136,36 @@ def read_slopes(layer: HostLayer, n_heads: int) -> Tensor | None:
     return slopes * number(layer.original_attention, "inv_norm_factor", 1.0) if falcon else slopes
 
 
+def read_relative(layer: HostLayer) -> RelativePositions | None:
+    """Read T5's bias of scores by distance; None without one.
+
+    The first layer of a stack holds the table, and all of its layers use it. Cross-attention has
+    none.
+    """
+    model = layer.model
+    if not isinstance(model, Stack) or layer.attends_to_source:
+        return None
+    first = original_module(model.blocks[0].attn)
+    if (table := optional(first, "relative_attention_bias")) is None:
+        return None
+    return RelativePositions(
+        table=to_float32_cpu(
+            resolved_module(table).weight, "blocks.0.attn.relative_attention_bias"
+        ),
+        max_distance=int(first.relative_attention_max_distance),
+        both_ways=model.is_encoder,
+    )
+
+
 def read_window(layer: HostLayer) -> int | None:
     """Read how many positions back a query sees, itself included; None for all of them."""
+    if layer.attends_to_source:
+        return None
+    radius = layer.part("local_radius")  # LongT5
+    if radius is None:  # LED
+        radius = optional(layer.part("longformer_self_attn"), "one_sided_attn_window_size")
+    if radius is not None:
+        return int(radius) + 1
     if layer.original_attention is None:  # HookedTransformer keeps a type per layer
         local = optional(layer.attention, "attn_type") == "local"
         return int(layer.model.cfg.window_size) if local else None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tw_lens.arguments import checked
-from tw_lens.canonical import States
+from tw_lens.canonical import Crossing, States
 from tw_lens.reading.cached_prompt import require_whole_prompt
 from tw_lens.reading.fingerprint import sampled_fingerprint
 from tw_lens.reading.forward import run
@@ -19,22 +19,33 @@ from tw_lens.reading.model_exceptions import normalises_stream
 from tw_lens.reading.model_parts import model_parts, plain_attn_out_hook, residual_hooks
 from tw_lens.reading.offloaded import materialised
 from tw_lens.reading.prompts import Prompt, tokenize_prompt
+from tw_lens.reading.stack_names import SOURCE_HOOK
 from tw_lens.tokens import TokenStrings
 
 EMBEDDED_TOKENS = "embed.hook_in"
 EMBEDDINGS = ("hook_embed", "embed.hook_embed")  # the second in a HookedEncoder
 WRITE_HOOKS = ("hook_attn_out", "hook_mlp_out", "hook_resid_mid", "attn.o.hook_out")
+WRITE_HOOKS += ("cross_attn.o.hook_out", "cross_ln_post.hook_out")
+
+
+class WrittenParts(NamedTuple):
+    """What the parts of one block add to the stream; `cross_out` is None without that part."""
+
+    attn_out: Tensor
+    mlp_out: Tensor
+    cross_out: Tensor | None = None
 
 
 def write_hooks(n_layers: int) -> list[str]:
     """Return the hooks of what attention and the MLP add; not every block has all of them."""
-    return [f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in WRITE_HOOKS]
+    hooks = [f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in WRITE_HOOKS]
+    return [*hooks, SOURCE_HOOK]
 
 
-def attn_and_mlp_out(
+def written_parts(
     values: dict[str, Tensor], layer: HostLayer, before: Tensor, after: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return what attention (or the mixer in its place) and the MLP added in one block.
+) -> WrittenParts:
+    """Return what attention (or the mixer in its place), cross-attention and the MLP added.
 
     Where a hook is missing, its part is the remainder of the step.
 
@@ -46,22 +57,26 @@ def attn_and_mlp_out(
     """
     step, block = after - before, layer.original_block
     attn_out, mlp_out, middle = (values.get(f"{layer.name}.{hook}") for hook in WRITE_HOOKS[:3])
+    crossed = [values.get(f"{layer.name}.{hook}") for hook in WRITE_HOOKS[4:]]
+    cross_out = crossed[0] if crossed[1] is None else crossed[1]
     if normalises_stream(layer.model):
         attn_out = values[f"{layer.name}.{plain_attn_out_hook(layer.model)}"]
-        return attn_out, values[f"{layer.name}.hook_mlp_out"]
+        return WrittenParts(attn_out, values[f"{layer.name}.hook_mlp_out"], cross_out)
+    if cross_out is not None and middle is not None:
+        return WrittenParts(middle - before - cross_out, after - middle, cross_out)
     if attn_out is not None and hasattr(block, "attn_out_multiplier"):
         # Falcon-H1 multiplies after the hook, and a second mixer adds to the same step.
         scaled = attn_out * block.attn_out_multiplier
-        return scaled, step - scaled
+        return WrittenParts(scaled, step - scaled)
     if attn_out is not None and hasattr(block, "per_layer_input_gate"):
         # Gemma 4 adds a third part, and multiplies the sum.
-        return attn_out, after / float(block.layer_scalar) - before - attn_out
+        return WrittenParts(attn_out, after / float(block.layer_scalar) - before - attn_out)
     if attn_out is None:
         if mlp_out is not None:
             attn_out = step - mlp_out
         else:
             attn_out = step if middle is None else middle - before
-    return attn_out, step - attn_out if mlp_out is None else mlp_out
+    return WrittenParts(attn_out, step - attn_out if mlp_out is None else mlp_out)
 
 
 @checked
@@ -113,7 +128,7 @@ def read_states(
     if cache is not None:
         require_whole_prompt(model, stream, ids)
     added = [
-        attn_and_mlp_out(values, layer, before, after)
+        written_parts(values, layer, before, after)
         for layer, before, after in zip(layers, stream[:-1], stream[1:], strict=True)
     ]
     strings = TokenStrings(tokenizer_of(model), int(model.cfg.d_vocab))
@@ -122,10 +137,22 @@ def read_states(
         tokens=ids,
         token_strings=tuple(strings.strings(ids.tolist())),
         stream=stream,
-        attn_out=torch.stack([attn_out for attn_out, _ in added]),
-        mlp_out=torch.stack([mlp_out for _, mlp_out in added]),
+        attn_out=torch.stack([parts.attn_out for parts in added]),
+        mlp_out=torch.stack([parts.mlp_out for parts in added]),
+        crossing=_crossing(model, strings, added, values.get(SOURCE_HOOK)),
         sampled_fingerprint=sampled_fingerprint(model),
     )
+
+
+def _crossing(
+    model: Any, strings: TokenStrings, added: list[WrittenParts], source: Tensor | None
+) -> Crossing | None:
+    """Return what the decoder reads from its encoder; None where there is none."""
+    crossed = [parts.cross_out for parts in added if parts.cross_out is not None]
+    if source is None or not crossed:
+        return None
+    ids = model.source
+    return Crossing(torch.stack(crossed), source, ids, tuple(strings.strings(ids.tolist())))
 
 
 def _cache_in(prompt: Any) -> Any:

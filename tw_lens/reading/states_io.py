@@ -1,7 +1,7 @@
 """Files of states, so that a large model's run can be studied without the model.
 
 One file (see `tensor_files`): the three tensors and the token ids, the model's name and the tokens'
-strings.
+strings; for a decoder also what it reads from its encoder.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from pathlib import Path
 from torch import Tensor
 
 from tw_lens.arguments import checked
-from tw_lens.canonical import States
+from tw_lens.canonical import Crossing, States
 from tw_lens.tensor_files import load_tensors, save_tensors
 
 LAYOUT = "tw_lens states 2"
 TENSORS = ("tokens", "stream", "attn_out", "mlp_out")
+CROSSING = ("cross_out", "source", "source_tokens")
 
 
 class StatesFileError(ValueError):
@@ -41,16 +42,16 @@ def save_states(states: States, path: str | Path) -> Path:
         >>> again.token_strings == states.token_strings
         True
     """
-    return save_tensors(
-        Path(path),
-        LAYOUT,
-        {name: getattr(states, name) for name in TENSORS},
-        {
-            "model_name": states.model_name,
-            "token_strings": states.token_strings,
-            "sampled_fingerprint": states.sampled_fingerprint,
-        },
-    )
+    tensors = {name: getattr(states, name) for name in TENSORS}
+    header = {
+        "model_name": states.model_name,
+        "token_strings": states.token_strings,
+        "sampled_fingerprint": states.sampled_fingerprint,
+    }
+    if states.crossing is not None:
+        tensors |= {name: getattr(states.crossing, name) for name in CROSSING}
+        header["source_token_strings"] = states.crossing.source_token_strings
+    return save_tensors(Path(path), LAYOUT, tensors, header)
 
 
 @checked
@@ -70,13 +71,31 @@ def load_states(path: str | Path) -> States:
     path = Path(path)
     tensors, header = load_tensors(path, LAYOUT, "states", StatesFileError)
     token_strings = tuple(header["token_strings"])
+    crossing = None
+    if "source_token_strings" in header:
+        held = {name: tensors.pop(name) for name in CROSSING}
+        crossing = Crossing(**held, source_token_strings=tuple(header["source_token_strings"]))
     _require_matching_shapes(tensors, token_strings, path)
+    if crossing is not None:
+        _require_matching_crossing(crossing, tensors["attn_out"], path)
     return States(
+        crossing=crossing,
         model_name=header["model_name"],
         token_strings=token_strings,
         sampled_fingerprint=header.get("sampled_fingerprint", ""),
         **tensors,
     )
+
+
+def _require_matching_crossing(crossing: Crossing, attn_out: Tensor, path: Path) -> None:
+    n = len(crossing.source_token_strings)
+    matching = (
+        crossing.cross_out.shape == attn_out.shape
+        and crossing.source.shape == (n, attn_out.shape[2])
+        and crossing.source_tokens.shape == (n,)
+    )
+    if not matching:
+        raise StatesFileError(f"{path} holds tensors that do not fit together; save it again.")
 
 
 def _require_matching_shapes(

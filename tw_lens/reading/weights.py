@@ -31,10 +31,12 @@ from tw_lens.reading.model_parts import model_parts, residual_hooks
 from tw_lens.reading.norms import read_norm
 from tw_lens.reading.offloaded import has_meta_weights, materialised
 from tw_lens.reading.precision import coarsest_step
+from tw_lens.reading.stacks import Stack, is_encoder_decoder
 from tw_lens.reading.user_hooks import hooked_modules, without_point_hooks
 from tw_lens.tokens import TokenStrings
 from tw_lens.torch_settings import default_settings
 
+STREAM_NORMS = ("ln1", "cross_ln", "ln2")  # after attention, cross-attention and MLP
 PROBED = 8  # tokens of the run that shows what a user's hooks do
 READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
@@ -111,7 +113,32 @@ def read_weights(model: Any, *, device: torch.device | str | None = None) -> Wei
         read_fingerprint=lambda: fingerprint(model),
         sampled_fingerprint=sampled_fingerprint(model),
         device=device,
+        **_crossing(model, device, centred_stream, read_on_cpu),
     )
+
+
+def _crossing(
+    model: Any, device: torch.device, centred_stream: bool, read_on_cpu: Any
+) -> dict[str, Any]:
+    """Return what weights of an encoder-decoder hold beside those of one stack."""
+    if not isinstance(model, Stack):
+        return {}
+    if model.is_encoder:
+        return {"stack": model.stack_name}
+    with materialised(*model_parts(model.encoder).modules()):
+        source = moved(read_vocabulary(model.encoder), device)
+    if model.stack_name == "cross":
+        read = read_on_cpu
+    else:
+        layers = host_layers(model.cross)
+        norms = {layer.index: _attention_norm(layer) for layer in layers}
+        read = _block_reader(layers, norms, centred_stream)
+    keeping_last = lru_cache(maxsize=1)
+    return {
+        "stack": model.stack_name,
+        "source_vocabulary": source,
+        "read_cross": keeping_last(on_device(read, device)),
+    }
 
 
 def _compute_device(device: torch.device | str | None, vocabulary: Vocabulary) -> torch.device:
@@ -146,6 +173,7 @@ def _block_reader(layers: list[HostLayer], norms: dict[int, Norm], centred_strea
                 norms[index],
                 centred_stream=centred_stream,
                 stream_norms=_stream_norms(layer),
+                source_norm=_source_norm(layer),
             )
 
     return read
@@ -159,11 +187,10 @@ def _mlp_reader(model: Any, norms: dict[int, Norm], centred_stream: bool) -> Any
     def read(index: int) -> MLP:
         layer = host_layer(model, index)
         with without_point_hooks(layer.block), materialised(layer.block):
-            norms_of_stream = _stream_norms(layer)
             return read_mlp(
                 layer,
                 norms.get(index, nothing),
-                None if norms_of_stream is None else norms_of_stream[0],
+                (_stream_norms(layer) or ())[:-1],
                 centred_stream=centred_stream,
             )
 
@@ -174,11 +201,15 @@ def _require_readable(model: Any) -> None:
     """Reject what is no TransformerLens language model, and weights that are not plain numbers."""
     require_model(model)
     if optional(model, "blocks") is None:
+        if is_encoder_decoder(model):
+            raise unsupported(
+                model,
+                "it has an encoder and a decoder",
+                'Give one of them: stack(model, "encoder"), "decoder" or "cross".',
+            )
         stacks = [name for name, _ in model.named_children() if name.endswith("blocks")]
-        has_decoder = any("decoder" in stack for stack in stacks)
-        more = ": an encoder and a decoder exchange words through cross-attention" * has_decoder
         raise unsupported(
-            model, f"it has no single stack of blocks ({', '.join(stacks) or 'none at all'}){more}"
+            model, f"it has no single stack of blocks ({', '.join(stacks) or 'none at all'})"
         )
     if optional(model, "embed") is None:
         raise unsupported(model, "it has no embed: there are no words to read")
@@ -216,14 +247,28 @@ def _attention_norm(layer: HostLayer) -> Norm:
     return read_norm(ln1, layer.model, f"{layer.name}.ln1")
 
 
-def _stream_norms(layer: HostLayer) -> tuple[Norm, Norm] | None:
-    """Read the two norms of the residual stream in a post-norm model; None in other models."""
+def _stream_norms(layer: HostLayer) -> tuple[Norm, ...] | None:
+    """Read the norms of the residual stream in a post-norm model; None in other models."""
     if not normalises_stream(layer.model):
         return None
-    return (
-        read_norm(layer.block.ln1, layer.model, f"{layer.name}.ln1"),
-        read_norm(layer.block.ln2, layer.model, f"{layer.name}.ln2"),
+    if layer.attends_to_source:  # the norms of the decoder's whole block
+        layer = host_layer(layer.model.decoder, layer.index)
+    found = ((name, optional(layer.block, name)) for name in STREAM_NORMS)
+    return tuple(
+        read_norm(norm, layer.model, f"{layer.name}.{name}")
+        for name, norm in found
+        if norm is not None
     )
+
+
+def _source_norm(layer: HostLayer) -> Norm | None:
+    """Read the norm through which cross-attention reads the encoder; None in other attention."""
+    if not layer.attends_to_source:
+        return None
+    final = optional(layer.model.whole_model, "encoder_ln_final")
+    if final is None:
+        return Norm.none(int(layer.model.cfg.d_model))
+    return read_norm(final, layer.model, "encoder_ln_final")
 
 
 def _processing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from functools import singledispatch
 from importlib import import_module
@@ -18,16 +19,34 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FIGURES = "tw_lens.rendering.figures"
+STACK_NAME = re.compile(r" \((encoder|decoder|cross)\)$")  # how the name of a stack's model ends
+STACK_LETTERS = {"encoder": "E", "decoder": "D", "cross": "D"}
 
 
-def component_label(layer: int, head: int | None) -> str:
-    """Return a head's label, "L5H1", or that of a whole layer, "L5"."""
-    return f"L{layer}" if head is None else f"L{layer}H{head}"
+def layer_label(layer: int, model_name: str = "") -> str:
+    """Return a layer's label: "L5", or "EL5" and "DL5" in the stacks of an encoder-decoder.
+
+    Args:
+        layer: the layer's number.
+        model_name: the model's, which names the stack (see `stack`).
+    """
+    found = STACK_NAME.search(model_name)
+    return f"{'' if found is None else STACK_LETTERS[found[1]]}L{layer}"
 
 
-def head_columns(layer: int, head: int | None) -> dict[str, Any]:
+def component_label(layer: int, head: int | None, model_name: str = "") -> str:
+    """Return a head's label, "L5H1", or that of a whole layer, "L5".
+
+    In an encoder-decoder "EL5H1" and "DL5H1", and "DL5X1" for a head of cross-attention.
+    """
+    letter = "X" if model_name.endswith("(cross)") else "H"
+    return layer_label(layer, model_name) + ("" if head is None else f"{letter}{head}")
+
+
+def head_columns(layer: int, head: int | None, model_name: str) -> dict[str, Any]:
     """Return the first columns of every head table: layer, head (None for a layer), component."""
-    return {"layer": layer, "head": head, "component": component_label(layer, head)}
+    label = component_label(layer, head, model_name)
+    return {"layer": layer, "head": head, "component": label}
 
 
 def plural(n: int, noun: str) -> str:
@@ -50,13 +69,14 @@ def dropped_summary(dropped: Sequence[str]) -> str:
 class HeadComponents:
     """The labels of a result on heads of one layer."""
 
+    model_name: str
     layer: int
     heads: Any
 
     @property
     def components(self) -> tuple[str, ...]:
         """The label of each head, "L5H1", and "L5" for the sum over heads."""
-        return tuple(component_label(self.layer, head) for head in self.heads)
+        return tuple(component_label(self.layer, head, self.model_name) for head in self.heads)
 
 
 @singledispatch

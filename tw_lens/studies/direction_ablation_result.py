@@ -59,7 +59,7 @@ class DirectionAblation(Result):
     @property
     def component(self) -> str:
         """The label of the head: "L5H1"."""
-        return component_label(self.layer, self.head)
+        return component_label(self.layer, self.head, self.model_name)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,8 +111,9 @@ class DirectionAblation(Result):
                 ]
                 rows.append(
                     (
-                        *head_columns(self.layer, self.head).values(), self.circuit, self.action,
-                        name, float(self.energy[i]), float(self.share[i]), measure, *numbers,
+                        *head_columns(self.layer, self.head, self.model_name).values(),
+                        self.circuit, self.action, name, float(self.energy[i]),
+                        float(self.share[i]), measure, *numbers,
                         signs[i][m], self.left_tokens[i], self.right_tokens[i],
                     )
                 )  # fmt: skip

@@ -99,7 +99,7 @@ class DirectionExamples(Result):
     @property
     def component(self) -> str:
         """The label of the head: "L5H1"."""
-        return component_label(self.layer, self.head)
+        return component_label(self.layer, self.head, self.model_name)
 
     @checked
     def words(self, side: Side) -> TokenLists:
@@ -185,7 +185,7 @@ class DirectionExamples(Result):
         """
         rows = [
             (
-                *head_columns(self.layer, self.head).values(),
+                *head_columns(self.layer, self.head, self.model_name).values(),
                 self.circuit,
                 self.direction,
                 side,

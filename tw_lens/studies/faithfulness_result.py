@@ -102,7 +102,7 @@ class Faithfulness(Result):
                     shares = [self.explained, self.write, self.write_explained]
                     ov = [float(share[s, h]) if circuit == "OV" else torch.nan for share in shares]
                     rows.append(
-                        head_columns(layer, head)
+                        head_columns(layer, head, self.model_name)
                         | {"circuit": circuit, "source": source}
                         | self.of_heads.row(s, c, h)
                         | dict(zip(OV_COLUMNS, ov, strict=True))

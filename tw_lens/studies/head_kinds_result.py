@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tw_lens.arguments import checked
 from tw_lens.errors import Caveat
-from tw_lens.results.base import Result, head_columns
+from tw_lens.results.base import Result, component_label, head_columns
 from tw_lens.results.token_source import TokenSource
 from tw_lens.torch_settings import default_settings
 
@@ -88,7 +88,8 @@ class HeadKinds(Result):
             IndexError: the result does not hold the head.
         """
         if (layer, head) not in self.heads:
-            raise IndexError(f"L{layer}H{head} is not among the {len(self.heads)} heads.")
+            label = component_label(layer, head, self.model_name)
+            raise IndexError(f"{label} is not among the {len(self.heads)} heads.")
         column = self.claimed()[:, self.heads.index((layer, head))]
         return tuple(kind for kind, is_one in zip(HEAD_KINDS, column, strict=True) if is_one)
 
@@ -122,7 +123,7 @@ class HeadKinds(Result):
         rows = []
         for h, (layer, head) in enumerate(self.heads):
             for i, kind in enumerate(HEAD_KINDS):
-                row = head_columns(layer, head) | {
+                row = head_columns(layer, head, self.model_name) | {
                     "kind": kind,
                     "from_weights": float(self.from_weights[i, h]),
                     "p": float(self.p[i, h]),

@@ -18,14 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tw_lens.analyses.neuron_points import neuron_label
 from tw_lens.argument_kinds import require_positive
 from tw_lens.arguments import checked
 from tw_lens.canonical import MLP, Weights
 from tw_lens.errors import Caveat
 from tw_lens.progress import Progress
 from tw_lens.reading import Prompt, read_resid_mid, read_weights, run_with_mlp_change
-from tw_lens.results.base import Result
+from tw_lens.results.base import Result, layer_label
 from tw_lens.results.caveats import without_distance
 from tw_lens.studies.ablation_pieces import kl_divergence
 from tw_lens.studies.ablation_sets import Sets, ablation_sets, set_label
@@ -70,11 +69,13 @@ class NeuronAblation(Result):
     @property
     def names(self) -> tuple[str, ...]:
         """The label of every set: "L5N3", "L5N3+4", "none"."""
+        own = layer_label(self.layer, self.model_name)
         return tuple(
-            neuron_label(self.layer, int(members[0])) if len(members) == 1
-            else f"L{self.layer}N{set_label(members)}" if members else "none"
+            f"{own}N{members[0] if len(members) == 1 else set_label(members)}"
+            if members
+            else "none"
             for members in self.sets
-        )  # fmt: skip
+        )
 
     def headline(self) -> str:
         """Return the set with the largest effect, and how many exceed random neurons."""

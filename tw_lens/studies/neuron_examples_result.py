@@ -55,7 +55,7 @@ class NeuronExamples(Result):
     @property
     def components(self) -> tuple[str, ...]:
         """The label of each neuron: "L5N123"."""
-        return tuple(neuron_label(self.layer, neuron) for neuron in self.neurons)
+        return tuple(neuron_label(self.layer, neuron, self.model_name) for neuron in self.neurons)
 
     def headline(self) -> str:
         """Return the number of prompts, and how well tokens predict the activations."""

@@ -119,7 +119,7 @@ def _singular_values(result: HeadSpectrum) -> pd.DataFrame:
             "circuit": result.circuit,
             "layer": result.layer,
             "head": head,
-            "component": component_label(result.layer, head),
+            "component": component_label(result.layer, head, result.model_name),
             "direction": direction,
             "singular_value": value,
             "coverage": coverage[h][direction],

@@ -139,10 +139,11 @@ def draw_attention_pattern(result: AttentionPattern) -> go.Figure:
     rows = math.ceil(n / columns)
     names = result.components
     grid = make_subplots(rows, columns, subplot_titles=names, horizontal_spacing=0.04)
-    tokens = [f"{i} {escape_token(token)}" for i, token in enumerate(result.token_strings)]
+    sides = (result.token_strings, result.key_strings)
+    queries, keys = ([f"{i} {escape_token(t)}" for i, t in enumerate(side)] for side in sides)
     for head in range(n):
         grid.add_heatmap(
-            z=to_lists(result.pattern[head], 3), x=tokens, y=tokens, zmin=0, zmax=1,
+            z=to_lists(result.pattern[head], 3), x=keys, y=queries, zmin=0, zmax=1,
             colorscale="Blues", showscale=head == 0, row=head // columns + 1,
             col=head % columns + 1,
         )  # fmt: skip

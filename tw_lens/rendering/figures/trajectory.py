@@ -165,7 +165,7 @@ def _largest_components(attribution: TrajectoryAttribution) -> Kinds:
 
 def _kind(name: str) -> str:
     """The kind of a component: "L5H1" is a head, "L5 MLP" an MLP."""
-    return name.split(" ")[-1] if " " in name else "head" if "H" in name else name
+    return name.partition(" ")[2] or ("head" if name[-1:].isdigit() else name)
 
 
 def _path_style(position: int, layers: int, color: str, kinds: Kinds | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tw_lens.analyses import AttentionPattern, StepNeurons, Trajectory, TrajectoryAttribution
 from tw_lens.analyses.neuron_points import neuron_label
+from tw_lens.analyses.step_parts import is_head
 from tw_lens.arguments import checked
 from tw_lens.rendering.figures.style import LIGHT_RED_TO_BLUE, MUCH, json_in_script, to_lists
 from tw_lens.tokens import visible
@@ -97,6 +98,11 @@ def attention_widget(result: AttentionPattern) -> Widget:
         >>> attention_widget(attention_pattern(weights, states, layer=0))
         Widget(AttentionHeads, for notebooks and pages)
     """
+    if result.key_strings != result.token_strings:
+        raise ValueError(
+            "the widget shows a text that attends to itself, and cross-attention attends to a "
+            "source; draw it with .plot()."
+        )
     names = list(result.components)
     tokens = [neutralise_html(token) for token in result.token_strings]
     return Widget(
@@ -148,7 +154,9 @@ def token_widget(
         )
     elif isinstance(result, StepNeurons):
         values = result.largest_share[:NEURONS_SHOWN]
-        labels = [neuron_label(la, n) for la, n, _ in result.largest[:NEURONS_SHOWN]]
+        labels = [
+            neuron_label(la, n, result.model_name) for la, n, _ in result.largest[:NEURONS_SHOWN]
+        ]
     else:
         values = _step_angles(result)
         labels = [f"layer {layer}" for layer in range(len(values))]
@@ -175,7 +183,7 @@ def _shares(
     """The layers and shares of one component: of every layer, or of the layer in its name."""
     share, names = attribution.share, attribution.components
     layers = list(range(len(share)))
-    heads = [name.startswith("H") for name in names]
+    heads = [is_head(name) for name in names]
     if component == "heads" and any(heads):
         return layers, share[:, heads].nansum(1)
     if component in names:

@@ -65,11 +65,22 @@ def report(
 
 @app.command(epilog='Example: tw-lens check --prompt "To kill two birds with one stone"')
 @table_command
-def check(step: Report, model: Model = None, prompt: Prompt = PROMPT) -> ResultAndTable:
-    """Compare the canonical form with the running model, quantity by quantity."""
+def check(
+    step: Report,
+    model: Model = None,
+    prompt: Prompt = PROMPT,
+    target: Annotated[
+        str,
+        typer.Option("--target", help="Of an encoder-decoder: what its decoder reads."),
+    ] = "",
+) -> ResultAndTable:
+    """Compare the canonical form with the running model, quantity by quantity.
+
+    Of an encoder-decoder both stacks, beside --prompt as the source and --target.
+    """
     from tw_lens.reading import check as certify
 
-    loaded = load(model, step)
+    loaded = load(model, step, whole=bool(target))
     step("Comparing the canonical form with the model")
-    certificate = certify(loaded, prompt)
+    certificate = certify(loaded, prompt, target or None)
     return certificate, certificate.to_dataframe()

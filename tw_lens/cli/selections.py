@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tw_lens.tokens import TokenStrings
@@ -150,3 +150,23 @@ def _spaced(word: str, tokens: TokenStrings) -> str:
     if tokens.printed(word) is not None or tokens.single(word) is not None:
         return word
     return word if tokens.single(f" {word}") is None else f" {word}"
+
+
+def chosen_stack(model: Any, name: str, source: str) -> Any:
+    """Return the stack of an encoder-decoder that `--stack` names; a model of one stack as it is.
+
+    Raises:
+        ValueError: no stack of an encoder-decoder is named, or one of a model that has one stack.
+    """
+    from tw_lens.reading import is_encoder_decoder, stack
+
+    if not is_encoder_decoder(model):
+        if name or source:
+            raise ValueError("--stack and --source are for encoder-decoders; this model has none.")
+        return model
+    if not name:
+        raise ValueError(
+            "the model has an encoder and a decoder; choose --stack encoder, --stack cross, or "
+            '--stack decoder with --source "what the encoder reads" (and check takes --target).'
+        )
+    return stack(model, name, source=source or None)

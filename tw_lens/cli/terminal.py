@@ -16,7 +16,7 @@ import typer
 
 from tw_lens.cli.muted_streams import muted_libraries
 from tw_lens.cli.output import QUIET, note, require_outputs, write_or_print
-from tw_lens.cli.selections import with_leading_spaces
+from tw_lens.cli.selections import chosen_stack, with_leading_spaces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,12 +120,24 @@ Quiet = Annotated[
 Wide = Annotated[
     bool, typer.Option("--wide", help="Print every row and column, as files have them.")
 ]
-SHARED = {"device": (Device, "cpu"), "dtype": (Dtype, "float32"), "quiet": (Quiet, False)}
+Stack = Annotated[
+    str,
+    typer.Option(
+        "--stack", help="Of an encoder-decoder: encoder, decoder, or cross for cross-attention."
+    ),
+]
+Source = Annotated[
+    str, typer.Option("--source", help="What the encoder reads while --stack decoder runs.")
+]
+SHARED = {
+    "device": (Device, "cpu"), "dtype": (Dtype, "float32"), "stack": (Stack, ""),
+    "source": (Source, ""), "quiet": (Quiet, False),
+}  # fmt: skip
 MODEL_FORMAT: ContextVar[dict[str, Any] | None] = ContextVar("model format", default=None)
 
 
 def shared_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command options of all commands: by default --device, --dtype and --quiet."""
+    """Give a command options of all commands: where a model is, which stack of it, and --quiet."""
     chosen = names or tuple(SHARED)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -278,13 +290,17 @@ def announce(line: str, step: Report) -> None:
         note(line)
 
 
-def load(model: str | None, step: Report) -> Any:
+def load(model: str | None, step: Report, *, whole: bool = False) -> Any:
     """Load a model from a folder or by name; the bundled one without a name.
 
-    One line on standard error says so; bars and warnings of other libraries are dropped.
+    One line on standard error says so; bars and warnings of other libraries are dropped. Of an
+    encoder-decoder the stack that the options name is returned, or the `whole` model.
     """
     announce(f"loading {model or 'the bundled SmolLM2'}\u2026", step)
+    options = dict(MODEL_FORMAT.get() or {})
+    name, source = options.pop("stack", ""), options.pop("source", "")
     with muted_libraries():
         from tw_lens.reading import load_model
 
-        return load_model(model, **(MODEL_FORMAT.get() or {}))
+        loaded = load_model(model, **options)
+    return loaded if whole else chosen_stack(loaded, name, source)

@@ -14,7 +14,7 @@ from tw_lens.reading.mlp_states import read_resid_mid
 from tw_lens.reading.precision import is_half_precision
 from tw_lens.reading.prompts import Prompt, special_tokens_around, tokenize_prompts
 from tw_lens.reading.random_weights import permute_weights
-from tw_lens.reading.stacks import stack
+from tw_lens.reading.stacks import is_encoder_decoder, stack
 from tw_lens.reading.states import read_states
 from tw_lens.reading.states_io import StatesFileError, load_states, save_states
 from tw_lens.reading.weights import read_weights
@@ -29,6 +29,7 @@ __all__ = [
     "certify",
     "check",
     "fingerprint",
+    "is_encoder_decoder",
     "is_half_precision",
     "load_model",
     "load_states",

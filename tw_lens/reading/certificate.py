@@ -106,12 +106,15 @@ class Certificate(Result):
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row per layer and quantity.
 
-        Columns: layer, quantity, max_abs_error, rel_error and, for an encoder-decoder, stack.
+        Columns: stack (of an encoder-decoder), layer, quantity, max_abs_error, rel_error.
         """
         import pandas as pd
 
         table = pd.DataFrame([vars(c) for c in self.comparisons])
-        return table if table["stack"].any() else table.drop(columns="stack")
+        stack = table.pop("stack")
+        if stack.any():
+            table.insert(0, "stack", stack)
+        return table
 
 
 @checked

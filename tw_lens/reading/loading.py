@@ -137,15 +137,21 @@ def _boot(folder: Path, form: NumberFormat, *, name: str, gguf_file: str | None)
 
 
 def _model_class(folder: Path, gguf_file: str | None) -> Any:
-    """Return the class for masked language models for an encoder, bare or not; else the causal."""
+    """Return the class for masked language models for an encoder, bare or not; else the causal.
+
+    An encoder-decoder has its own class, also where its encoder alone could be a masked model.
+    """
     from transformers import (
         MODEL_FOR_MASKED_LM_MAPPING,
         AutoConfig,
         AutoModelForCausalLM,
         AutoModelForMaskedLM,
+        AutoModelForSeq2SeqLM,
     )
 
     config = AutoConfig.from_pretrained(str(folder), gguf_file=gguf_file)
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
     causal = is_causal_checkpoint(config.architectures or [])
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not causal
     return AutoModelForMaskedLM if encoder else AutoModelForCausalLM

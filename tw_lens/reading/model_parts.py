@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tw_lens.reading.model_access import is_bridged, optional, tokenizer_of
+from tw_lens.reading.model_access import is_bridged, optional, tokenizer_of, unsupported
 
 NORMALISED_END = "hook_normalized_resid_post"  # of the blocks of a HookedEncoder alone
 
@@ -86,7 +86,17 @@ def model_parts(model: Any) -> ModelParts:
 
 
 def residual_hooks(model: Any) -> list[str]:
-    """Return the hooks of the residual stream: every block's input and the last one's output."""
+    """Return the hooks of the residual stream: every block's input and the last one's output.
+
+    Raises:
+        UnsupportedModelError: the model is the cross-attention of a decoder, which is a part of it.
+    """
+    if optional(model, "stack_name") == "cross":
+        raise unsupported(
+            model,
+            "cross-attention has no residual stream of its own",
+            'Run the decoder, which has both: stack(model, "decoder", source="...").',
+        )
     n_layers = len(model.blocks)
     end = NORMALISED_END if is_hooked_encoder(model) else "hook_resid_post"
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]

@@ -11,6 +11,9 @@ from tw_lens.arguments import checked
 from tw_lens.errors import UnsupportedModelError
 from tw_lens.reading.model_access import architecture_of, require_model
 
+PATCHED = "_original_block_forward"  # T5's blocks keep the forward pass they had
+LEAVE_OUT = "Leave this control out: controls=('shuffled layers', 'random steps')."
+
 
 @checked
 def permute_weights(model: Any, *, seed: int = 0) -> Any:
@@ -37,7 +40,14 @@ def permute_weights(model: Any, *, seed: int = 0) -> Any:
         raise UnsupportedModelError(
             architecture_of(model),
             "its weights are offloaded or quantised, and permuting weights needs a copy",
-            "Leave this control out: controls=('shuffled layers', 'random steps').",
+            LEAVE_OUT,
+        )
+    if any(vars(module).get(PATCHED) is not None for module in model.modules()):
+        raise UnsupportedModelError(
+            architecture_of(model),
+            "a copy of its blocks still calls the hooks of the model itself, because "
+            "TransformerLens patches their forward pass",
+            LEAVE_OUT,
         )
     permuted = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)

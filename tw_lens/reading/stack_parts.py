@@ -17,7 +17,9 @@ class StackBlock:
 
     def __getattr__(self, name: str) -> Any:
         """Return a part of the block; one that another part stands for is not there."""
-        whole = self.__dict__["whole_block"]
+        whole = self.__dict__.get("whole_block")
+        if whole is None:  # a copy that is being made
+            raise AttributeError(name)
         own = {shown: part for part, shown in self.__dict__["parts"].items()}
         if name in own:
             return getattr(whole, own[name])
@@ -34,7 +36,9 @@ class StackOriginal:
 
     def __getattr__(self, name: str) -> Any:
         """Return the model's own attribute; `config` is the side's where it has one."""
-        whole, side = self.__dict__["whole"], self.__dict__["side"]
+        whole, side = self.__dict__.get("whole"), self.__dict__.get("side")
+        if whole is None:
+            raise AttributeError(name)
         if name == "config":
             own = optional(whole.config, side)
             return whole.config if own is None or not hasattr(own, "to_dict") else own

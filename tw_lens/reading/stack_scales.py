@@ -45,8 +45,9 @@ def readout_factor(model: Stack, norm: Norm) -> float:
     """
     if optional(model, "ln_final") is None:
         return 1.0
-    last = residual_hooks(model)[-1]
-    _, values = run(_decoder_of_one_token(model), _one_token(model), [READ_OUT, last])
+    decoder = _decoder_of_one_token(model)
+    last = residual_hooks(decoder)[-1]
+    _, values = run(decoder, _one_token(model), [READ_OUT, last])
     return _ratio(model, values[READ_OUT], norm(values[last]), "final norm")
 
 

@@ -107,7 +107,9 @@ class Stack:
 
     def __getattr__(self, name: str) -> Any:
         """Return the stack's own part of a name, else the whole model's."""
-        model = self.__dict__["whole_model"]
+        model = self.__dict__.get("whole_model")
+        if model is None:  # a copy that is being made
+            raise AttributeError(name)
         if name == "blocks":
             return self.stack_blocks
         if name in PARTS_AROUND:
@@ -216,7 +218,8 @@ class Stack:
         """Run the whole model; return its logits and the values at this stack's hooks.
 
         The encoder's tokens are the source; beside it the decoder reads one token, which changes
-        nothing in the encoder. The decoder's are the target, beside the stack's source.
+        nothing in the encoder, and the logits are zeros: it predicts no token. The decoder's are
+        the target, beside the stack's source.
 
         Raises:
             ValueError: the decoder has no source.
@@ -244,6 +247,8 @@ class Stack:
         shown = {
             name: cache[real] for real in cache for name in shown_as(real) if names_filter(name)
         }
+        if self.is_encoder:
+            logits = logits.new_zeros(*tokens.shape, 1)
         if self.is_encoder or SOURCE_HOOK in shown:
             shown |= {
                 name: self._of_source(name, value, source.shape[1])

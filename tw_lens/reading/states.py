@@ -20,6 +20,7 @@ from tw_lens.reading.model_parts import model_parts, plain_attn_out_hook, residu
 from tw_lens.reading.offloaded import materialised
 from tw_lens.reading.prompts import Prompt, tokenize_prompt
 from tw_lens.reading.stack_names import SOURCE_HOOK
+from tw_lens.reading.stacks import Stack
 from tw_lens.tokens import TokenStrings
 
 EMBEDDED_TOKENS = "embed.hook_in"
@@ -114,6 +115,10 @@ def read_states(
     layers = host_layers(model)
     residuals, writes = residual_hooks(model), write_hooks(len(layers))
     cache = _cache_in(prompt)
+    if cache is not None and isinstance(model, Stack):
+        raise ValueError(
+            "a cache of an encoder-decoder holds both stacks; give the prompt of this one instead."
+        )
     if cache is not None:
         values = _from_cache(cache, residuals, writes)
         ids = _tokens_beside(model, cache, tokens, len(values[residuals[0]]))

@@ -231,6 +231,8 @@ def _require_effectless_hooks(model: Any, d_vocab: int) -> None:
     Raises:
         ValueError: they change it.
     """
+    if isinstance(model, Stack) and not model.is_encoder:
+        model = Stack(model.whole_model, "decoder", torch.tensor([0]))
     n = min(PROBED, int(model.cfg.n_ctx))
     ids = torch.linspace(0, d_vocab - 1, n).long()
     run(model, ids, residual_hooks(model))

@@ -131,6 +131,8 @@ def choose_vocabulary(
         return vocabulary, ""
     if vocabulary == "embedding":
         return None, ""
+    if getattr(model, "stack_name", None) == "cross":
+        return None, "cross-attention reads tokens at their embeddings, on both sides."
     try:
         return reference_vocabulary(model, layers=layers, progress=progress), ""
     except ReferenceTextError as error:

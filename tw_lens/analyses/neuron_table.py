@@ -207,7 +207,9 @@ def neuron_table(
         gate=lists(gates, "points", seen=True) if gates else None,
         reads=lists([p.reads for p in parts], "points", seen=True),
         writes=lists(
-            [p.writes for p in parts], "readout, signed" if gates else "readout", seen=False
+            [p.writes for p in parts],
+            "readout, signed" if mlp.signs_are_free else "readout",
+            seen=False,
         ),
         token_filter=token_filter,
         token_source=source,
@@ -270,7 +272,8 @@ def _read(
     both = top_tokens_both_signs(
         queries, table.rows, k, relative=table.relative, keep=keep, observe=moments.observe
     )
-    sign = torch.where(both.positive, 1.0, -1.0)
+    positive = both.positive if mlp.signs_are_free else torch.ones_like(both.positive)
+    sign = torch.where(positive, 1.0, -1.0)
     joint = top_tokens(
         torch.cat([gates, sign[:, None] * inputs]), points.rows, k, keep=known,
     )  # fmt: skip
@@ -282,7 +285,7 @@ def _read(
         cosines,
         gate._replace(score=gate.score + whole * mlp.a_gate[index, None]),
         reads._replace(score=reads.score + whole * (sign * mlp.a_in[index])[:, None]),
-        select(both.positive, both.along, both.against),
+        select(positive, both.along, both.against),
         sign,
         shape,
     )

@@ -169,7 +169,9 @@ def step_neurons(weights: Weights, states: States, k: int) -> StepNeurons:
         largest=tuple(mean for mean, _ in means),
         largest_share=torch.stack([share for _, share in means]),
         error=max(errors),
-        caveats=_caveats(refusals),
+        caveats=_caveats(
+            {n: why for n, why in refusals.items() if n not in weights.layers_without_mlp}
+        ),
         **leading,
     )
 
@@ -188,9 +190,9 @@ def _shares(
     """Return every neuron's share of one layer's step, that of the biases, and activations."""
     layer, x = mlp.layer, states.stream[mlp.layer]
     y = mlp.norm.sphere(mlp.resid_mid(x, states.attn_out[layer]))
-    activation = mlp.activations(mlp.pre_activations_of_points(y), y)
+    activation, biases = mlp.activations(mlp.pre_activations_of_points(y), y), mlp.biases_out(y)
     whole = states.mlp_out[layer]
-    error = relative_error(mlp.mlp_out(activation) - whole, whole)
+    error = relative_error(mlp.mlp_out(activation, biases) - whole, whole)
     if not error < tolerance_of_sums(weights):
         raise UnsupportedModelError(
             weights.architecture,
@@ -203,7 +205,8 @@ def _shares(
     _, across = radial_and_tangential(norm.project(x), step)
     size = across.square().sum(-1, keepdim=True)
     target = _before_stream(weights, states, layer)(norm.project(across))
-    parts, constant = mlp.along(activation, torch.where(size > 0, target / size, math.nan))
+    directions = torch.where(size > 0, target / size, math.nan)
+    parts, constant = mlp.along(activation, biases, directions)
     return parts, constant, activation, error
 
 

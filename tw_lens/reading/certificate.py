@@ -159,9 +159,9 @@ def certify(
             stream = stream + (after - before)
         mlp = readable_mlp(weights, index)
         if mlp is None:
-            unread.append(index)
+            unread += [index] * (index not in weights.layers_without_mlp)
         else:
-            found = compare_mlp(mlp, values, before, model_attn_out, in_half=in_half)
+            found = compare_mlp(mlp, values, (before, after), model_attn_out, in_half=in_half)
             comparisons += [_compare(index, *quantity) for quantity in found]
         comparisons.append(_compare(index, "resid", stream, after))
         if in_half:

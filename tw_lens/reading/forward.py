@@ -14,6 +14,7 @@ from torch import Tensor
 from tw_lens.devices import CPU
 from tw_lens.errors import UnsupportedModelError
 from tw_lens.reading.layer import host_layers
+from tw_lens.reading.mlp_parts import host_mlp
 from tw_lens.reading.model_access import architecture_of, name_of
 from tw_lens.reading.model_parts import model_parts, residual_hooks
 from tw_lens.reading.offloaded import device_of
@@ -27,19 +28,27 @@ ONE_RUN = threading.RLock()  # hooks of two threads on one model would record ea
 
 
 @contextmanager
-def _unhooked_attention(model: Any) -> Iterator[dict[str, Tensor]]:
-    """Record the output of attention that TransformerLens shows as a bare module."""
-    outputs: dict[str, Tensor] = {}
+def _unhooked_parts(model: Any) -> Iterator[dict[str, Tensor]]:
+    """Record what attention and MLPs compute that TransformerLens shows as bare modules."""
+    values: dict[str, Tensor] = {}
     handles = []
     for layer in host_layers(model):
+        points = {}
         if layer.has_unhooked_attention:
+            points[f"{layer.name}.hook_attn_out"] = (layer.attention, False)
+        if (mlp := host_mlp(layer)) is not None:
+            points |= mlp.unhooked_points(layer.name)
+        for name, (module, is_input) in points.items():
 
-            def record(_module: Any, _inputs: Any, out: Any, name: str = layer.name) -> None:
-                outputs[f"{name}.hook_attn_out"] = out[0] if isinstance(out, tuple) else out
+            def record(
+                _module: Any, inputs: Any, out: Any, name: str = name, is_input: bool = is_input
+            ) -> None:
+                value = inputs if is_input else out
+                values[name] = value[0] if isinstance(value, tuple) else value
 
-            handles.append(layer.attention.register_forward_hook(record))
+            handles.append(module.register_forward_hook(record))
     try:
-        yield outputs
+        yield values
     finally:
         for handle in handles:
             handle.remove()
@@ -91,7 +100,7 @@ def _run_once(
     """Return the logits and the values at the hooks, float32 on the CPU."""
     device = device_of(model)
     tokens = tokens.to(device)
-    with _unhooked_attention(model) as outputs, _without_randomness(model, device):
+    with _unhooked_parts(model) as outputs, _without_randomness(model, device):
         logits, cache = _run_with_cache(model, tokens, requested)
     values = {name: cache[name].float().cpu() for name in requested if name in cache}
     values |= {name: out.float().cpu() for name, out in outputs.items() if name in requested}

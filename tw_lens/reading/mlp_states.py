@@ -15,7 +15,12 @@ from tw_lens.reading.layer import host_layer
 from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.states import WRITE_HOOKS, attn_and_mlp_out
 
-MLP_HOOKS = ("mlp.hook_pre", "mlp.hook_pre_linear", "hook_mlp_out", "ln2.hook_in", "hook_resid_mid")
+# Of an MLP, and of the dense MLP of a Granite hybrid.
+PRE_HOOKS, LINEAR_HOOKS = (
+    (f"mlp.{hook}", f"shared_mlp.{hook}") for hook in ("hook_pre", "hook_pre_linear")
+)
+STREAM_HOOKS = ("ln2.hook_in", "hook_resid_mid")
+MLP_HOOKS = (*PRE_HOOKS, *LINEAR_HOOKS, "hook_mlp_out", *STREAM_HOOKS)
 
 
 def mlp_hooks(n_layers: int) -> list[str]:
@@ -33,7 +38,7 @@ def read_resid_mid(
     """
     mlp, own = weights.mlp(layer), host_layer(model, layer)
     names = residual_hooks(model)[layer : layer + 2]
-    hooks = [f"blocks.{layer}.{hook}" for hook in (*MLP_HOOKS[3:], *WRITE_HOOKS)]
+    hooks = [f"blocks.{layer}.{hook}" for hook in (*STREAM_HOOKS, *WRITE_HOOKS)]
     _, values = run_batch(model, tokens, names, also=hooks)
     before, after = (values[name] for name in names)
     attn_out, _ = attn_and_mlp_out(values, own, before, after)
@@ -55,7 +60,7 @@ def readable_mlp(weights: Weights, layer: int) -> MLP | None:
 def compare_mlp(
     mlp: MLP,
     values: dict[str, Tensor],
-    before: Tensor,
+    step: tuple[Tensor, Tensor],
     attn_out: Tensor | None,
     *,
     in_half: bool,
@@ -65,25 +70,32 @@ def compare_mlp(
     Args:
         mlp: of the layer.
         values: the values at the model's hooks.
-        before: the stream that enters the block.
+        step: the stream that enters the block, and the one that leaves it.
         attn_out: what attention adds; None where the layer has none.
         in_half: whether the model is in half precision, where each quantity is computed from the
             model's own previous one.
     """
-    pre, linear, out, read, middle = (
-        values.get(f"blocks.{mlp.layer}.{hook}") for hook in MLP_HOOKS
+    own = {hook: values.get(f"blocks.{mlp.layer}.{hook}") for hook in MLP_HOOKS}
+    pre, linear = (
+        next((own[hook] for hook in hooks if own[hook] is not None), None)
+        for hooks in (PRE_HOOKS, LINEAR_HOOKS)
     )
-    mid = _mid(mlp, before, attn_out, read, middle)
+    middle = own["hook_resid_mid"]
+    mid = _mid(mlp, step[0], attn_out, own["ln2.hook_in"], middle)
     if mid is None:
         return []
+    out = own["hook_mlp_out"]
+    if out is None and middle is not None:  # two modules whose sum no hook shows
+        out = step[1] - middle
     y, found = mlp.norm.sphere(mid), []
     ours = mlp.pre_activations_of_points(y)
-    theirs = _own_pre_activations(ours, pre, linear)
+    # The hooks of a mixture show its own input, or the neurons of one part.
+    theirs = None if mlp.routing is not None else _own_pre_activations(ours, pre, linear)
     if theirs is not None:
         found.append(("mlp_pre", _joined(ours), _joined(theirs)))
     used = theirs if in_half and theirs is not None else ours
     if out is not None:
-        found.append(("mlp_out", mlp.mlp_out(mlp.activations(used, y)), out))
+        found.append(("mlp_out", mlp.mlp_out(mlp.activations(used, y), mlp.biases_out(y)), out))
     return found
 
 

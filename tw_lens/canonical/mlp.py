@@ -199,8 +199,8 @@ class MLP:
         """
         factor = None if self.routing is None else self.routing(self.norm.affine(y))
         if factor is not None and self.routes_input:
-            pre = PreActivations(*(None if side is None else side * factor for side in pre))
-            factor = None
+            gate = None if pre.gate is None else pre.gate * factor
+            pre, factor = PreActivations(gate, pre.linear * factor), None
         if pre.gate is None:
             post = self.activation(pre.linear)
         else:

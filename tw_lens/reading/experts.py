@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical.mlp import ClampedShift, ClampedSwish
-from tw_lens.reading.mlp_weights import DenseWeights, dense_weights, filled
+from tw_lens.reading.mlp_weights import Neurons, dense_weights, neurons
 from tw_lens.reading.model_access import optional, original_module, resolved_module, to_float32_cpu
 
 TOLERANCE = 2e-5
@@ -84,34 +84,38 @@ def possible_experts(
     for found, gates in itertools.product(
         _layouts(both, down, b_both, width, gated=gated), _gates(experts, activation)
     ):
-        own = _through(found, enter, leave)
-        if any((part.W_gate is None) == gated for part in shared):
+        parts = [_through(found, enter, leave), *shared]
+        if any((part.W_gate is None) == gated for part in parts):
             return
-        parts = [own, *shared]
-        n, n_shared = len(own.W_out), sum(len(part.W_out) for part in shared)
+        n, n_shared = len(parts[0].W_out), sum(len(part.W_out) for part in shared)
+        names = tuple(str(i // (n // len(both))) for i in range(n)) + ("shared",) * n_shared
         yield Experts(
-            *(_joined(parts, name, dim=dim) for name, dim in (("W_in", 1), ("W_gate", 1),
-              ("W_out", 0), ("b_in", 0), ("b_gate", 0))),
-            torch.stack([part.b_out for part in parts]).sum(0),
-            b_experts,
-            *gates,
-            _routing(module, n // len(both), n_shared),
-            routes_input,
-            tuple(str(i // (n // len(both))) for i in range(n)) + ("shared",) * n_shared,
-            W_router,
-            b_router,
-        )  # fmt: skip
+            W_in=torch.cat([part.W_in for part in parts], dim=1),
+            W_gate=_joined([part.W_gate for part in parts], dim=1),
+            W_out=torch.cat([part.W_out for part in parts]),
+            b_in=torch.cat([part.b_in for part in parts]),
+            b_gate=_joined([part.b_gate for part in parts], dim=0),
+            b_out=torch.stack([part.b_out for part in parts]).sum(0),
+            b_experts=b_experts,
+            activation=gates[0],
+            linear_activation=gates[1],
+            routing=_routing(module, n // len(both), n_shared),
+            routes_input=routes_input,
+            experts=names,
+            W_router=W_router,
+            b_router=b_router,
+        )
 
 
-def _joined(parts: list[DenseWeights], name: str, *, dim: int) -> Tensor | None:
-    """Return one weight or bias of several MLPs as that of one; None if the first has none."""
-    tensors = [getattr(part, name) for part in parts]
-    return None if tensors[0] is None else torch.cat(tensors, dim=dim)
+def _joined(of_parts: list[Tensor | None], *, dim: int) -> Tensor | None:
+    """Return the weights or biases of several MLPs as those of one; None if they have none."""
+    found = [one for one in of_parts if one is not None]
+    return torch.cat(found, dim=dim) if found else None
 
 
 def _layouts(
     both: Tensor, down: Tensor, bias: Tensor | None, width: int, *, gated: bool
-) -> Iterator[DenseWeights]:
+) -> Iterator[Neurons]:
     """Yield the weights of all experts for every layout of the right shape.
 
     Args:
@@ -131,13 +135,13 @@ def _layouts(
         b = torch.zeros(len(one), one.shape[2]) if bias is None else bias
         W_out, nothing = out.flatten(0, 1), torch.zeros(width)
         if not gated:
-            yield DenseWeights(_flat(one), None, W_out, b.flatten(), None, nothing)
+            yield Neurons(_flat(one), None, W_out, b.flatten(), None, nothing)
             continue
         for halves in (True, False):
             (gate, linear), (b_gate, b_in) = (
                 t.split(n, dim=-1) if halves else (t[..., ::2], t[..., 1::2]) for t in (one, b)
             )
-            yield DenseWeights(
+            yield Neurons(
                 _flat(linear), _flat(gate), W_out, b_in.flatten(), b_gate.flatten(), nothing
             )
 
@@ -148,10 +152,10 @@ def _flat(maps: Tensor) -> Tensor:
 
 
 def _through(
-    own: DenseWeights,
+    own: Neurons,
     enter: tuple[Tensor, Tensor] | None,
     leave: tuple[Tensor, Tensor] | None,
-) -> DenseWeights:
+) -> Neurons:
     """Return weights that read and write through linear maps (weight, bias); None for no map."""
     if enter is not None:
         W, b = enter
@@ -183,11 +187,11 @@ def _gates(
     return [clamped, (activation, None)]
 
 
-def _shared(module: Any, beside: Any, where: str) -> list[DenseWeights]:
+def _shared(module: Any, beside: Any, where: str) -> list[Neurons]:
     """Return the weights of the experts that every token passes."""
     inside = resolved_module(optional(module, *SHARED))
     found = (dense_weights(one, f"{where}.shared") for one in (inside, beside) if one is not None)
-    return [read for one in found if (read := filled(one)) is not None]
+    return [read for one in found if (read := neurons(one)) is not None]
 
 
 def _router(

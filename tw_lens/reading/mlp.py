@@ -16,7 +16,7 @@ from tw_lens.reading.experts import TOLERANCE, output_of, possible_experts
 from tw_lens.reading.layer import HostLayer
 from tw_lens.reading.linear_maps import require_plain_maps
 from tw_lens.reading.mlp_parts import HostMLP, host_mlp
-from tw_lens.reading.mlp_weights import DenseWeights, dense_weights, filled
+from tw_lens.reading.mlp_weights import DenseWeights, dense_weights, neurons
 from tw_lens.reading.model_access import (
     hf_config_value,
     number,
@@ -85,7 +85,7 @@ def _dense(layer: HostLayer, host: HostMLP, common: dict[str, Any], scale: float
         # A HookedTransformer adds b_in to the product, behind the gate.
         b_out = b_out if b_in is None else b_in @ W_out + (0.0 if b_out is None else b_out)
         b_in = None
-    weights = filled(DenseWeights(W_in, W_gate, W_out, b_in, b_gate, b_out))
+    weights = neurons(DenseWeights(W_in, W_gate, W_out, b_in, b_gate, b_out))
     assert weights is not None
     found = MLP(
         **weights._asdict(),

@@ -23,6 +23,17 @@ class DenseWeights(NamedTuple):
     b_out: Tensor | None
 
 
+class Neurons(NamedTuple):
+    """The same with zeros for missing biases; gates are None where there are none."""
+
+    W_in: Tensor
+    W_gate: Tensor | None
+    W_out: Tensor
+    b_in: Tensor
+    b_gate: Tensor | None
+    b_out: Tensor
+
+
 def dense_weights(component: Any, where: str) -> DenseWeights:
     """Read the weights of a component, or of a bare module with three linear maps.
 
@@ -32,13 +43,13 @@ def dense_weights(component: Any, where: str) -> DenseWeights:
     return DenseWeights(*(_weight(component, name, where) for name in DenseWeights._fields))
 
 
-def filled(weights: DenseWeights) -> DenseWeights | None:
+def neurons(weights: DenseWeights) -> Neurons | None:
     """Return weights with zeros for the biases that are None; None without both matrices."""
     W_in, W_gate, W_out, b_in, b_gate, b_out = weights
     if W_in is None or W_out is None or W_out.ndim != 2:
         return None
     d_mlp, d_model = W_out.shape
-    return DenseWeights(
+    return Neurons(
         W_in,
         W_gate,
         W_out,

@@ -161,7 +161,7 @@ def certify(
         if mlp is None:
             unread += [index] * (index not in weights.layers_without_mlp)
         else:
-            found = compare_mlp(mlp, values, (before, after), model_attn_out, in_half=in_half)
+            found = compare_mlp(mlp, values, before, model_attn_out, in_half=in_half)
             comparisons += [_compare(index, *quantity) for quantity in found]
         comparisons.append(_compare(index, "resid", stream, after))
         if in_half:

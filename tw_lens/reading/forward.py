@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tw_lens.devices import CPU
 from tw_lens.errors import UnsupportedModelError
-from tw_lens.reading.layer import host_layers
-from tw_lens.reading.mlp_parts import host_mlp
+from tw_lens.reading.layer import HostLayer, host_layers
+from tw_lens.reading.mlp_parts import Point, host_mlp
 from tw_lens.reading.model_access import architecture_of, name_of
 from tw_lens.reading.model_parts import model_parts, residual_hooks
 from tw_lens.reading.offloaded import device_of
@@ -29,29 +29,39 @@ ONE_RUN = threading.RLock()  # hooks of two threads on one model would record ea
 
 @contextmanager
 def _unhooked_parts(model: Any) -> Iterator[dict[str, Tensor]]:
-    """Record what attention and MLPs compute that TransformerLens shows as bare modules."""
+    """Record what attention and MLPs compute where no hook of TransformerLens shows it."""
     values: dict[str, Tensor] = {}
-    handles = []
-    for layer in host_layers(model):
-        points = {}
-        if layer.has_unhooked_attention:
-            points[f"{layer.name}.hook_attn_out"] = (layer.attention, False)
-        if (mlp := host_mlp(layer)) is not None:
-            points |= mlp.unhooked_points(layer.name)
-        for name, (module, is_input) in points.items():
-
-            def record(
-                _module: Any, inputs: Any, out: Any, name: str = name, is_input: bool = is_input
-            ) -> None:
-                value = inputs if is_input else out
-                values[name] = value[0] if isinstance(value, tuple) else value
-
-            handles.append(module.register_forward_hook(record))
+    handles = [
+        module.register_forward_hook(_recorder(values, name, point))
+        for layer in host_layers(model)
+        for name, point in _unhooked_points(layer).items()
+        for module in point.modules
+    ]
     try:
         yield values
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _unhooked_points(layer: HostLayer) -> dict[str, Point]:
+    """Return the values of a layer that no hook shows, by the hooks of other models."""
+    mlp = host_mlp(layer)
+    found = {} if mlp is None else mlp.unhooked_points(layer)
+    if layer.has_unhooked_attention:
+        found[f"{layer.name}.hook_attn_out"] = Point((layer.attention,))
+    return found
+
+
+def _recorder(values: dict[str, Tensor], name: str, point: Point) -> Any:
+    """Return a forward hook that adds a module's output, or its input, to a value."""
+
+    def record(_module: Any, inputs: Any, out: Any) -> None:
+        value = inputs if point.is_input else out
+        value = point.factor * (value[0] if isinstance(value, tuple) else value)
+        values[name] = value + values[name] if name in values else value
+
+    return record
 
 
 def run(

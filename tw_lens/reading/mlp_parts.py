@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from tw_lens.reading.layer import HostLayer
-from tw_lens.reading.model_access import is_bridged, optional, resolved_module
+from tw_lens.reading.model_access import is_bridged, number, optional, resolved_module
 
 # Modules that may be a block's only part (Nemotron-H), or that stand behind its mixer
 # (RecurrentGemma), in a block that TransformerLens hooks as a whole.
 UNHOOKED = ("mixer", "mlp_block")
 NORMS = {"mixer": "norm", "mlp_block": "channel_pre_norm"}
+
+
+class Point(NamedTuple):
+    """A value of the running model: the sum of some modules' outputs, or the input of one."""
+
+    modules: tuple[Any, ...]
+    is_input: bool = False
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,20 +48,20 @@ class HostMLP:
         """Return whether the MLP is a bare module, without TransformerLens' hooks."""
         return not is_bridged(self.component) and self.norm is not None
 
-    def unhooked_points(self, block_name: str) -> dict[str, tuple[nn.Module, bool]]:
-        """Return what a bare MLP does not hook: the module, and whether its input is the value.
-
-        By the names of the hooks that other models have for the same values.
-        """
-        if not self.is_bare:
-            return {}
-        gate, up = (optional(self.component, name) for name in ("gate_proj", "up_proj"))
-        found = {"hook_mlp_out": (self.component, False), "hook_resid_mid": (self.norm, True)}
-        names = ("mlp.hook_pre",) if gate is None else ("mlp.hook_pre", "mlp.hook_pre_linear")
-        for name, module in zip(names, [m for m in (gate, up) if m is not None], strict=False):
-            if isinstance(module, nn.Module):
-                found[name] = (module, False)
-        return {f"{block_name}.{name}": point for name, point in found.items()}
+    def unhooked_points(self, layer: HostLayer) -> dict[str, Point]:
+        """Return the values that no hook shows, by the hooks that other models have for them."""
+        if self.experts is not None:
+            factor = number(layer.original_block, "residual_multiplier", 1.0)
+            found = {"hook_mlp_out": Point((self.experts, self.component), factor=factor)}
+        elif self.is_bare:
+            gate, up = (optional(self.component, name) for name in ("gate_proj", "up_proj"))
+            found = {"hook_mlp_out": Point((self.component,))}
+            found["hook_resid_mid"] = Point((self.norm,), is_input=True)
+            inputs = {"mlp.hook_pre": gate or up, "mlp.hook_pre_linear": gate and up}
+            found |= {n: Point((m,)) for n, m in inputs.items() if isinstance(m, nn.Module)}
+        else:
+            found = {}
+        return {f"{layer.name}.{name}": point for name, point in found.items()}
 
 
 def host_mlp(layer: HostLayer) -> HostMLP | None:

@@ -60,7 +60,7 @@ def readable_mlp(weights: Weights, layer: int) -> MLP | None:
 def compare_mlp(
     mlp: MLP,
     values: dict[str, Tensor],
-    step: tuple[Tensor, Tensor],
+    before: Tensor,
     attn_out: Tensor | None,
     *,
     in_half: bool,
@@ -70,7 +70,7 @@ def compare_mlp(
     Args:
         mlp: of the layer.
         values: the values at the model's hooks.
-        step: the stream that enters the block, and the one that leaves it.
+        before: the stream that enters the block.
         attn_out: what attention adds; None where the layer has none.
         in_half: whether the model is in half precision, where each quantity is computed from the
             model's own previous one.
@@ -80,13 +80,10 @@ def compare_mlp(
         next((own[hook] for hook in hooks if own[hook] is not None), None)
         for hooks in (PRE_HOOKS, LINEAR_HOOKS)
     )
-    middle = own["hook_resid_mid"]
-    mid = _mid(mlp, step[0], attn_out, own["ln2.hook_in"], middle)
+    mid = _mid(mlp, before, attn_out, own["ln2.hook_in"], own["hook_resid_mid"])
     if mid is None:
         return []
     out = own["hook_mlp_out"]
-    if out is None and middle is not None:  # two modules whose sum no hook shows
-        out = step[1] - middle
     y, found = mlp.norm.sphere(mid), []
     ours = mlp.pre_activations_of_points(y)
     # The hooks of a mixture show its own input, or the neurons of one part.

@@ -172,25 +172,44 @@ def test_a_layer_without_an_mlp_is_no_gap():
     assert found.rest[:2].isnan().all() and found.rest[2].isfinite().all() and not found.caveats
 
 
-def test_each_expert_of_a_clamped_mixture_writes_what_it_writes_alone():
-    """The experts' own module is called with one choice at a time."""
-    model = zoo_bridge("GptOssForCausalLM")
-    mlp, module = tw.read_weights(model).mlp(1), experts_of(model, 1)
+def chosen_alone(module: Any, x: torch.Tensor, expert: int, weight: torch.Tensor) -> torch.Tensor:
+    return module(x, torch.full((len(x), 1), expert), weight)
+
+
+def scaled_alone(module: Any, x: torch.Tensor, expert: int, weight: torch.Tensor) -> torch.Tensor:
+    inputs = torch.zeros(len(module.down_proj), *x.shape)
+    inputs[expert] = weight * x
+    return module(inputs.flatten(0, 1)).view_as(inputs).sum(0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "alone"),
+    [("GptOssForCausalLM", chosen_alone), ("Llama4ForCausalLM", scaled_alone)],
+)
+def test_each_expert_writes_what_it_writes_alone(architecture: str, alone: Callable[..., Any]):
+    """The experts' own module is called for one expert at a time."""
+    model = zoo_bridge(architecture)
+    mlp, module = tw.read_weights(model).mlp(2), experts_of(model, 2)
     x = torch.randn(9, len(mlp.W_in), generator=torch.Generator().manual_seed(0))
     y = mlp.norm.sphere(x)
-    f, factor = (
-        mlp.activations(mlp.pre_activations_of_points(y), y).double(),
-        mlp.routing(mlp.norm.affine(y)),
-    )
+    f = mlp.activations(mlp.pre_activations_of_points(y), y).double()
+    factor = mlp.routing(mlp.norm.affine(y))
     for expert in range(4):
         own = torch.tensor([name == str(expert) for name in mlp.experts])
         weight = factor[:, own][:, :1]
-        index = torch.full((9, 1), expert)
         with torch.no_grad():
-            theirs = module(mlp.norm.affine(y), index, weight)
-        ours = f[:, own] @ mlp.W_out[own].double() + weight * mlp.b_experts[expert]
-        assert torch.allclose(ours.float(), theirs, atol=1e-6)
-    assert tw.neuron_table(tw.read_weights(model), layer=1).sign.unique().tolist() == [1.0]
+            theirs = alone(module, mlp.norm.affine(y), expert, weight)
+        ours = f[:, own] @ mlp.W_out[own].double()
+        ours = ours if mlp.b_experts is None else ours + weight * mlp.b_experts[expert]
+        assert torch.allclose(ours.float(), theirs, atol=1e-6) and theirs.abs().max() > 1e-3
+
+
+def test_signs_are_kept_where_a_constant_stands_beside_the_gate():
+    signs = [
+        tw.neuron_table(tw.read_weights(zoo_bridge(architecture)), layer=2).sign
+        for architecture in ("GptOssForCausalLM", "Llama4ForCausalLM")
+    ]
+    assert signs[0].unique().tolist() == [1.0] and len(signs[1].unique()) == 2
 
 
 def test_the_activations_of_a_bare_mlp_are_what_its_last_map_reads():

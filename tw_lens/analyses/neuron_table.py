@@ -148,7 +148,8 @@ def neuron_table(
     Neuron n of `m = f(y A_in + a_in) W_out` reads tokens by `y_w A_in[n] + a_in[n]`, with `y_w`
     their points, and writes logits `A_out[n] A_U`, relative to the mean token. A gated neuron,
     `f(y A_gate + a_gate) (y A_in + a_in)`, has a third side; it does not change if the signs of
-    `A_in[n]` and `A_out[n]` change together, so these two are signed as singular directions are.
+    `A_in[n]` and `A_out[n]` change together, so these two are signed as singular directions are
+    (not in GPT-OSS, which adds a constant beside the gate).
 
     Args:
         weights: from `read_weights`.

@@ -180,8 +180,8 @@ def score_attribution(
 
     Example:
         >>> result = score_attribution(weights, states, layer=1, head=2, query=2, key=0)
-        >>> round(float(result.matrix.sum()) - result.total, 4)
-        -0.0
+        >>> abs(float(result.matrix.sum()) - result.total) < 1e-4
+        True
 
     Source: Elhage et al. 2021 (A mathematical framework for transformer circuits), QK circuits of
     composed heads; exact with the norms' divisors, by definition.

@@ -42,8 +42,8 @@ class StepNeurons(Result):
     `largest` the 50 neurons with the largest absolute mean share of all, position 0 left out, and
     `largest_share` their share of the step at every position. `rest` is the share of all others,
     `bias` that of the MLP's biases, and the three sum to the MLP's share. NaN (and neuron -1)
-    where a layer's MLP is not read. `error` is the largest relative error of the sum of the
-    neurons against what the MLP adds.
+    where a layer has no MLP, or one that is not read. `error` is the largest relative error of the
+    sum of the neurons against what the MLP adds.
     """
 
     model_name: str

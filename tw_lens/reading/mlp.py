@@ -148,6 +148,8 @@ def _mixture(layer: HostLayer, mixture: Any, beside: Any, common: dict[str, Any]
         theirs = output_of(original, probe)
         if beside is not None:
             theirs = theirs + output_of(beside, probe)
+        finite = theirs.isfinite().all(-1)  # half precision may overflow
+        probe, theirs = probe[finite.to(probe.device)], theirs[finite]
         for found in possible_experts(original, beside, activation, f"{layer.name}.mlp", unit):
             mlp = MLP(**found._asdict(), **common)
             if _error(mlp, probe, theirs) < _tolerance(probe):

@@ -1,7 +1,7 @@
 """Small models with seeded random weights, of many kinds; nothing is downloaded.
 
-One-dimensional parameters are moved away from 1 and 0 (at initialisation folding mistakes have no
-effect) and matrices are enlarged, so that attention is far from uniform.
+One-dimensional parameters and biases of experts are moved away from 1 and 0 (at initialisation
+folding mistakes have no effect) and matrices are enlarged, so that attention is far from uniform.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def perturbed(model: Any, seed: int) -> Any:
     """Move gains and biases away from 1 and 0, and attention away from uniform."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
+        if parameter.ndim == 1 or name.endswith("proj_bias"):
             parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
         else:
             parameter.data.mul_(12 if any(part in name for part in QUERIES_AND_KEYS) else 4)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 CPU = torch.device("cpu")
 FIXED = ("Weights", "LayerVocabulary")  # large: their parts move where they are used
-STAY = ("activation",)  # functions without tensors of their own
+STAY = ("activation", "linear_activation")  # functions without tensors of their own
 WITHOUT_FLOAT64 = ("mps",)  # what is summed in float64 is computed on the CPU there
 
 

@@ -143,7 +143,7 @@ def _mlp(model: Any, weights: Weights) -> tuple[str, float]:
             try:
                 mlp = weights.mlp(layer)
             except tw.UnsupportedModelError:
-                kinds.append("not read")
+                kinds += ["not read"] * (layer not in weights.layers_without_mlp)
                 continue
             kind = "gated" if mlp.W_gate is not None else "plain"
             kinds.append(f"{kind} experts" if mlp.routing is not None else kind)

@@ -15,6 +15,7 @@ from tests.models import shared_bridge
 from tests.planted import with_router
 from tests.zoo import zoo_bridge
 from tw_lens.canonical import MLP, Norm
+from tw_lens.canonical.mlp import ClampedShift, ClampedSwish
 from tw_lens.reading.certificate import certify
 
 FAILS = 1e-3
@@ -47,7 +48,15 @@ def unshared(mlp: MLP) -> MLP:
     return replace(mlp, W_out=mlp.W_out.masked_fill(shared[:, None], 0.0))
 
 
-OWN = {"FalconH1ForCausalLM": {"mlp_multipliers": [0.7, 1.3]}}
+OWN = {
+    "multiplier of the gate": {"mlp_multipliers": [0.7, 1.3]},
+    "multiplier of the output": {"mlp_multipliers": [0.7, 1.3]},
+    "bias behind a map around the experts": {
+        "layers_block_type": ["moe", "attention", "mlp"], "moe_latent_size": 20, "mlp_bias": True,
+        "n_group": 1, "topk_group": 1, "moe_shared_expert_intermediate_size": 32,
+    },
+    "dense MLP of a hybrid": {"num_local_experts": 0},
+}  # fmt: skip
 MUTATIONS: dict[str, tuple[str, Callable[[MLP], MLP], str]] = {
     "gain and bias of the norm": ("GPT2LMHeadModel", plain_norm, "mlp_pre"),
     "bias of the input": ("GPT2LMHeadModel", no_bias("b_in"), "mlp_pre"),
@@ -57,7 +66,7 @@ MUTATIONS: dict[str, tuple[str, Callable[[MLP], MLP], str]] = {
     "gate": ("LlamaForCausalLM", lambda m: replace(m, W_gate=-m.W_gate), "mlp_pre"),
     "what it reads": ("GPTNeoXForCausalLM", without(parallel=False), "mlp_pre"),
     "what a post-norm model's MLP reads": (
-        "BertForMaskedLM", without(stream_norm=Norm.none(48)), "mlp_pre"
+        "BertForMaskedLM", without(stream_norms=(Norm.none(48),)), "mlp_pre"
     ),
     "norm of what it adds": ("Gemma2ForCausalLM", without(post_norm=None), "mlp_out"),
     "norm of the activations": ("BitNetForCausalLM", without(inner_norm=None), "mlp_out"),
@@ -71,13 +80,40 @@ MUTATIONS: dict[str, tuple[str, Callable[[MLP], MLP], str]] = {
     "routing": ("MixtralForCausalLM", equal_experts, "mlp_out"),
     "shared experts": ("DeepseekV3ForCausalLM", unshared, "mlp_out"),
     "gate of the shared expert": ("Qwen2MoeForCausalLM", unshared, "mlp_out"),
+    "routing of experts' inputs": ("Llama4ForCausalLM", without(routes_input=False), "mlp_out"),
+    "gate of a dense layer between mixtures": ("Llama4ForCausalLM", swapped, "mlp_pre"),
+    "clamp of the gate": (
+        "GptOssForCausalLM", without(activation=ClampedSwish(1.702, 1e9)), "mlp_out"
+    ),
+    "clamp beside the gate": (
+        "GptOssForCausalLM", without(linear_activation=ClampedShift(1e9)), "mlp_out"
+    ),
+    "constant beside the gate": (
+        "GptOssForCausalLM", without(linear_activation=None), "mlp_out"
+    ),
+    "biases of experts' inputs": ("GptOssForCausalLM", no_bias("b_in"), "mlp_out"),
+    "biases of experts' gates": ("GptOssForCausalLM", no_bias("b_gate"), "mlp_out"),
+    "biases of experts' outputs": ("GptOssForCausalLM", without(b_experts=None), "mlp_out"),
+    "dense MLP beside experts": ("GraniteMoeHybridForCausalLM", unshared, "mlp_out"),
+    "dense MLP of a hybrid": ("GraniteMoeHybridForCausalLM", swapped, "mlp_pre"),
+    "multiplier of two modules": (
+        "GraniteMoeHybridForCausalLM", without(multiplier=1.0), "mlp_out"
+    ),
+    "norm of a block that is an MLP": ("NemotronHForCausalLM", plain_norm, "mlp_pre"),
+    "square of the activation": (
+        "NemotronHForCausalLM", without(activation=torch.relu), "mlp_out"
+    ),
+    "bias behind a map around the experts": ("NemotronHForCausalLM", no_bias("b_out"), "mlp_out"),
+    "norm before an MLP without hooks": ("RecurrentGemmaForCausalLM", plain_norm, "mlp_pre"),
+    "gate of an MLP without hooks": ("RecurrentGemmaForCausalLM", no_bias("b_gate"), "mlp_pre"),
+    "output of an MLP without hooks": ("RecurrentGemmaForCausalLM", no_bias("b_out"), "mlp_out"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_removed_part_fails_the_certificate(name: str):
     architecture, mutate, quantity = MUTATIONS[name]
-    model = zoo_bridge(architecture, **OWN.get(architecture, {}))
+    model = zoo_bridge(architecture, **OWN.get(name, {}))
     weights = tw.read_weights(model)
     assert certify(model, weights, PROMPT).max_rel_error < EXACT
     mutated = replace(weights, read_mlp=lambda layer: mutate(weights.mlp(layer)))
@@ -86,17 +122,28 @@ def test_a_removed_part_fails_the_certificate(name: str):
     assert quantity in set(wrong.quantity) and set(wrong.quantity) <= {"mlp_pre", "mlp_out"}
 
 
+def experts_of(model: Any, layer: int) -> Any:
+    return model.blocks[layer].mlp.original_component.experts
+
+
+def mlp_of(model: Any, layer: int) -> Any:
+    return model.blocks[layer].original_component.mlp_block
+
+
 @pytest.mark.parametrize(
-    ("architecture", "part"),
+    ("architecture", "module", "part"),
     [
-        ("GptOssForCausalLM", "layer 0 has a mixture of experts of an unknown layout"),
-        ("Llama4ForCausalLM", "computes more than its weight"),
-        ("GraniteMoeHybridForCausalLM", "layer 0 has no MLP that TransformerLens shows"),
-        ("RecurrentGemmaForCausalLM", "layer 0 has no MLP that TransformerLens shows"),
+        ("GptOssForCausalLM", experts_of, "layer 0 has a mixture of experts of an unknown layout"),
+        ("RecurrentGemmaForCausalLM", mlp_of, "layer 0 has an MLP of an unknown form"),
     ],
 )
-def test_what_cannot_be_read_is_refused_for_calls_of_mlps_only(architecture: str, part: str):
+def test_what_cannot_be_read_is_refused_for_calls_of_mlps_only(
+    architecture: str, module: Callable[..., Any], part: str
+):
     model = zoo_bridge(architecture)
+    for layer in range(3):
+        one = module(model, layer)
+        one.forward = lambda *args, forward=one.forward: forward(*args).tanh()
     weights = tw.read_weights(model)
     certificate = tw.check(model, PROMPT)
     assert certificate.passed and "MLPs" in {caveat.name for caveat in certificate.caveats}
@@ -111,7 +158,78 @@ def test_what_cannot_be_read_is_refused_for_calls_of_mlps_only(architecture: str
     assert tw.trajectory_attribution(weights, states).neurons is None
 
 
-ROUTED = ("MixtralForCausalLM", "DeepseekV3ForCausalLM", "GraniteMoeForCausalLM")
+def test_a_layer_without_an_mlp_is_no_gap():
+    model = zoo_bridge("NemotronHForCausalLM")
+    weights = tw.read_weights(model)
+    assert weights.layers_without_mlp == (0, 1)
+    for call in (weights.mlp, lambda layer: tw.neuron_table(weights, layer=layer)):
+        with pytest.raises(
+            tw.UnsupportedModelError, match=r"layer 1 has no MLP\. The layers with an MLP are 2\."
+        ):
+            call(1)
+    assert "MLPs" not in {caveat.name for caveat in tw.check(model, PROMPT).caveats}
+    found = tw.trajectory_attribution(weights, tw.read_states(model, PROMPT), neurons=2).neurons
+    assert found.rest[:2].isnan().all() and found.rest[2].isfinite().all() and not found.caveats
+
+
+def chosen_alone(module: Any, x: torch.Tensor, expert: int, weight: torch.Tensor) -> torch.Tensor:
+    return module(x, torch.full((len(x), 1), expert), weight)
+
+
+def scaled_alone(module: Any, x: torch.Tensor, expert: int, weight: torch.Tensor) -> torch.Tensor:
+    inputs = torch.zeros(len(module.down_proj), *x.shape)
+    inputs[expert] = weight * x
+    return module(inputs.flatten(0, 1)).view_as(inputs).sum(0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "alone"),
+    [("GptOssForCausalLM", chosen_alone), ("Llama4ForCausalLM", scaled_alone)],
+)
+def test_each_expert_writes_what_it_writes_alone(architecture: str, alone: Callable[..., Any]):
+    """The experts' own module is called for one expert at a time."""
+    model = zoo_bridge(architecture)
+    mlp, module = tw.read_weights(model).mlp(2), experts_of(model, 2)
+    x = torch.randn(9, len(mlp.W_in), generator=torch.Generator().manual_seed(0))
+    y = mlp.norm.sphere(x)
+    f = mlp.activations(mlp.pre_activations_of_points(y), y).double()
+    factor = mlp.routing(mlp.norm.affine(y))
+    for expert in range(4):
+        own = torch.tensor([name == str(expert) for name in mlp.experts])
+        weight = factor[:, own][:, :1]
+        with torch.no_grad():
+            theirs = alone(module, mlp.norm.affine(y), expert, weight)
+        ours = f[:, own] @ mlp.W_out[own].double()
+        ours = ours if mlp.b_experts is None else ours + weight * mlp.b_experts[expert]
+        assert torch.allclose(ours.float(), theirs, atol=1e-6) and theirs.abs().max() > 1e-3
+
+
+def test_signs_are_kept_where_a_constant_stands_beside_the_gate():
+    signs = [
+        tw.neuron_table(tw.read_weights(zoo_bridge(architecture)), layer=2).sign
+        for architecture in ("GptOssForCausalLM", "Llama4ForCausalLM")
+    ]
+    assert signs[0].unique().tolist() == [1.0] and len(signs[1].unique()) == 2
+
+
+def test_the_activations_of_a_bare_mlp_are_what_its_last_map_reads():
+    model = zoo_bridge("RecurrentGemmaForCausalLM")
+    weights, read = tw.read_weights(model), []
+    module = mlp_of(model, 1)
+    handle = module.down_proj.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    mlp, states = weights.mlp(1), tw.read_states(model, PROMPT)
+    read.clear()
+    model(torch.tensor([PROMPT]))
+    handle.remove()
+    y = mlp.norm.sphere(states.stream[1] + states.attn_out[1])
+    f = mlp.activations(mlp.pre_activations_of_points(y), y)
+    assert torch.allclose(f, read[0][0], atol=1e-5 * float(f.abs().max()))
+
+
+ROUTED = (
+    "MixtralForCausalLM", "DeepseekV3ForCausalLM", "GraniteMoeForCausalLM", "GptOssForCausalLM",
+    "Llama4ForCausalLM", "GraniteMoeHybridForCausalLM",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("architecture", ROUTED)
@@ -122,7 +240,8 @@ def test_the_router_lists_tokens_that_its_expert_is_chosen_for(architecture: str
     table = tw.router_table(weights, layer=layer, k=4)
     points = torch.cat(list(weights.vocabulary.on_sphere(mlp.norm)())).double()
     W = mlp.W_router.double() * mlp.norm.gain.double()
-    logits = points @ (W - W.mean(0)).T
+    b = torch.zeros(len(W)) if mlp.b_router is None else mlp.b_router
+    logits = points @ (W - W.mean(0)).T + (b - b.mean())
     for expert in table.experts:
         expected = logits[:, expert].topk(4)
         assert table.lists.token_index[expert].tolist() == expected.indices.tolist()

@@ -51,14 +51,31 @@ def test_the_effect_is_that_of_zeroing_the_models_own_hook(kind: str):
     "architecture",
     ["BertForMaskedLM", "Gemma2ForCausalLM", "GraniteForCausalLM", "BitNetForCausalLM",
      "OPTForCausalLM", "BloomForCausalLM", "MixtralForCausalLM", "DeepseekV3ForCausalLM",
-     "Glm4ForCausalLM", "AfmoeForCausalLM", "ModernBertDecoderForCausalLM"],
+     "Glm4ForCausalLM", "AfmoeForCausalLM", "ModernBertDecoderForCausalLM", "GptOssForCausalLM",
+     "Llama4ForCausalLM", "GraniteMoeHybridForCausalLM", "RecurrentGemmaForCausalLM"],
 )  # fmt: skip
 def test_the_stream_under_ablation_is_the_canonical_forms(architecture: str):
     model = zoo_bridge(architecture)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    result = tw.neuron_ablation(model, TEXTS, layer=1, neurons=[range(0, 90, 7)])
+    d_mlp = tw.read_weights(model).mlp(1).d_mlp
+    result = tw.neuron_ablation(model, TEXTS, layer=1, neurons=[range(0, min(90, d_mlp), 7)])
     assert result.residual_error < 2e-5 and float(result.effect.value[0, 0, 0]) > 1e-4
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_the_block_that_is_an_mlp_is_ablated():
+    model = zoo_bridge("NemotronHForCausalLM")
+    result = tw.neuron_ablation(model, TEXTS, layer=2, neurons=[range(0, 90, 7)])
+    assert result.residual_error < 2e-5 and float(result.effect.value[0, 0, 1]) > 1e-5
+
+
+def test_the_effect_does_not_depend_on_processing():
+    """After TransformerLens' own processing the last map is no module that is called."""
+    raw, processed = (
+        tw.neuron_ablation(shared_bridge("llama", own), TEXTS, layer=1, neurons=[3, (3, 40)])
+        for own in (False, True)
+    )
+    assert torch.allclose(raw.effect.value[0], processed.effect.value[0], rtol=1e-3)
 
 
 def test_random_neurons_are_others_of_nearly_the_same_write_norm():

@@ -155,7 +155,8 @@ def neuron_probe(
         )
     y = met.at(torch.tensor(index))
     activation = mlp.activations(mlp.pre_activations_of_points(y), y)
-    written = activation.abs() * mlp.A_out.norm(dim=-1) / mlp.output_divisor(activation)
+    divisor = mlp.output_divisor(activation, mlp.biases_out(y))
+    written = activation.abs() * mlp.A_out.norm(dim=-1) / divisor
     n = min(require_positive("n", n), mlp.d_mlp)
     neuron = written.topk(n, dim=-1).indices
     directions = mlp.A_out[neuron] * activation.gather(-1, neuron)[..., None]

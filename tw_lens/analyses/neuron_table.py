@@ -148,7 +148,8 @@ def neuron_table(
     Neuron n of `m = f(y A_in + a_in) W_out` reads tokens by `y_w A_in[n] + a_in[n]`, with `y_w`
     their points, and writes logits `A_out[n] A_U`, relative to the mean token. A gated neuron,
     `f(y A_gate + a_gate) (y A_in + a_in)`, has a third side; it does not change if the signs of
-    `A_in[n]` and `A_out[n]` change together, so these two are signed as singular directions are.
+    `A_in[n]` and `A_out[n]` change together, so these two are signed as singular directions are
+    (not in GPT-OSS, which adds a constant beside the gate).
 
     Args:
         weights: from `read_weights`.
@@ -207,7 +208,9 @@ def neuron_table(
         gate=lists(gates, "points", seen=True) if gates else None,
         reads=lists([p.reads for p in parts], "points", seen=True),
         writes=lists(
-            [p.writes for p in parts], "readout, signed" if gates else "readout", seen=False
+            [p.writes for p in parts],
+            "readout, signed" if mlp.signs_are_free else "readout",
+            seen=False,
         ),
         token_filter=token_filter,
         token_source=source,
@@ -270,7 +273,8 @@ def _read(
     both = top_tokens_both_signs(
         queries, table.rows, k, relative=table.relative, keep=keep, observe=moments.observe
     )
-    sign = torch.where(both.positive, 1.0, -1.0)
+    positive = both.positive if mlp.signs_are_free else torch.ones_like(both.positive)
+    sign = torch.where(positive, 1.0, -1.0)
     joint = top_tokens(
         torch.cat([gates, sign[:, None] * inputs]), points.rows, k, keep=known,
     )  # fmt: skip
@@ -282,7 +286,7 @@ def _read(
         cosines,
         gate._replace(score=gate.score + whole * mlp.a_gate[index, None]),
         reads._replace(score=reads.score + whole * (sign * mlp.a_in[index])[:, None]),
-        select(both.positive, both.along, both.against),
+        select(positive, both.along, both.against),
         sign,
         shape,
     )

@@ -43,8 +43,8 @@ class StepNeurons(Result):
     `largest` the 50 neurons with the largest absolute mean share of all, position 0 left out, and
     `largest_share` their share of the step at every position. `rest` is the share of all others,
     `bias` that of the MLP's biases, and the three sum to the MLP's share. NaN (and neuron -1)
-    where a layer's MLP is not read. `error` is the largest relative error of the sum of the
-    neurons against what the MLP adds.
+    where a layer has no MLP, or one that is not read. `error` is the largest relative error of the
+    sum of the neurons against what the MLP adds.
     """
 
     model_name: str
@@ -177,7 +177,9 @@ def step_neurons(weights: Weights, states: States, k: int) -> StepNeurons:
         largest=tuple(mean for mean, _ in means),
         largest_share=torch.stack([share for _, share in means]),
         error=max(errors),
-        caveats=_caveats(refusals),
+        caveats=_caveats(
+            {n: why for n, why in refusals.items() if n not in weights.layers_without_mlp}
+        ),
         **leading,
     )
 
@@ -196,9 +198,9 @@ def _shares(
     """Return every neuron's share of one layer's step, that of the biases, and activations."""
     layer, x = mlp.layer, states.stream[mlp.layer]
     y = mlp.norm.sphere(_resid_mid(mlp, states))
-    activation = mlp.activations(mlp.pre_activations_of_points(y), y)
+    activation, biases = mlp.activations(mlp.pre_activations_of_points(y), y), mlp.biases_out(y)
     whole = states.mlp_out[layer]
-    error = relative_error(mlp.mlp_out(activation) - whole, whole)
+    error = relative_error(mlp.mlp_out(activation, biases) - whole, whole)
     if not error < tolerance_of_sums(weights):
         raise UnsupportedModelError(
             weights.architecture,
@@ -211,7 +213,8 @@ def _shares(
     _, across = radial_and_tangential(norm.project(x), step)
     size = across.square().sum(-1, keepdim=True)
     target = _before_stream(weights, states, mlp)(norm.project(across))
-    parts, constant = mlp.along(activation, torch.where(size > 0, target / size, math.nan))
+    directions = torch.where(size > 0, target / size, math.nan)
+    parts, constant = mlp.along(activation, biases, directions)
     return parts, constant, activation, error
 
 

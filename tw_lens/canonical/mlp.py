@@ -23,6 +23,30 @@ class PreActivations(NamedTuple):
     linear: Float[Tensor, "position d_mlp"]
 
 
+@dataclass(frozen=True)
+class ClampedSwish:
+    """`g sigmoid(alpha g)` of an input that is at most `limit` (GPT-OSS)."""
+
+    alpha: float
+    limit: float
+
+    def __call__(self, gate: Tensor) -> Tensor:
+        """Return the activation of the gates' inputs."""
+        gate = gate.clamp(max=self.limit)
+        return gate * torch.sigmoid(self.alpha * gate)
+
+
+@dataclass(frozen=True)
+class ClampedShift:
+    """`l + 1` of an input between `-limit` and `limit`: what the gate of GPT-OSS multiplies."""
+
+    limit: float
+
+    def __call__(self, linear: Tensor) -> Tensor:
+        """Return what the gates multiply, from the inputs beside them."""
+        return linear.clamp(-self.limit, self.limit) + 1
+
+
 @dataclass(frozen=True, eq=False)
 class MLP:
     """The MLP of one layer: `m = f(N(x) A_in + a_in) W_out + b_out`, raw and folded.
@@ -41,8 +65,11 @@ class MLP:
 
     A mixture of experts holds the neurons of all experts, one expert after the other, and of the
     shared ones; `routing` gives the factor on every activation, 0 for experts that are not chosen,
-    and `experts` the name of each neuron's expert. `W_router` is None where no linear router that
-    explains the routing is found.
+    and `experts` the name of each neuron's expert. `routes_input`: the factor is on what an expert
+    reads, and through it on both sides of a gate (Llama 4). `b_experts` holds the output bias of
+    each expert, which its factor multiplies too. `linear_activation` acts on the input beside a
+    gate (the clamp and the constant of GPT-OSS); the signs of such a neuron cannot change. None
+    elsewhere. `W_router` is None where no linear router that explains the routing is found.
     """
 
     layer: int
@@ -63,6 +90,9 @@ class MLP:
     centred_stream: bool = False
     routing: Callable[[Tensor], Tensor] | None = None
     experts: tuple[str, ...] | None = None
+    routes_input: bool = False
+    b_experts: Float[Tensor, "n_experts d_model"] | None = None
+    linear_activation: Callable[[Tensor], Tensor] | None = None
     W_router: Float[Tensor, "n_experts d_model"] | None = None
     b_router: Float[Tensor, " n_experts"] | None = None
 
@@ -70,6 +100,11 @@ class MLP:
     def d_mlp(self) -> int:
         """Number of neurons."""
         return len(self.W_out)
+
+    @property
+    def signs_are_free(self) -> bool:
+        """Whether the signs of a neuron's `A_in` and `W_out` may change together."""
+        return self.W_gate is not None and self.linear_activation is None
 
     @cached_property
     def A_in(self) -> Float[Tensor, "d_model d_mlp"]:
@@ -165,40 +200,65 @@ class MLP:
             pre: the neurons' inputs.
             y: the points of the sphere that they were computed for (which an expert is chosen by).
         """
+        factor = None if self.routing is None else self.routing(self.norm.affine(y))
+        if factor is not None and self.routes_input:
+            gate = None if pre.gate is None else pre.gate * factor
+            pre, factor = PreActivations(gate, pre.linear * factor), None
         if pre.gate is None:
             post = self.activation(pre.linear)
         else:
-            post = self.activation(pre.gate * self.gate_multiplier) * pre.linear
-        if self.routing is not None:
-            post = post * self.routing(self.norm.affine(y))
+            linear = pre.linear
+            linear = linear if self.linear_activation is None else self.linear_activation(linear)
+            post = self.activation(pre.gate * self.gate_multiplier) * linear
+        post = post if factor is None else post * factor
         return post if self.inner_norm is None else self.inner_norm(post[..., None, :])[..., 0, :]
+
+    def biases_out(
+        self, y: Float[Tensor, "position d_model"]
+    ) -> Float[Tensor, "*position d_model"]:
+        """Return what the biases add to the sum of what the neurons write, for points `y`.
+
+        That is `b_out`, and the biases of the experts that are chosen where these have some.
+        """
+        if self.b_experts is None or self.routing is None or self.experts is None:
+            return self.b_out
+        width, n = self.experts.count("0"), len(self.b_experts)
+        factor = self.routing(self.norm.affine(y))[..., : n * width : width]
+        return self.b_out + factor @ self.b_experts
 
     def mlp_out(
         self,
         activations: Float[Tensor, "position d_mlp"],
+        biases: Float[Tensor, "*position d_model"],
         *,
         change: Float[Tensor, "position d_model"] | None = None,
     ) -> Float[Tensor, "position d_model"]:
         """Return what the MLP adds to the stream for its neurons' activations.
 
-        `change` is added to the sum of what they write.
+        Args:
+            activations: of the neurons.
+            biases: from `biases_out`, for the same points.
+            change: added to the sum of what neurons and biases write.
         """
-        out = activations @ self.W_out + self.b_out
+        out = activations @ self.W_out + biases
         out = out if change is None else out + change
         return self.multiplier * (out if self.post_norm is None else self.post_norm(out))
 
     def output_divisor(
-        self, activations: Float[Tensor, "position d_mlp"]
+        self,
+        activations: Float[Tensor, "position d_mlp"],
+        biases: Float[Tensor, "*position d_model"],
     ) -> Float[Tensor, "position 1"]:
         """Return the divisor of the norm of what the MLP adds; ones without such a norm."""
         if self.post_norm is None:
             return torch.ones(len(activations), 1)
-        out = self.post_norm.project(activations @ self.W_out + self.b_out)
+        out = self.post_norm.project(activations @ self.W_out + biases)
         return (out.square().mean(-1, keepdim=True) + self.post_norm.eps).sqrt()
 
     def along(
         self,
         activations: Float[Tensor, "position d_mlp"],
+        biases: Float[Tensor, "*position d_model"],
         directions: Float[Tensor, "position d_model"],
     ) -> tuple[Float[Tensor, "position d_mlp"], Float[Tensor, " position"]]:
         """Return every neuron's part of `mlp_out . direction` at each position, and the biases'.
@@ -209,5 +269,5 @@ class MLP:
         constant = torch.zeros(len(directions))
         if self.post_norm is not None:
             constant = read @ self.post_norm.bias
-            read = self.post_norm.adjoint_at(activations @ self.W_out + self.b_out)(read)
-        return activations * (read @ self.W_out.mT), read @ self.b_out + constant
+            read = self.post_norm.adjoint_at(activations @ self.W_out + biases)(read)
+        return activations * (read @ self.W_out.mT), (read * biases).sum(-1) + constant

@@ -38,6 +38,7 @@ class Weights:
         n_layers, n_heads, n_kv_heads, d_model, d_head, d_vocab: the sizes; heads are those of
             the first layer with attention (`block(layer).n_heads` where layers differ).
         attention_layers: the layers with attention (all of them except in hybrids).
+        layers_without_mlp: the layers that have no MLP (none except in hybrids).
         vocabulary: the token embeddings.
         readout: the final norm and unembedding.
         tokens: ids to printable strings and back.
@@ -78,6 +79,7 @@ class Weights:
     stack: str = ""
     source_vocabulary: Vocabulary | None = None
     read_cross: Callable[[int], Block] | None = field(default=None, repr=False)
+    layers_without_mlp: tuple[int, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -192,11 +194,20 @@ class Weights:
 
         Raises:
             IndexError: the layer does not exist.
-            UnsupportedModelError: the layer has no MLP of this form (e.g. a mixture of experts).
+            UnsupportedModelError: the layer has no MLP, or one of another form.
             ValueError: the layer's weights contain NaN or infinity, or the weights hold no MLP: a
                 copy, or weights made by hand.
         """
         self.require_layer(layer)
+        if layer in self.layers_without_mlp:
+            others = [n for n in range(self.n_layers) if n not in self.layers_without_mlp]
+            raise UnsupportedModelError(
+                self.architecture,
+                f"layer {layer} has no MLP",
+                f"The layers with an MLP are {', '.join(map(str, others))}."
+                if others
+                else "No layer has one.",
+            )
         if self.read_mlp is None:
             raise ValueError(
                 f"these weights of {self.model_name} hold no MLP (a copy does not); read them from "

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from tw_lens.cli.application import app
-from tw_lens.cli.selections import chosen_layers, nth_layer, parse_head, parse_layers_or_all
-from tw_lens.cli.terminal import (
+from tw_lens.cli.options import (
     Circuit,
     Convention,
     Distance,
@@ -18,10 +17,13 @@ from tw_lens.cli.terminal import (
     Layers,
     Model,
     Readable,
-    Report,
-    ResultAndTable,
     Score,
     Vocabulary,
+)
+from tw_lens.cli.selections import chosen_layers, nth_layer, parse_head, parse_layers_or_all
+from tw_lens.cli.terminal import (
+    Report,
+    ResultAndTable,
     read,
     read_vocabulary,
     table_command,

@@ -8,18 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from tw_lens.cli.application import app
+from tw_lens.cli.options import PROMPT, K, Model, Prompt, SomeLayers
 from tw_lens.cli.output import note
 from tw_lens.cli.selections import chosen_layers, parse_layers
-from tw_lens.cli.terminal import (
-    PROMPT,
-    K,
-    Model,
-    Prompt,
-    SomeLayers,
-    load,
-    progress,
-    shared_options,
-)
+from tw_lens.cli.terminal import load, progress, shared_options
 
 
 @app.command(epilog="Example: tw-lens paper --layers 0,15,-1 --projection pca -o paper")

@@ -152,7 +152,7 @@ def _spaced(word: str, tokens: TokenStrings) -> str:
     return word if tokens.single(f" {word}") is None else f" {word}"
 
 
-def chosen_stack(model: Any, name: str, source: str) -> Any:
+def chosen_stack(model: Any, name: Any, source: str) -> Any:
     """Return the stack of an encoder-decoder that `--stack` names; a model of one stack as it is.
 
     Raises:

@@ -9,10 +9,7 @@ import typer
 
 from tw_lens.cli.application import app
 from tw_lens.cli.muted_streams import muted_libraries
-from tw_lens.cli.output import note, write_or_print
-from tw_lens.cli.prompt_files import read_lines
-from tw_lens.cli.selections import chosen_layers, nth_layer, parse_layers_or_all, parse_one_head
-from tw_lens.cli.terminal import (
+from tw_lens.cli.options import (
     PROMPT,
     Checkpoint,
     Circuit,
@@ -25,6 +22,11 @@ from tw_lens.cli.terminal import (
     Prompt,
     Prompts,
     Readable,
+)
+from tw_lens.cli.output import note, write_or_print
+from tw_lens.cli.prompt_files import read_lines
+from tw_lens.cli.selections import chosen_layers, nth_layer, parse_layers_or_all, parse_one_head
+from tw_lens.cli.terminal import (
     Report,
     ResultAndTable,
     announce,

@@ -227,7 +227,7 @@ def certify(
             stream = stream + (after - before)
         mlp = readable_mlp(weights, index)
         if mlp is None:
-            unread.append(index)
+            unread += [index] * (index not in weights.layers_without_mlp)
         else:
             found = compare_mlp(mlp, values, before, parts, in_half=in_half)
             comparisons += [_compare(index, *quantity) for quantity in found]

@@ -1,8 +1,9 @@
 """Mixtures of experts, identified by calling them: all neurons, and the routing as a function.
 
-The layout of the experts' weights (which axis is which, halves or every second row) is not read
-from names: the one that reproduces the module's own output on random inputs is taken. The routing
-is what the module itself hands to its experts.
+The layout of the experts' weights (which axis is which, halves or every second row) and the form of
+their gates are not read from names: the ones that reproduce the module's own output on random
+inputs are taken. The routing is what the module itself hands to its experts: the choice with its
+weights, or one input per expert that is a multiple of its own (Llama 4).
 """
 
 from __future__ import annotations
@@ -14,108 +15,187 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tw_lens.canonical.mlp import ClampedShift, ClampedSwish
+from tw_lens.reading.mlp_weights import Neurons, dense_weights, neurons
 from tw_lens.reading.model_access import optional, original_module, resolved_module, to_float32_cpu
 
-N_PROBES = 16
 TOLERANCE = 2e-5
 ROUTERS = ("gate", "router")
 SHARED = ("shared_experts", "shared_expert")
-LINEARS = ("gate_proj", "up_proj", "down_proj")
+JOINT, SINGLE = "gate_up_proj", "up_proj"  # of all experts, with gates and without
+BIASES = ("gate_up_proj_bias", "up_proj_bias", "down_proj_bias")
+LATENT = ("fc1_latent_proj", "fc2_latent_proj")  # linear maps around the experts (Nemotron-H)
 
 
 class Experts(NamedTuple):
-    """The neurons of all experts as one MLP's, the shared ones last."""
+    """The neurons of all experts as one MLP's, the shared ones last (names as in `MLP`)."""
 
     W_in: Tensor
-    W_gate: Tensor
+    W_gate: Tensor | None
     W_out: Tensor
+    b_in: Tensor
+    b_gate: Tensor | None
+    b_out: Tensor
+    b_experts: Tensor | None
+    activation: Callable[[Tensor], Tensor]
+    linear_activation: Callable[[Tensor], Tensor] | None
     routing: Callable[[Tensor], Tensor]
-    names: tuple[str, ...]
+    routes_input: bool
+    experts: tuple[str, ...]
     W_router: Tensor | None
     b_router: Tensor | None
 
 
-def read_experts(module: Any, activation: Callable[[Tensor], Tensor], where: str) -> Experts | None:
-    """Read a mixture of gated experts; None where none of the known layouts reproduces it.
+def possible_experts(
+    module: Any,
+    beside: Any,
+    activation: Callable[[Tensor], Tensor],
+    where: str,
+    probe: Tensor,
+) -> Iterator[Experts]:
+    """Yield a mixture of experts in every known layout of the right shapes.
 
     Args:
         module: the original module, called on `n(x)`.
+        beside: an MLP whose output is added to the module's; None without one.
         activation: its activation function.
         where: its name, for messages.
+        probe: inputs on which the router is read.
 
     Raises:
         ValueError: weights without data, quantised, or with NaN.
     """
     experts = resolved_module(optional(module, "experts"))
-    both, down = optional(experts, "gate_up_proj"), optional(experts, "down_proj")
-    if not isinstance(both, Tensor) or not isinstance(down, Tensor):
-        return None
-    if any(True for name, _ in experts.named_parameters() if "bias" in name):
-        return None
-    both = to_float32_cpu(both, f"{where}.experts.gate_up_proj")
-    down = to_float32_cpu(down, f"{where}.experts.down_proj")
-    shared = _shared_weights(module, where)
-    device = next(module.parameters())
-    probe = torch.randn(N_PROBES, _width(both, down), generator=torch.Generator().manual_seed(0))
-    theirs, choice = _call(module, probe.to(device))
-    W_router, b_router = _router(module, probe.to(device), choice, where)
-    for W_in, W_gate, W_out in _layouts(both, down):
-        n = len(W_out)
-        found = Experts(
-            torch.cat([W_in, *(s[0] for s in shared)], dim=1),
-            torch.cat([W_gate, *(s[1] for s in shared)], dim=1),
-            torch.cat([W_out, *(s[2] for s in shared)]),
-            _routing(module, len(both), n // len(both), sum(len(s[2]) for s in shared)),
-            tuple(str(i // (n // len(both))) for i in range(n))
-            + ("shared",) * sum(len(s[2]) for s in shared),
-            W_router,
-            b_router,
-        )
-        seen = probe.to(device).float().cpu()
-        post = activation(seen @ found.W_gate) * (seen @ found.W_in) * found.routing(seen)
-        gap = (post @ found.W_out - theirs).abs().max() / theirs.abs().max()
-        if float(gap) < max(TOLERANCE, torch.finfo(device.dtype).eps * 8):
-            return found
-    return None
-
-
-def _width(both: Tensor, down: Tensor) -> int:
-    """Return the width of the stream: the axis that `down` and the joint projection share."""
-    shared = set(both.shape[1:]) & set(down.shape[1:])
-    half = {size // 2 for size in both.shape[1:]} & set(down.shape[1:])
-    return next(iter(shared - half or shared))
-
-
-def _layouts(both: Tensor, down: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield `W_in`, `W_gate` and `W_out` of all experts for every layout of the right shape."""
-    d = _width(both, down)
-    joint = [t for t in (both, both.mT) if t.shape[1] == d]  # [experts, d_model, 2 d_expert]
-    outs = [t for t in (down, down.mT) if t.shape[2] == d]  # [experts, d_expert, d_model]
-    for one, out in itertools.product(joint, outs):
-        n = out.shape[1]
-        if one.shape[2] != 2 * n:
-            continue
-        for gate, linear in (one.split(n, dim=2), (one[..., ::2], one[..., 1::2])):
-            yield (
-                linear.permute(1, 0, 2).flatten(1), gate.permute(1, 0, 2).flatten(1),
-                out.flatten(0, 1),
-            )  # fmt: skip
-
-
-def _shared_weights(module: Any, where: str) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return the weights of the experts that every token passes, `W_in`, `W_gate`, `W_out`."""
-    shared = resolved_module(optional(module, *SHARED))
-    if shared is None:
-        return []
-    gate, up, down = (
-        to_float32_cpu(resolved_module(getattr(shared, name)).weight, f"{where}.shared.{name}").T
-        for name in LINEARS
+    gated = optional(experts, JOINT) is not None
+    weights = [optional(experts, JOINT, SINGLE), optional(experts, "down_proj")]
+    biases = {name for name, _ in experts.named_parameters() if "bias" in name}
+    if not all(isinstance(one, Tensor) for one in weights) or biases - set(BIASES):
+        return
+    both, down = (to_float32_cpu(one, f"{where}.experts") for one in weights)
+    b_both, b_experts = (
+        None if (bias := optional(experts, *names)) is None else to_float32_cpu(bias, where)
+        for names in (BIASES[:2], BIASES[2:])
     )
-    return [(up, gate, down)]
+    shared = _shared(module, beside, where)
+    enter, leave = (_linear(optional(module, name), f"{where}.{name}") for name in LATENT)
+    factor, routes_input = factors_of_experts(module, probe)
+    W_router, b_router = _router(module, probe, factor, where)
+    width = probe.shape[-1] if enter is None else len(enter[0])
+    for found, gates in itertools.product(
+        _layouts(both, down, b_both, width, gated=gated), _gates(experts, activation)
+    ):
+        parts = [_through(found, enter, leave), *shared]
+        if any((part.W_gate is None) == gated for part in parts):
+            return
+        n, n_shared = len(parts[0].W_out), sum(len(part.W_out) for part in shared)
+        names = tuple(str(i // (n // len(both))) for i in range(n)) + ("shared",) * n_shared
+        yield Experts(
+            W_in=torch.cat([part.W_in for part in parts], dim=1),
+            W_gate=_joined([part.W_gate for part in parts], dim=1),
+            W_out=torch.cat([part.W_out for part in parts]),
+            b_in=torch.cat([part.b_in for part in parts]),
+            b_gate=_joined([part.b_gate for part in parts], dim=0),
+            b_out=torch.stack([part.b_out for part in parts]).sum(0),
+            b_experts=b_experts,
+            activation=gates[0],
+            linear_activation=gates[1],
+            routing=_routing(module, n // len(both), n_shared),
+            routes_input=routes_input,
+            experts=names,
+            W_router=W_router,
+            b_router=b_router,
+        )
+
+
+def _joined(of_parts: list[Tensor | None], *, dim: int) -> Tensor | None:
+    """Return the weights or biases of several MLPs as those of one; None if they have none."""
+    found = [one for one in of_parts if one is not None]
+    return torch.cat(found, dim=dim) if found else None
+
+
+def _layouts(
+    both: Tensor, down: Tensor, bias: Tensor | None, width: int, *, gated: bool
+) -> Iterator[Neurons]:
+    """Yield the weights of all experts for every layout of the right shape.
+
+    Args:
+        both: the experts' maps to their neurons, and to the gates before them or in turns with
+            them.
+        down: the maps from the neurons.
+        bias: the biases of `both`.
+        width: of what the experts read and write.
+        gated: whether there are gates.
+    """
+    ins = [t for t in (both, both.mT) if t.shape[1] == width]  # [experts, width, neurons]
+    outs = [t for t in (down, down.mT) if t.shape[2] == width]  # [experts, neurons, width]
+    for one, out in itertools.product(ins, outs):
+        n = out.shape[1]
+        if one.shape[2] != (1 + gated) * n:
+            continue
+        b = torch.zeros(len(one), one.shape[2]) if bias is None else bias
+        W_out, nothing = out.flatten(0, 1), torch.zeros(width)
+        if not gated:
+            yield Neurons(_flat(one), None, W_out, b.flatten(), None, nothing)
+            continue
+        for halves in (True, False):
+            (gate, linear), (b_gate, b_in) = (
+                t.split(n, dim=-1) if halves else (t[..., ::2], t[..., 1::2]) for t in (one, b)
+            )
+            yield Neurons(
+                _flat(linear), _flat(gate), W_out, b_in.flatten(), b_gate.flatten(), nothing
+            )
+
+
+def _flat(maps: Tensor) -> Tensor:
+    """Return the maps of all experts `[experts, width, neurons]` as one, `[width, neurons]`."""
+    return maps.permute(1, 0, 2).flatten(1)
+
+
+def _through(
+    own: Neurons,
+    enter: tuple[Tensor, Tensor] | None,
+    leave: tuple[Tensor, Tensor] | None,
+) -> Neurons:
+    """Return weights that read and write through linear maps (weight, bias); None for no map."""
+    if enter is not None:
+        W, b = enter
+        own = own._replace(W_in=W.T @ own.W_in, b_in=own.b_in + b @ own.W_in)
+        if own.W_gate is not None and own.b_gate is not None:
+            own = own._replace(W_gate=W.T @ own.W_gate, b_gate=own.b_gate + b @ own.W_gate)
+    if leave is not None:
+        own = own._replace(W_out=own.W_out @ leave[0].T, b_out=leave[1])
+    return own
+
+
+def _linear(module: Any, where: str) -> tuple[Tensor, Tensor] | None:
+    """Return weight and bias of a linear map; None where there is none."""
+    weight, bias = (optional(resolved_module(module), name) for name in ("weight", "bias"))
+    if not isinstance(weight, Tensor):
+        return None
+    read = to_float32_cpu(weight, where)
+    return read, torch.zeros(len(read)) if bias is None else to_float32_cpu(bias, where)
+
+
+def _gates(
+    experts: Any, activation: Callable[[Tensor], Tensor]
+) -> list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]]:
+    """Return the possible functions of a gate, and of the input beside it (None for itself)."""
+    alpha, limit = optional(experts, "alpha"), optional(experts, "limit")
+    if alpha is None or limit is None:
+        return [(activation, None)]
+    clamped = (ClampedSwish(float(alpha), float(limit)), ClampedShift(float(limit)))
+    return [clamped, (activation, None)]
+
+
+def _shared(module: Any, beside: Any, where: str) -> list[Neurons]:
+    """Return the weights of the experts that every token passes."""
+    inside = resolved_module(optional(module, *SHARED))
+    found = (dense_weights(one, f"{where}.shared") for one in (inside, beside) if one is not None)
+    return [read for one in found if (read := neurons(one)) is not None]
 
 
 def _router(
-    module: Any, probe: Tensor, choice: tuple[Tensor, Tensor], where: str
+    module: Any, probe: Tensor, factor: Tensor, where: str
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return weight and bias of a linear router, one row per expert; None where it has none.
 
@@ -128,28 +208,26 @@ def _router(
         return None, None
     weight = to_float32_cpu(weight, f"{where}.router")
     bias = to_float32_cpu(bias, f"{where}.router bias") if isinstance(bias, Tensor) else None
-    index, factor = (part.reshape(len(probe), -1).cpu() for part in choice)
     logits = probe.float().cpu() @ weight.T + (0.0 if bias is None else bias)
-    chosen = logits.gather(-1, index.long())
-    above = chosen.gather(-1, factor.argsort(dim=-1)).diff(dim=-1)
-    if index.shape[-1] == 1:
+    n_chosen = int((factor != 0).sum(-1).amax())
+    chosen = logits.gather(-1, factor.topk(n_chosen, dim=-1).indices)
+    above = -chosen.diff(dim=-1)
+    if n_chosen == 1:
         above = chosen - logits.amax(-1, keepdim=True)
     explained = bool((above >= -TOLERANCE * logits.abs().max()).all())
     return (weight, bias) if explained else (None, None)
 
 
-def _routing(module: Any, n_experts: int, width: int, n_shared: int) -> Callable[[Tensor], Tensor]:
-    """Return a function from `n(x)` to the factor on every neuron's activation."""
+def _routing(module: Any, width: int, n_shared: int) -> Callable[[Tensor], Tensor]:
+    """Return a function from `n(x)` to the factor on every neuron's activation or input."""
 
     def routing(n_x: Tensor) -> Tensor:
         like = next(module.parameters())
-        if not len(n_x):
-            return torch.zeros(0, n_experts * width + n_shared)
         x = n_x.reshape(-1, n_x.shape[-1]).to(like)
-        _, (index, weight) = _call(module, x)
-        chosen = torch.zeros(len(x), n_experts)
-        chosen.scatter_(1, index.long().cpu(), weight.detach().float().cpu())
-        factor = chosen.repeat_interleave(width, dim=1)
+        n_routed = width * len(optional(module, "experts").down_proj)
+        if not len(x):
+            return torch.zeros(*n_x.shape[:-1], n_routed + n_shared)
+        factor = factors_of_experts(module, x)[0].repeat_interleave(width, dim=1)
         gate = resolved_module(optional(module, "shared_expert_gate"))
         shared = torch.ones(len(x), n_shared)
         if gate is not None:
@@ -160,8 +238,8 @@ def _routing(module: Any, n_experts: int, width: int, n_shared: int) -> Callable
     return routing
 
 
-def _call(module: Any, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return a module's output `[position, d_model]`, and what it hands to its experts."""
+def factors_of_experts(module: Any, x: Tensor) -> tuple[Tensor, bool]:
+    """Return the factor of every expert `[position, n_experts]`, and whether it is on its input."""
     handed: list[tuple[Any, ...]] = []
 
     def record(_module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -176,17 +254,25 @@ def _call(module: Any, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     ]
     try:
         with torch.no_grad():
-            out = module(x[None])
+            module(x[None])
     finally:
         for handle in handles:
             handle.remove()
+    n_experts = len(resolved_module(experts).down_proj)
+    first, *rest = (value.detach().cpu() for value in handed[-1] if isinstance(value, Tensor))
+    if not rest:  # one input per expert, a multiple of the module's own
+        own = x.float().cpu()
+        inputs = first.float().reshape(n_experts, *x.shape)
+        return ((inputs * own).sum(-1) / own.square().sum(-1).clamp_min(1e-30)).T, True
+    index = next(t for t in rest if not t.is_floating_point())
+    weight = next(t for t in rest if t.is_floating_point() and t.shape == index.shape)
+    factor = torch.zeros(len(x), n_experts)
+    return factor.scatter_(1, index.long(), weight.float()), False
+
+
+def output_of(module: Any, x: Tensor) -> Tensor:
+    """Return a module's output `[position, d_model]`, float32 on the CPU."""
+    with torch.no_grad():
+        out = module(x[None])
     out = out[0] if isinstance(out, tuple) else out
-    index, weight = _indices_and_weights(handed[-1][1:])
-    return out.reshape(x.shape).float().cpu(), (index, weight)
-
-
-def _indices_and_weights(handed: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    """Return the chosen experts and their weights from what experts were called with."""
-    tensors = [value for value in handed if isinstance(value, Tensor)]
-    index = next(t for t in tensors if not t.is_floating_point())
-    return index, next(t for t in tensors if t.is_floating_point() and t.shape == index.shape)
+    return out.reshape(x.shape).float().cpu()

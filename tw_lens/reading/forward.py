@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tw_lens.devices import CPU
 from tw_lens.errors import UnsupportedModelError
-from tw_lens.reading.layer import host_layers
+from tw_lens.reading.layer import HostLayer, host_layers
+from tw_lens.reading.mlp_parts import Point, host_mlp
 from tw_lens.reading.model_access import architecture_of, name_of
 from tw_lens.reading.model_parts import model_parts, residual_hooks
 from tw_lens.reading.offloaded import device_of
@@ -27,22 +28,40 @@ ONE_RUN = threading.RLock()  # hooks of two threads on one model would record ea
 
 
 @contextmanager
-def _unhooked_attention(model: Any) -> Iterator[dict[str, Tensor]]:
-    """Record the output of attention that TransformerLens shows as a bare module."""
-    outputs: dict[str, Tensor] = {}
-    handles = []
-    for layer in host_layers(model):
-        if layer.has_unhooked_attention:
-
-            def record(_module: Any, _inputs: Any, out: Any, name: str = layer.name) -> None:
-                outputs[f"{name}.hook_attn_out"] = out[0] if isinstance(out, tuple) else out
-
-            handles.append(layer.attention.register_forward_hook(record))
+def _unhooked_parts(model: Any) -> Iterator[dict[str, Tensor]]:
+    """Record what attention and MLPs compute where no hook of TransformerLens shows it."""
+    values: dict[str, Tensor] = {}
+    handles = [
+        module.register_forward_hook(_recorder(values, name, point))
+        for layer in host_layers(model)
+        for name, point in _unhooked_points(layer).items()
+        for module in point.modules
+    ]
     try:
-        yield outputs
+        yield values
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _unhooked_points(layer: HostLayer) -> dict[str, Point]:
+    """Return the values of a layer that no hook shows, by the hooks of other models."""
+    mlp = host_mlp(layer)
+    found = {} if mlp is None else mlp.unhooked_points(layer)
+    if layer.has_unhooked_attention:
+        found[f"{layer.name}.hook_attn_out"] = Point((layer.attention,))
+    return found
+
+
+def _recorder(values: dict[str, Tensor], name: str, point: Point) -> Any:
+    """Return a forward hook that adds a module's output, or its input, to a value."""
+
+    def record(_module: Any, inputs: Any, out: Any) -> None:
+        value = inputs if point.is_input else out
+        value = point.factor * (value[0] if isinstance(value, tuple) else value)
+        values[name] = value + values[name] if name in values else value
+
+    return record
 
 
 def run(
@@ -91,7 +110,7 @@ def _run_once(
     """Return the logits and the values at the hooks, float32 on the CPU."""
     device = device_of(model)
     tokens = tokens.to(device)
-    with _unhooked_attention(model) as outputs, _without_randomness(model, device):
+    with _unhooked_parts(model) as outputs, _without_randomness(model, device):
         logits, cache = _run_with_cache(model, tokens, requested)
     values = {name: cache[name].float().cpu() for name in requested if name in cache}
     values |= {name: out.float().cpu() for name, out in outputs.items() if name in requested}

@@ -67,7 +67,8 @@ def _is_plain(module: Any) -> bool:
 def _error(module: Any) -> float:
     """Return the relative error of `x W + b` against the module's own output, in either layout.
 
-    0 where neither layout fits: the module is no linear map (a norm with a gain per head).
+    0 where neither layout fits: the module is no linear map (a norm with a gain per head). Of
+    several outputs the nearest counts (a router returns its logits beside what it makes of them).
     """
     errors = []
     call = vars(module).get("_old_forward", module)  # offloaded weights are loaded already
@@ -80,7 +81,7 @@ def _error(module: Any) -> float:
                 output = call(x)
             except Exception:  # the other layout's width; a model that does not run says so itself
                 continue
-            output = output[0] if isinstance(output, tuple) else output
+            outputs = output if isinstance(output, tuple) else (output,)
             # Taken after the call: weight normalisation computes its weight in it.
             weight = module.weight if transposed else module.weight.T
             columns = weight.split(COLUMNS_AT_ONCE, dim=1)  # no second copy of an unembedding
@@ -88,9 +89,10 @@ def _error(module: Any) -> float:
             bias = optional(module, "bias")
             if isinstance(bias, Tensor):
                 ours = ours + bias.float()
-        if ours.shape == output.shape:
-            gap = (ours - output.float()).square().mean()
-            errors.append(float((gap / output.float().square().mean().clamp_min(1e-30)).sqrt()))
+        for each in outputs:
+            if isinstance(each, Tensor) and ours.shape == each.shape:
+                gap = (ours - each.float()).square().mean()
+                errors.append(float((gap / each.float().square().mean().clamp_min(1e-30)).sqrt()))
     return min(errors, default=0.0)
 
 

@@ -12,22 +12,23 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical import MLP, Norm
-from tw_lens.reading.experts import read_experts
+from tw_lens.reading.experts import TOLERANCE, output_of, possible_experts
 from tw_lens.reading.layer import HostLayer
 from tw_lens.reading.linear_maps import require_plain_maps
+from tw_lens.reading.mlp_parts import HostMLP, host_mlp
+from tw_lens.reading.mlp_weights import DenseWeights, dense_weights, neurons
 from tw_lens.reading.model_access import (
     hf_config_value,
     number,
     optional,
-    original_module,
     resolved_module,
-    to_float32_cpu,
 )
 from tw_lens.reading.model_exceptions import normalises_output, normalises_stream
 from tw_lens.reading.norms import read_head_norm, read_norm
 
 ACTIVATIONS = ("act_fn", "activation_fn", "act", "gelu_impl", "intermediate_act_fn")
 MISFITS = (AttributeError, KeyError, IndexError, RuntimeError, StopIteration, TypeError)
+N_PROBES, LARGE = 16, 30
 REMEDY = "Analyses of its attention still work."
 
 
@@ -40,123 +41,127 @@ def read_mlp(
         UnsupportedModelError: the layer has no MLP, or one of another form.
         ValueError: weights without data, quantised, or with NaN.
     """
-    mlp, where = optional(layer.block, "mlp"), f"{layer.name}.mlp"
-    if mlp is None or (mlp is not original_module(mlp) and resolved_module(mlp) is None):
-        raise layer.unsupported("has no MLP that TransformerLens shows", REMEDY)
-    original = resolved_module(mlp)
-    require_plain_maps(mlp, layer.model, where)
-    if optional(original, "experts", "input_linear") is not None:
-        return _mixture(layer, mlp, attention_norm, stream_norms, centred_stream=centred_stream)
+    host = host_mlp(layer)
+    if host is None:
+        raise layer.unsupported("has no MLP", REMEDY)
+    require_plain_maps(host.component, layer.model, host.name)
+    require_plain_maps(host.experts, layer.model, f"{layer.name}.moe")
+    norm, parallel = _norm(layer, host, attention_norm)
+    common = {
+        "layer": layer.index,
+        "norm": norm,
+        "parallel": parallel,
+        "stream_norms": stream_norms,
+        "post_norm": _post_norm(layer),
+        "centred_stream": centred_stream,
+    }
+    scale = number(layer.block, "residual_contribution_scale", 1.0)
+    original = resolved_module(host.component)
+    if host.experts is not None or optional(original, "experts", "input_linear") is not None:
+        mixture = host.component if host.experts is None else host.experts
+        beside = None if host.experts is None else host.component
+        if optional(resolved_module(mixture), "experts") is not None:
+            return _mixture(layer, mixture, beside, common | {"multiplier": scale})
+    return _dense(layer, host, common, scale)
+
+
+def _dense(layer: HostLayer, host: HostMLP, common: dict[str, Any], scale: float) -> MLP:
+    """Read an MLP without experts; `common` holds what every MLP has."""
+    mlp, original = host.component, resolved_module(host.component)
     d_model = int(layer.model.cfg.d_model)
-    W_in, W_gate, W_out = (_weight(mlp, name, where) for name in ("W_in", "W_gate", "W_out"))
+    W_in, W_gate, W_out, b_in, b_gate, b_out = dense_weights(mlp, host.name)
     if W_in is None or W_out is None or W_out.ndim != 2 or len(W_in) != d_model:
         raise layer.unsupported("has an MLP without a W_in and a W_out", REMEDY)
     d_mlp = len(W_out)
-    b_in, b_gate = _weight(mlp, "b_in", where), _weight(mlp, "b_gate", where)
     if W_gate is None and W_in.shape[1] == 2 * d_mlp:  # one projection for both (ModernBERT)
         W_gate, W_in = W_in.split(d_mlp, dim=1)
         b_gate, b_in = (None, None) if b_in is None else b_in.split(d_mlp)
     if W_in.shape != (d_model, d_mlp):
         raise layer.unsupported("has an MLP whose W_in and W_out do not fit each other", REMEDY)
-    b_out = _weight(mlp, "b_out", where)
-    b_out = torch.zeros(d_model) if b_out is None else b_out
     inner_norm = optional(original, "ffn_sub_norm") or optional(mlp, "ln")  # BitNet, solu_ln
     if layer.original_block is None and W_gate is not None:
         if inner_norm is not None:
             raise layer.unsupported("normalises the gates of its MLP and not their product", REMEDY)
         # A HookedTransformer adds b_in to the product, behind the gate.
-        b_in, b_out = None, b_out if b_in is None else b_out + b_in @ W_out
-    norm, parallel = _norm(layer, attention_norm)
+        b_out = b_out if b_in is None else b_in @ W_out + (0.0 if b_out is None else b_out)
+        b_in = None
+    weights = neurons(DenseWeights(W_in, W_gate, W_out, b_in, b_gate, b_out))
+    assert weights is not None
     found = MLP(
-        layer=layer.index,
-        norm=norm,
-        W_in=W_in,
-        W_out=W_out,
-        b_in=torch.zeros(d_mlp) if b_in is None else b_in,
-        b_out=b_out,
+        **weights._asdict(),
+        **common,
         activation=_activation(layer, mlp),
-        W_gate=W_gate,
-        b_gate=None if W_gate is None else torch.zeros(d_mlp) if b_gate is None else b_gate,
-        parallel=parallel,
-        stream_norms=stream_norms,
         inner_norm=read_head_norm(
-            inner_norm, layer.model, f"{where}.inner_norm", heads=1, d_head=d_mlp
+            inner_norm, layer.model, f"{host.name}.inner_norm", heads=1, d_head=d_mlp
         ),
-        post_norm=_post_norm(layer),
         gate_multiplier=number(original, "gate_multiplier", 1.0),  # Falcon-H1
-        multiplier=number(original, "down_multiplier", 1.0)
-        * number(layer.block, "residual_contribution_scale", 1.0),
-        centred_stream=centred_stream,
-    )  # fmt: skip
+        multiplier=number(original, "down_multiplier", 1.0) * scale,
+    )
+    probe = torch.randn(4, d_model, generator=torch.Generator().manual_seed(0))
+    probe = probe.to(next(mlp.parameters()))
+    if host.is_bare and _error(found, probe, output_of(mlp, probe)) > _tolerance(probe):
+        raise layer.unsupported("has an MLP of an unknown form", REMEDY)
     if found.inner_norm is None or layer.original_block is None:
         return found
     # TransformerLens leaves the norm out after its own processing (BitNet): what runs decides.
-    return min((found, replace(found, inner_norm=None)), key=lambda one: _error(one, mlp))
+    theirs = output_of(mlp, probe)
+    both = (found, replace(found, inner_norm=None))
+    return min(both, key=lambda one: _error(one, probe, theirs))
 
 
-def _error(found: MLP, mlp: Any) -> float:
-    """Return the largest gap of a canonical MLP and the component's own output on `n(x)`."""
-    n_x = torch.randn(4, len(found.W_in), generator=torch.Generator().manual_seed(0))
-    weight = next(mlp.parameters())
-    with torch.no_grad():
-        theirs = mlp(n_x[None].to(weight))[0].float().cpu()
-    plain = replace(found, norm=Norm.none(len(found.W_in)), post_norm=None, multiplier=1.0)
-    pre = plain.pre_activations_of_points(n_x)
-    return float((plain.mlp_out(plain.activations(pre, n_x)) - theirs).abs().max())
+def _error(found: MLP, probe: Tensor, theirs: Tensor) -> float:
+    """Return the largest relative error of a canonical MLP on `n(x)`, over positions.
+
+    Args:
+        found: the MLP.
+        probe: `n(x)` in the number format of the model.
+        theirs: the component's own output.
+    """
+    n_x = probe.float().cpu()
+    plain = replace(found, norm=Norm.none(n_x.shape[-1]), post_norm=None, multiplier=1.0)
+    activations = plain.activations(plain.pre_activations_of_points(n_x), n_x)
+    gap = (plain.mlp_out(activations, plain.biases_out(n_x)) - theirs).abs().amax(-1)
+    return float((gap / theirs.abs().amax(-1).clamp_min(1e-30)).max())
 
 
-def _mixture(
-    layer: HostLayer, mlp: Any, attention_norm: Norm, stream_norms: tuple[Norm, ...], *,
-    centred_stream: bool,
-) -> MLP:  # fmt: skip
-    """Read a mixture of experts as one MLP with the neurons of all experts."""
-    original = resolved_module(mlp)
+def _tolerance(probe: Tensor) -> float:
+    return max(TOLERANCE, torch.finfo(probe.dtype).eps * 8)
+
+
+def _mixture(layer: HostLayer, mixture: Any, beside: Any, common: dict[str, Any]) -> MLP:
+    """Read a mixture of experts as one MLP with the neurons of all experts.
+
+    Args:
+        layer: the layer.
+        mixture: the component.
+        beside: an MLP whose output is added to that of the experts; None without one.
+        common: what every MLP has.
+    """
+    original = resolved_module(mixture)
     function = optional(resolved_module(optional(original, "experts")), *ACTIVATIONS)
-    activation = _on_cpu(function) if callable(function) else _activation(layer, mlp)
-    found = None
+    activation = _on_cpu(function) if callable(function) else _activation(layer, mixture)
+    unit = torch.randn(
+        N_PROBES, int(layer.model.cfg.d_model), generator=torch.Generator().manual_seed(0)
+    ).to(next(original.parameters()))
+    probe = torch.cat([unit, LARGE * unit])  # which reach any clamp
     with contextlib.suppress(*MISFITS):
-        found = read_experts(original, activation, f"{layer.name}.mlp")
-    if found is None:
-        raise layer.unsupported("has a mixture of experts of an unknown layout", REMEDY)
-    norm, parallel = _norm(layer, attention_norm)
-    d_mlp, d_model = found.W_out.shape
-    return MLP(
-        layer=layer.index,
-        norm=norm,
-        W_in=found.W_in,
-        W_out=found.W_out,
-        b_in=torch.zeros(d_mlp),
-        b_out=torch.zeros(d_model),
-        activation=activation,
-        W_gate=found.W_gate,
-        b_gate=torch.zeros(d_mlp),
-        parallel=parallel,
-        stream_norms=stream_norms,
-        post_norm=_post_norm(layer),
-        multiplier=number(layer.block, "residual_contribution_scale", 1.0),
-        centred_stream=centred_stream,
-        routing=found.routing,
-        experts=found.names,
-        W_router=found.W_router,
-        b_router=found.b_router,
-    )
+        theirs = output_of(original, probe)
+        if beside is not None:
+            theirs = theirs + output_of(beside, probe)
+        finite = theirs.isfinite().all(-1)  # half precision may overflow
+        probe, theirs = probe[finite.to(probe.device)], theirs[finite]
+        for found in possible_experts(original, beside, activation, f"{layer.name}.mlp", unit):
+            mlp = MLP(**found._asdict(), **common)
+            if _error(mlp, probe, theirs) < _tolerance(probe):
+                return mlp
+    raise layer.unsupported("has a mixture of experts of an unknown layout", REMEDY)
 
 
-def _weight(mlp: Any, name: str, where: str) -> Tensor | None:
-    """Return a weight or bias of the component by TransformerLens' name; None without it."""
-    try:
-        value = getattr(mlp, name, None)
-    except (AttributeError, NotImplementedError, ValueError):  # the bridge has no such part
-        return None
-    if isinstance(value, Tensor) and value.is_meta and name.startswith("b_"):
-        # The name may still refer to what was there before offloaded weights were materialised.
-        value = optional(resolved_module(optional(mlp, name[2:])), "bias")
-    return to_float32_cpu(value, f"{where}.{name}") if isinstance(value, Tensor) else None
-
-
-def _norm(layer: HostLayer, attention_norm: Norm) -> tuple[Norm, bool]:
+def _norm(layer: HostLayer, host: HostMLP, attention_norm: Norm) -> tuple[Norm, bool]:
     """Return the norm before the MLP, and whether it reads the block's input."""
     block, model = layer.block, layer.model
+    if host.norm is not None:
+        return read_norm(host.norm, model, f"{host.name}.norm"), host.is_whole_block
     parallel = _is_parallel(layer)
     none = Norm.none(int(model.cfg.d_model))
     if normalises_stream(model) or normalises_output(model):

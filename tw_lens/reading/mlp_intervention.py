@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from tw_lens.canonical import MLP, Weights
 from tw_lens.reading.forward import ONE_RUN, run_batch
 from tw_lens.reading.intervention import InterventionRun, add_to_output, require_rebuilt
 from tw_lens.reading.layer import HostLayer, host_layer
+from tw_lens.reading.mlp_parts import host_mlp
 from tw_lens.reading.model_access import optional
 from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.states import WRITE_HOOKS, WrittenParts, written_parts
@@ -22,7 +24,7 @@ def run_with_mlp_change(
     weights: Weights,
     mlp: MLP,
     tokens: Int[Tensor, " position"],
-    activations: Float[Tensor, "position d_mlp"],
+    own: tuple[Float[Tensor, "position d_mlp"], Float[Tensor, "*position d_model"]],
     change: Float[Tensor, "edits position d_model"],
 ) -> InterventionRun:
     """Run one prompt once for every change of what the neurons of a layer write together.
@@ -32,7 +34,7 @@ def run_with_mlp_change(
         weights: from `read_weights`.
         mlp: the MLP in canonical form.
         tokens: the prompt.
-        activations: of its neurons on this prompt.
+        own: the activations of its neurons on this prompt, and what its biases add.
         change: what is added to `activations W_out` (before any post-norm and multiplier); nothing
             in row 0.
 
@@ -45,7 +47,10 @@ def run_with_mlp_change(
     before, after = residual_hooks(model)[layer.index : layer.index + 2]
     reached: list[bool] = []
     with ONE_RUN:
-        handle = _output(layer, mlp).register_forward_hook(add_to_output(change, reached))
+        handles = [
+            module.register_forward_hook(hook)
+            for module, hook in _hooks(layer, mlp, change, reached)
+        ]
         try:
             logits, values = run_batch(
                 model,
@@ -54,15 +59,13 @@ def run_with_mlp_change(
                 also=[f"{layer.name}.{hook}" for hook in WRITE_HOOKS],
             )
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
     plain = {name: value[0] for name, value in values.items()}
     x = plain[before]
     parts = written_parts(plain, layer, x, plain[after])
     rebuilt = torch.stack(
-        [
-            _after(weights, mlp.layer, x, parts, mlp.mlp_out(activations, change=row))
-            for row in change
-        ]
+        [_after(weights, mlp.layer, x, parts, mlp.mlp_out(*own, change=row)) for row in change]
     )
     error = require_rebuilt(layer, rebuilt, values[after])
     if not reached:
@@ -86,12 +89,30 @@ def _after(
     return x + parts.attn_out + mlp_out
 
 
-def _output(layer: HostLayer, mlp: MLP) -> nn.Module:
-    """Return the module whose output is the sum over neurons: the projection, or the whole MLP."""
-    component = layer.block.mlp
-    if mlp.routing is None:
-        for name in ("out", "dense_out"):
-            module = optional(component, name)
-            if isinstance(module, nn.Module):
-                return module
-    return component
+def _hooks(
+    layer: HostLayer, mlp: MLP, change: Float[Tensor, "edits position d_model"], reached: list[bool]
+) -> Iterator[tuple[nn.Module, Any]]:
+    """Yield the modules and hooks that add to the sum over neurons, before anything else does.
+
+    That is the projection, or where it is not called (after TransformerLens' own processing) the
+    whole MLP; of a mixture, the whole or the dense MLP beside it.
+    """
+    host = host_mlp(layer)
+    assert host is not None  # it was read from there
+    add, called = add_to_output(change, reached), list[bool]()
+    names = () if mlp.routing is not None else ("out", "dense_out", "down_proj")
+    projection = optional(host.component, *names)
+
+    def project(module: nn.Module, inputs: Any, out: Any) -> Any:
+        called.append(True)
+        return add(module, inputs, out)
+
+    def whole(module: nn.Module, inputs: Any, out: Any) -> Any:
+        if not called:
+            return add(module, inputs, out)
+        called.clear()
+        return None
+
+    if isinstance(projection, nn.Module):
+        yield projection, project
+    yield host.component, whole

@@ -15,7 +15,12 @@ from tw_lens.reading.layer import host_layer
 from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.states import WRITE_HOOKS, WrittenParts, written_parts
 
-MLP_HOOKS = ("mlp.hook_pre", "mlp.hook_pre_linear", "hook_mlp_out", "ln2.hook_in", "hook_resid_mid")
+# Of an MLP, and of the dense MLP of a Granite hybrid.
+PRE_HOOKS, LINEAR_HOOKS = (
+    (f"mlp.{hook}", f"shared_mlp.{hook}") for hook in ("hook_pre", "hook_pre_linear")
+)
+STREAM_HOOKS = ("ln2.hook_in", "hook_resid_mid")
+MLP_HOOKS = (*PRE_HOOKS, *LINEAR_HOOKS, "hook_mlp_out", *STREAM_HOOKS)
 
 
 def mlp_hooks(n_layers: int) -> list[str]:
@@ -33,7 +38,7 @@ def read_resid_mid(
     """
     mlp, own = weights.mlp(layer), host_layer(model, layer)
     names = residual_hooks(model)[layer : layer + 2]
-    hooks = [f"blocks.{layer}.{hook}" for hook in (*MLP_HOOKS[3:], *WRITE_HOOKS)]
+    hooks = [f"blocks.{layer}.{hook}" for hook in (*STREAM_HOOKS, *WRITE_HOOKS)]
     _, values = run_batch(model, tokens, names, also=hooks)
     before, after = (values[name] for name in names)
     parts = written_parts(values, own, before, after)
@@ -70,22 +75,26 @@ def compare_mlp(
         in_half: whether the model is in half precision, where each quantity is computed from the
             model's own previous one.
     """
-    pre, linear, out, read, middle = (
-        values.get(f"blocks.{mlp.layer}.{hook}") for hook in MLP_HOOKS
+    own = {hook: values.get(f"blocks.{mlp.layer}.{hook}") for hook in MLP_HOOKS}
+    pre, linear = (
+        next((own[hook] for hook in hooks if own[hook] is not None), None)
+        for hooks in (PRE_HOOKS, LINEAR_HOOKS)
     )
-    if out is None and parts is not None and parts.cross_out is not None:
-        out = parts.mlp_out
-    mid = _mid(mlp, before, parts, read, middle)
+    mid = _mid(mlp, before, parts, own["ln2.hook_in"], own["hook_resid_mid"])
     if mid is None:
         return []
+    out = own["hook_mlp_out"]
+    if out is None and parts is not None and parts.cross_out is not None:
+        out = parts.mlp_out
     y, found = mlp.norm.sphere(mid), []
     ours = mlp.pre_activations_of_points(y)
-    theirs = _own_pre_activations(ours, pre, linear)
+    # The hooks of a mixture show its own input, or the neurons of one part.
+    theirs = None if mlp.routing is not None else _own_pre_activations(ours, pre, linear)
     if theirs is not None:
         found.append(("mlp_pre", _joined(ours), _joined(theirs)))
     used = theirs if in_half and theirs is not None else ours
     if out is not None:
-        found.append(("mlp_out", mlp.mlp_out(mlp.activations(used, y)), out))
+        found.append(("mlp_out", mlp.mlp_out(mlp.activations(used, y), mlp.biases_out(y)), out))
     return found
 
 

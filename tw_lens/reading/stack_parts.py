@@ -37,7 +37,7 @@ class StackOriginal:
     def __getattr__(self, name: str) -> Any:
         """Return the model's own attribute; `config` is the side's where it has one."""
         whole, side = self.__dict__.get("whole"), self.__dict__.get("side")
-        if whole is None:
+        if whole is None or side is None:
             raise AttributeError(name)
         if name == "config":
             own = optional(whole.config, side)

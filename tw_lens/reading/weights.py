@@ -17,6 +17,7 @@ from tw_lens.reading.fingerprint import fingerprint, sampled_fingerprint
 from tw_lens.reading.forward import run
 from tw_lens.reading.layer import HostLayer, host_layer, host_layers
 from tw_lens.reading.mlp import read_mlp
+from tw_lens.reading.mlp_parts import host_mlp
 from tw_lens.reading.model_access import (
     architecture_of,
     name_of,
@@ -113,6 +114,7 @@ def read_weights(model: Any, *, device: torch.device | str | None = None) -> Wei
         read_fingerprint=lambda: fingerprint(model),
         sampled_fingerprint=sampled_fingerprint(model),
         device=device,
+        layers_without_mlp=tuple(n.index for n in host_layers(model) if host_mlp(n) is None),
         **_crossing(model, device, centred_stream, read_on_cpu),
     )
 

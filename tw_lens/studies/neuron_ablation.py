@@ -220,7 +220,8 @@ def _measure(
     """
     y = mlp.norm.sphere(mid)
     activations = mlp.activations(mlp.pre_activations_of_points(y), y)
-    own = mlp.mlp_out(activations)
+    biases = mlp.biases_out(y)
+    own = mlp.mlp_out(activations, biases)
     changes = torch.stack(
         [-activations[:, list(members or ())] @ mlp.W_out[list(members or ())]
          for members in removed]
@@ -228,8 +229,8 @@ def _measure(
     effects, residual_error = [], 0.0
     for chunk in changes.split(max(1, MAX_POSITIONS // len(tokens) - 1)):
         rows = torch.cat([torch.zeros_like(chunk[:1]), chunk])
-        run = run_with_mlp_change(model, weights, mlp, tokens, activations, rows)
-        moved = torch.stack([mlp.mlp_out(activations, change=row) - own for row in chunk])
+        run = run_with_mlp_change(model, weights, mlp, tokens, (activations, biases), rows)
+        moved = torch.stack([mlp.mlp_out(activations, biases, change=row) - own for row in chunk])
         output = moved.norm(dim=-1) / own.norm(dim=-1).clamp_min(1e-30)
         effects.append(torch.stack([output, kl_divergence(run.logits)], dim=1))
         residual_error = max(residual_error, run.residual_error)

@@ -97,7 +97,7 @@ class HeadSpectrum(HeadComponents, Result):
             f"{score_summary(self.score)}{plural(len(self.heads), 'head')}"
             f"{f' ({zero} of zeros)' if zero else ''}, {spectrum}"
             f"{filter_summary(self.token_filter)}{significance_summary(self.left, self.right)}"
-            f"{self.token_source.summary([self.layer], [self.circuit])}"
+            f"{self.token_source.summary([self.layer], [self.circuit], self.only_head)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:

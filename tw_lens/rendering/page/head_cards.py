@@ -131,7 +131,9 @@ def layer_cards(
          *(() if biases is None else biases.caveats)]
     )  # fmt: skip
     directions = (qk.left, qk.right, ov.left, ov.right)
+    faithful = qk.token_source.agreement([layer], CIRCUITS)
     notes = (
+        "" if faithful is None else f"Faithfulness: {faithful}.",
         significance_sentence("of the directions of this layer", *directions),
         significance_sentence("of its probes", keys.lists, updates.lists),
         why_not[:1].upper() + why_not[1:],

@@ -166,11 +166,12 @@ def test_printed_figures_fit_the_page_in_dark_text(page, browser):
     assert not tab.is_visible("nav") and not tab.is_visible("#atlas .tools")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible_in_light_and_dark(scheme, page, browser):
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 320)])
+def test_accessible_in_light_and_dark(scheme, width, page, browser):
     from axe_playwright_python.sync_playwright import Axe
 
-    reader = Reader(browser, page, color_scheme=scheme)
+    view = {"width": width, "height": 900}
+    reader = Reader(browser, page, color_scheme=scheme, viewport=view)
     reader.tab.evaluate(SCROLL_THROUGH)
     reader.tab.wait_for_selector("#trajectory .circuitsvis .colored-tokens")
     reader.tab.wait_for_timeout(500)

@@ -21,6 +21,8 @@ HeadKind = Literal[
 ]
 HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
 WRITTEN = ("copying", "suppression")
+TESTED = ("induction", *WRITTEN)
+"""Kinds whose claim needs a permutation test."""
 SHARE, MATCHED, WRITES, LEVEL = 0.4, 0.9, 0.75, 0.01
 """A kind is claimed from this share of the attention, or of the tokens that score lower, at this
 level: for what queries match (induction), and for what heads write."""

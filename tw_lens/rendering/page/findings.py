@@ -225,11 +225,11 @@ def above_null(atlas: HeadAtlas) -> Finding | None:
     if not sizes:
         return None
     level = f"{100 * SIGNIFICANCE:.0f} %"
-    expected = [f"{SIGNIFICANCE * n:.0f} of {n}" for n in sizes]
+    expected = f"{SIGNIFICANCE * min(sizes):.0f} of {min(sizes)} ({level})"
     text = (
         f"{SYMBOLS['vocabulary']} marks the token lists of heads' leading directions that are more "
-        f"coherent than {100 * (1 - SIGNIFICANCE):.0f} % of random directions under both nulls; by "
-        f"chance at most {f'{expected[0]} ({level})' if len(sizes) == 1 else level}."
+        f"coherent than {100 * (1 - SIGNIFICANCE):.0f} % of random directions, isotropic and with "
+        f"the vocabulary's covariance; by chance at most {expected if len(sizes) == 1 else level}."
     )
     test = f"(one-sided binomial test, p \u2264 {SIGNIFICANCE:g})"
     if above:

@@ -17,7 +17,13 @@ from tw_lens.rendering.figures.style import json_in_script, to_lists
 from tw_lens.results.arguments import CIRCUITS, SIDE_NAMES
 from tw_lens.results.base import component_label
 from tw_lens.studies import HEAD_KINDS, HeadKinds
-from tw_lens.studies.head_kinds_result import WRITTEN, least_from_weights, least_in_use
+from tw_lens.studies.head_kinds_result import (
+    LEVEL,
+    TESTED,
+    WRITTEN,
+    least_from_weights,
+    least_in_use,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -29,7 +35,8 @@ MEANINGS = {
     f"chance, {KIND} marks heads that show this kind",
     "Kind from weights": "score from the weights alone; the palest color is chance, "
     f"{KIND} marks heads that the weights claim to be of this kind",
-    "Faithfulness": "r on held-out text, or how far it exceeds its floor (r with permuted tokens)",
+    "Faithfulness": "agreement with the running model on held-out text (QK: correlation of "
+    "attention scores, OV: cosine of writes); floor: r with the points of permuted tokens",
     "Strength": "leading singular value, or its share of the sum of all",
     "Coherence": f"similarity of the leading direction's tokens; {LIST} marks lists above both "
     "nulls, as in the cards",
@@ -40,8 +47,8 @@ MEANINGS = {
 class MapMeasure:
     """One measure of all heads, as the map shows it; `low` and `high` are the ends of its colors.
 
-    `values` are NaN where a head has none; `marked` heads get a mark, from a score of `least` on
-    where that is stated. `floor` is what a value is to be compared with.
+    `values` are NaN where a head has none; `marked` heads get a mark, for `cutoff` where that is
+    stated. `floor` is what a value is to be compared with.
     """
 
     group: str
@@ -50,14 +57,14 @@ class MapMeasure:
     low: float
     high: float
     marked: Bool[Tensor, " heads"]
-    least: float | None = None
+    cutoff: str = ""
     floor: Float[Tensor, " heads"] | None = None
 
     @property
     def meaning(self) -> str:
         """What the measure and its marks say, in a sentence."""
-        least = "" if self.least is None else f" (score {self.least:g} or more)"
-        return f"{self.name}: {MEANINGS[self.group]}{least}."
+        cutoff = f" ({self.cutoff})" if self.cutoff else ""
+        return f"{self.name}: {MEANINGS[self.group]}{cutoff}."
 
 
 @dataclass(frozen=True)
@@ -144,8 +151,10 @@ def _kinds(kinds: HeadKinds) -> Iterable[MapMeasure]:
     for group, scores, marked, least in sources:
         for i, kind in enumerate(HEAD_KINDS):
             matching = kind in WRITTEN or (kind, group) == ("induction", "Kind from weights")
-            low = 0.5 if matching else 0.0
-            yield MapMeasure(group, kind, scores[i], low, 1.0, marked[i], round(least[i], 3))
+            low, cutoff = 0.5 if matching else 0.0, f"score {least[i]:.2g} or more"
+            if group == "Kind from weights" and kind in TESTED:
+                cutoff += f", p {LEVEL:g} or less"
+            yield MapMeasure(group, kind, scores[i], low, 1.0, marked[i], cutoff)
 
 
 def _of_heads(
@@ -169,7 +178,6 @@ def _measure(group: str, name: str, values: Tensor, marked: Tensor | None = None
 
 
 def _faithfulness(kinds: HeadKinds, atlas: HeadAtlas) -> Iterable[MapMeasure]:
-    names = {"QK": "QK: r, correlation of scores", "OV": "OV: r, cosine of writes"}
     for circuit in CIRCUITS:
         r, floor = (
             torch.tensor([of(*head, circuit) for head in kinds.heads])
@@ -177,8 +185,10 @@ def _faithfulness(kinds: HeadKinds, atlas: HeadAtlas) -> Iterable[MapMeasure]:
         )
         if bool(r.isfinite().any()):
             none, group = torch.zeros(len(r), dtype=torch.bool), "Faithfulness"
-            yield MapMeasure(group, names[circuit], r, 0.0, 1.0, none, floor=floor)
-            yield MapMeasure(group, f"{circuit}: r less its floor", r - floor, 0.0, 1.0, none)
+            yield MapMeasure(group, f"{circuit} faithfulness r", r, 0.0, 1.0, none, floor=floor)
+            yield MapMeasure(
+                group, f"{circuit} faithfulness r less its floor", r - floor, 0.0, 1.0, none
+            )
 
 
 def _strength(kinds: HeadKinds, atlas: HeadAtlas) -> Iterable[MapMeasure]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from tw_lens.rendering.page.panels import Panel, Section, Table, TokenTable
 from tw_lens.studies import HEAD_KINDS, HeadKinds
-from tw_lens.studies.head_kinds_result import LEVEL, MATCHED, SHARE, WRITES, WRITTEN
+from tw_lens.studies.head_kinds_result import LEVEL, MATCHED, SHARE, TESTED, WRITES, WRITTEN
 
 COLUMNS = ("head", "kind", "found", "score from weights", "p", "score in use")
-FOUND = {
-    (True, True): "claimed and in use", (True, False): "claimed only", (False, True): "in use only",
-}  # fmt: skip
+FOUND = {(True, True): "both", (True, False): "claimed only", (False, True): "in use only"}
 """Whether the weights claim a kind, and whether the head shows it in use."""
 NOTHING = "\u2013"
 POSITIONAL = HEAD_KINDS[0], HEAD_KINDS[3]  # previous token, attention sink
-AGREEMENT = ("kind", "heads, from weights", "heads, in use", "rank correlation", "AUC")
+AGREEMENT = ("kind", "heads claimed", "heads in use", "rank correlation", "AUC")
 
 
 def kinds_section(kinds: HeadKinds, layers: tuple[int, ...]) -> Section:
@@ -41,9 +39,10 @@ def kinds_section(kinds: HeadKinds, layers: tuple[int, ...]) -> Section:
     panels = (
         Panel(
             "Do weights predict use?",
-            "Scores from the weights, for sampled tokens at their points, against the same kinds "
-            "where the model runs on random tokens, repeated once. AUC: of the weights' score for "
-            f"the heads that show a kind in use ({text or 'not defined'}). The map of heads shows "
+            "Scores from the weights, for sampled tokens at their points, by which heads are "
+            "claimed to be of a kind, against the same kinds in use, where the model runs on "
+            "random tokens, repeated once. AUC: of the weights' score for the heads that show a "
+            f"kind in use ({text or 'not defined'}). The map of heads shows "
             "both scores of every head.",
             table=Table("agreement of weights and use", AGREEMENT, table, (None,) * len(table)),
             caveats=kinds.caveats,
@@ -96,8 +95,7 @@ def kind_table(kinds: HeadKinds, layer: int, head: int) -> TokenTable:
 
 def _cutoffs() -> str:
     """Return from which scores on a kind is claimed or shown, and which kinds are tested."""
-    tested = ("induction", *WRITTEN)
-    places = ", ".join(kind for kind in HEAD_KINDS if kind not in tested)
+    places = ", ".join(kind for kind in HEAD_KINDS if kind not in TESTED)
     return (
         f"Claimed: a score from the weights of {SHARE:g} or more for {places} (mean attention to "
         f"that place), {MATCHED:g} for induction, {WRITES:g} for {' and '.join(WRITTEN)} (share of "

@@ -135,6 +135,13 @@ document.querySelectorAll(".card").forEach((card) => {
   });
 });
 
+// What is wider than its place is scrolled by keyboard too.
+const widths = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+  if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+  else target.removeAttribute("tabindex");
+}));
+document.querySelectorAll(".circuit").forEach((circuit) => widths.observe(circuit));
+
 colorMap();
 const first = mapData.measures[0].values
   .map((value, i) => [value ?? -1, mapData.heads[i]])

@@ -10,6 +10,8 @@ from tests.models import golden_bridge
 from tw_lens.canonical import HeadFaithfulness
 from tw_lens.rendering.page import findings
 from tw_lens.rendering.page.faithfulness_text import of_head
+from tw_lens.rendering.page.head_map import head_map
+from tw_lens.rendering.page.kinds_section import kinds_section
 from tw_lens.results.token_lists import NullComparison
 from tw_lens.results.token_source import TokenSource
 from tw_lens.studies import HEAD_KINDS
@@ -215,3 +217,39 @@ def test_the_page_has_five_to_eight_findings_and_links_heads_to_cards(tmp_path):
     assert '<a href="#L2H0">L2H0</a>' in part and 'href="#L0H' not in part
     for anchor in ("certificate", "heads", "kinds", "trajectory", "atlas"):
         assert f'href="#{anchor}"' in part and f'id="{anchor}"' in text
+
+
+def test_the_map_marks_as_many_lists_as_the_finding_counts(atlas, kinds):
+    p = torch.rand(len(atlas.entries), 2, generator=torch.Generator().manual_seed(0)) / 5
+    null = NullComparison(torch.full((len(p),), 0.1), p)
+    changed = replace(atlas, left=replace(atlas.left, null=null))
+    text = findings.above_null(changed).text
+    for measure in head_map(kinds, changed, [0]).measures:
+        if measure.name in ("QK queries", "OV tokens read"):
+            assert f"{measure.name} ({int(measure.marked.sum())} of 12, p = " in text
+            assert int(measure.marked.sum()) > 0
+
+
+def test_the_map_shows_a_faithfulness_beside_its_floor(atlas, kinds):
+    heads, value = torch.tensor(kinds.heads), torch.linspace(0.4, 0.9, 24).reshape(2, 12)
+    found = HeadFaithfulness(heads, value, value, value, value - 0.3, n_prompts=40)
+    source = TokenSource(name="text", faithfulness=found)
+    shown = head_map(kinds, replace(atlas, token_source=source), [0]).measures
+    r, less = [one for one in shown if one.group == "Faithfulness" and "QK" in one.name]
+    assert torch.equal(r.values, value[0]) and torch.allclose(r.floor, value[0] - 0.3)
+    assert torch.allclose(less.values, torch.full((12,), 0.3))
+
+
+def test_the_table_of_kinds_tells_claims_from_use(kinds):
+    use, own = torch.zeros_like(kinds.from_use), torch.zeros_like(kinds.from_weights)
+    row, tested = HEAD_KINDS.index("previous token"), HEAD_KINDS.index("copying")
+    own[row, :2], use[row, 1:3], own[tested, 0] = 0.5, 0.5, 0.8
+    p = torch.full_like(kinds.p, torch.nan)
+    p[tested] = 0.005
+    panel = kinds_section(replace(kinds, from_use=use, from_weights=own, p=p), (0,)).panels[1]
+    rows = {(row[0], row[1]): row[2:] for row in panel.table.rows}
+    assert rows["L0H0", "previous token"] == ("claimed only", 0.5, "\u2013", 0.0)
+    assert rows["L0H1", "previous token"][0] == "both"
+    assert rows["L0H2", "previous token"][0] == "in use only"
+    assert rows["L0H0", "copying"] == ("claimed only", 0.8, 0.005, 0.0)
+    assert "\u2013 for previous token, same token, attention sink" in panel.note

@@ -87,7 +87,8 @@ class HeadSpectrum(HeadComponents, Result):
         needed = self.directions_for_99
         zero = int(needed.isnan().sum())
         spectrum = (
-            f"99 % of the spectrum in {float(needed.nanmean()):.0f} % of the directions"
+            f"{float(needed.nanmean()):.0f} % of the directions reach 99 % of the sum of singular "
+            "values"
             if zero < len(needed)
             else "no spectrum"
         )

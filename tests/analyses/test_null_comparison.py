@@ -131,5 +131,6 @@ def test_lists_above_chance_by_a_binomial_test(found: int, n: int, above: bool):
     p[n + 1 :] = 0.001  # lists of another head
     blank = torch.zeros(n + 3, 1)
     lists = TokenLists(blank, blank.long(), ((),) * (n + 3), NullComparison(blank[:, 0], p))
-    assert lists.above_chance(range(n)) is above
-    assert TokenLists(blank, blank.long(), ((),)).above_chance([0]) is None
+    count = lists.count_above(range(n))
+    assert (count.found, count.n, count.above_chance) == (found, n, above)
+    assert TokenLists(blank, blank.long(), ((),)).count_above([0]) is None

@@ -9,6 +9,9 @@ import tw_lens as tw
 from tests.models import golden_bridge
 from tw_lens.canonical import HeadFaithfulness
 from tw_lens.rendering.page import findings
+from tw_lens.rendering.page.faithfulness_text import of_head
+from tw_lens.rendering.page.head_map import head_map
+from tw_lens.rendering.page.kinds_section import kinds_section
 from tw_lens.results.token_lists import NullComparison
 from tw_lens.results.token_source import TokenSource
 from tw_lens.studies import HEAD_KINDS
@@ -73,9 +76,9 @@ def test_faithfulness_gives_means_and_extreme_layers():
     value = torch.tensor([[0.9, 0.7, 0.2, 0.4], [1.0, 0.8, 0.5, 0.3]])
     found = measured(value, value - 0.1, torch.full((2, 4), 0.25))
     text = findings.faithfulness(TokenSource(name="text", faithfulness=found)).text
-    assert "0.55 on average, from 0.30 in layer 3 to 0.80 in layer 0 (permuted words: 0.25)" in text
-    assert "0.65 on average, from 0.40 in layer 3 to 0.90 in layer 0" in text
-    assert "40 held-out prompts" in text
+    assert "QK r = 0.55 (floor 0.25), from 0.30 in layer 3 to 0.80 in layer 0" in text
+    assert "OV r = 0.65 (floor 0.25), from 0.40 in layer 3 to 0.90 in layer 0" in text
+    assert "over all 4 heads, on 40 held-out prompts" in text
     assert "3 of 4 heads (QK) and 3 of 4 heads (OV)" in text
 
 
@@ -88,8 +91,24 @@ def test_faithfulness_that_is_not_defined_is_not_stated():
     text = findings.faithfulness(
         TokenSource(name="text", faithfulness=measured(value, value - 0.1, torch.zeros(2, 4)))
     ).text
-    assert "0.80 on average (permuted words" in text and "nan" not in text
-    assert "an undefined value" in text and "2 of 2 heads (QK) and 0 of 0 heads (OV)" in text
+    assert "QK r = 0.80 (floor 0.00); OV r not defined" in text and "nan" not in text
+    assert "2 of 2 heads (QK) and 0 of 0 heads (OV)" in text
+
+
+def test_the_faithfulness_of_a_head_stands_beside_its_floor():
+    value = torch.tensor([[0.91, 0.7, 0.2, torch.nan], [1.0, 0.8, 0.5, 0.3]])
+    found = measured(value, value - 0.02, torch.tensor([[0.82, 0.75, -0.001, 0.1]] * 2))
+    source = TokenSource(name="text", faithfulness=found)
+    said = [of_head(source, layer, head, "QK") for layer in (0, 3) for head in (0, 1)]
+    assert said[0] == "Faithfulness r = 0.91 [0.89, 1.01] (floor 0.82)."
+    assert said[1] == "Faithfulness r = 0.70 [0.68, 0.80] (floor 0.75), not above its floor."
+    assert "(floor 0.00)." in said[2] and "not defined" in said[3]
+    assert of_head(source, 1, 0, "QK") == of_head(TokenSource(), 0, 0, "QK")
+    assert source.agreement([0], ["QK"]) == (
+        "QK r = 0.81 (floor 0.78) on held-out text, mean over the 2 heads of layer 0"
+    )
+    assert source.agreement([0], ["QK"], head=0) == "QK r = 0.91 (floor 0.82) on held-out text"
+    assert source.sentence([0, 3], ["OV"]).endswith("on held-out text, mean over the 4 heads")
 
 
 @pytest.mark.parametrize("kind", findings.KINDS)
@@ -166,13 +185,14 @@ def test_sides_above_and_at_chance_are_told_apart(atlas):
     coherence = torch.full((len(atlas.entries),), 0.1)
     changed = replace(atlas, right=replace(atlas.right, null=NullComparison(coherence, p)))
     text = findings.above_null(changed).text
-    assert "for tokens written by W_OV (6 of 12, 50 %); not for" in text
+    assert "by chance at most 1 of 12 (5 %). There are more (one-sided binomial test" in text
+    assert "0.05) for OV tokens written (6 of 12, p = 1.1e-05), not for QK queries (0 of" in text
     p = torch.full_like(p, 0.01)
     lists = {
         s: replace(getattr(atlas, s), null=NullComparison(coherence, p)) for s in ("left", "right")
     }
     assert "not for" not in findings.above_null(replace(atlas, **lists)).text
-    assert findings.above_null(atlas).text.startswith("No more token lists than chance explains")
+    assert "There are not more (one-sided binomial test" in findings.above_null(atlas).text
 
 
 def test_lists_without_a_null_give_no_sentence(atlas):
@@ -197,3 +217,39 @@ def test_the_page_has_five_to_eight_findings_and_links_heads_to_cards(tmp_path):
     assert '<a href="#L2H0">L2H0</a>' in part and 'href="#L0H' not in part
     for anchor in ("certificate", "heads", "kinds", "trajectory", "atlas"):
         assert f'href="#{anchor}"' in part and f'id="{anchor}"' in text
+
+
+def test_the_map_marks_as_many_lists_as_the_finding_counts(atlas, kinds):
+    p = torch.rand(len(atlas.entries), 2, generator=torch.Generator().manual_seed(0)) / 5
+    null = NullComparison(torch.full((len(p),), 0.1), p)
+    changed = replace(atlas, left=replace(atlas.left, null=null))
+    text = findings.above_null(changed).text
+    for measure in head_map(kinds, changed, [0]).measures:
+        if measure.name in ("QK queries", "OV tokens read"):
+            assert f"{measure.name} ({int(measure.marked.sum())} of 12, p = " in text
+            assert int(measure.marked.sum()) > 0
+
+
+def test_the_map_shows_a_faithfulness_beside_its_floor(atlas, kinds):
+    heads, value = torch.tensor(kinds.heads), torch.linspace(0.4, 0.9, 24).reshape(2, 12)
+    found = HeadFaithfulness(heads, value, value, value, value - 0.3, n_prompts=40)
+    source = TokenSource(name="text", faithfulness=found)
+    shown = head_map(kinds, replace(atlas, token_source=source), [0]).measures
+    r, less = [one for one in shown if one.group == "Faithfulness" and "QK" in one.name]
+    assert torch.equal(r.values, value[0]) and torch.allclose(r.floor, value[0] - 0.3)
+    assert torch.allclose(less.values, torch.full((12,), 0.3))
+
+
+def test_the_table_of_kinds_tells_claims_from_use(kinds):
+    use, own = torch.zeros_like(kinds.from_use), torch.zeros_like(kinds.from_weights)
+    row, tested = HEAD_KINDS.index("previous token"), HEAD_KINDS.index("copying")
+    own[row, :2], use[row, 1:3], own[tested, 0] = 0.5, 0.5, 0.8
+    p = torch.full_like(kinds.p, torch.nan)
+    p[tested] = 0.005
+    panel = kinds_section(replace(kinds, from_use=use, from_weights=own, p=p), (0,)).panels[1]
+    rows = {(row[0], row[1]): row[2:] for row in panel.table.rows}
+    assert rows["L0H0", "previous token"] == ("claimed only", 0.5, "\u2013", 0.0)
+    assert rows["L0H1", "previous token"][0] == "both"
+    assert rows["L0H2", "previous token"][0] == "in use only"
+    assert rows["L0H0", "copying"] == ("claimed only", 0.8, 0.005, 0.0)
+    assert "\u2013 for previous token, same token, attention sink" in panel.note

@@ -40,7 +40,7 @@ def test_a_ring_and_a_disc_by_hand():
     assert hover_text(lists, 3).endswith("<br>coherence 0.50")
     sentence = significance_sentence("here", lists, lists)
     assert "Of the 16 token lists here" in sentence
-    assert "50 % exceed the isotropic null and 50 % the covariance-matched null" in sentence
+    assert "50 % exceed the isotropic null, and 25 % the covariance-matched null too" in sentence
 
 
 def test_lists_without_a_null_comparison_have_no_marker():

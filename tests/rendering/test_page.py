@@ -97,7 +97,8 @@ def test_page_of_a_processed_model_without_biases(tmp_path):
     model.enable_compatibility_mode()
     page = tw.report(model, tmp_path / "p.html", prompt=[5, 6, 7], layers=[1], words=["w5", 7])
     text = page.read_text(encoding="utf-8")
-    assert "needs a query or key bias" in text and "norms folded" in text
+    assert "Layer 1 of " in text and "has no bias on queries or keys" in text
+    assert "norms folded" in text
     assert "Token norms, published convention" not in text
 
 

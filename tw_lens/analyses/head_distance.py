@@ -57,7 +57,7 @@ class HeadProbeByDistance(HeadComponents, Result):
             f"{self.model_name} layer {self.layer}: {len(self.words)} words through "
             f"{len(self.components)} heads at distances {', '.join(map(str, self.distances))}"
             f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
-            f"{self.token_source.summary([self.layer], ['QK'])}"
+            f"{self.token_source.summary([self.layer], ['QK'], self.only_head)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -109,7 +109,7 @@ class HeadScoreByDistance(HeadComponents, Result):
             f"{self.distances[-1]} the mean score of {len(self.words)} words changes by "
             f"{float(change[low]):+.2f} ({self.components[low]}) to {float(change[high]):+.2f} "
             f"({self.components[high]}){dropped_summary(self.dropped)}"
-            f"{self.token_source.summary([self.layer], ['QK'])}"
+            f"{self.token_source.summary([self.layer], ['QK'], self.only_head)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:

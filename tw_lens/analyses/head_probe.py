@@ -92,7 +92,7 @@ class HeadProbe(HeadComponents, Result):
             f"{plural(len(self.components), 'component')}"
             f"{filter_summary(self.token_filter)}{dropped_summary(self.dropped)}"
             f"{significance_summary(self.lists)}"
-            f"{self.token_source.summary([self.layer], [self.circuit])}"
+            f"{self.token_source.summary([self.layer], [self.circuit], self.only_head)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:

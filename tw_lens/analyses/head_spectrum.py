@@ -87,7 +87,8 @@ class HeadSpectrum(HeadComponents, Result):
         needed = self.directions_for_99
         zero = int(needed.isnan().sum())
         spectrum = (
-            f"99 % of the spectrum in {float(needed.nanmean()):.0f} % of the directions"
+            f"{float(needed.nanmean()):.0f} % of the directions reach 99 % of the sum of singular "
+            "values"
             if zero < len(needed)
             else "no spectrum"
         )
@@ -97,7 +98,7 @@ class HeadSpectrum(HeadComponents, Result):
             f"{score_summary(self.score)}{plural(len(self.heads), 'head')}"
             f"{f' ({zero} of zeros)' if zero else ''}, {spectrum}"
             f"{filter_summary(self.token_filter)}{significance_summary(self.left, self.right)}"
-            f"{self.token_source.summary([self.layer], [self.circuit])}"
+            f"{self.token_source.summary([self.layer], [self.circuit], self.only_head)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -10,6 +10,11 @@ Score = Literal["dot", "standardised"]
 SCORES: tuple[Score, ...] = get_args(Score)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
+SIDE_NAMES = {
+    ("QK", "left"): "queries", ("QK", "right"): "keys",
+    ("OV", "left"): "tokens read", ("OV", "right"): "tokens written",
+}  # fmt: skip
+"""What a circuit's left and right singular directions are read as, for readers."""
 
 
 def require_score(score: Score, circuit: Circuit, convention: Convention) -> None:

@@ -55,10 +55,15 @@ def plural(n: int, noun: str) -> str:
 
 
 def correlation_text(r: float, floor: float) -> str:
-    """Return a correlation and its floor in words: "r = 0.93 (floor 0.10)"."""
+    """Return a faithfulness and its floor in words: "r = 0.93 (floor 0.10)"."""
     if math.isnan(r):
         return "r not defined (too few or equal states)"
-    return f"r = {r:.2f} (floor {'not defined' if math.isnan(floor) else f'{floor:.2f}'})"
+    return f"r = {r:.2f} (floor {'not defined' if math.isnan(floor) else unsigned_zero(floor)})"
+
+
+def unsigned_zero(value: float) -> str:
+    """Return a number with two decimals, 0.00 for what rounds to 0 from below."""
+    return f"{round(value, 2) + 0:.2f}"
 
 
 def dropped_summary(dropped: Sequence[str]) -> str:
@@ -77,6 +82,11 @@ class HeadComponents:
     def components(self) -> tuple[str, ...]:
         """The label of each head, "L5H1", and "L5" for the sum over heads."""
         return tuple(component_label(self.layer, head, self.model_name) for head in self.heads)
+
+    @property
+    def only_head(self) -> int | None:
+        """The head of a result on a single one, None where there are several."""
+        return self.heads[0] if len(self.heads) == 1 else None
 
 
 @singledispatch

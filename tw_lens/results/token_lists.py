@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tw_lens.geometry import NO_TOKEN, TopTokens
@@ -33,13 +33,39 @@ class NullComparison(NamedTuple):
         """Return the values of a subset of the lists, in the order given."""
         return NullComparison(self.coherence[indices], self.p[indices])
 
+    def above(self, null: Literal["isotropic", "vocabulary"]) -> Bool[Tensor, " lists"]:
+        """Return which lists exceed a null at the 5 % level; for "vocabulary" they exceed both."""
+        exceeded = self.p <= SIGNIFICANCE
+        return exceeded[:, 0] if null == "isotropic" else exceeded.all(1)
+
     def exceeds_null(self, index: int) -> str:
         """Return the strictest null that a list exceeds at the 5 % level, or "".
 
         "isotropic", or "vocabulary" where it exceeds both.
         """
-        isotropic, vocabulary = (self.p[index] <= SIGNIFICANCE).tolist()
-        return ("vocabulary" if vocabulary else "isotropic") if isotropic else ""
+        one = self.subset([index])
+        if bool(one.above("vocabulary")):
+            return "vocabulary"
+        return "isotropic" if bool(one.above("isotropic")) else ""
+
+
+class CountAbove(NamedTuple):
+    """How many of `n` token lists exceed both nulls, with a one-sided binomial p-value.
+
+    The p-value is that of as many or more where every list exceeds them with a chance of 5 %.
+    """
+
+    found: int
+    n: int
+    p: float
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the count is larger than chance explains, at the 5 % level."""
+        return self.p <= SIGNIFICANCE
+
+    def __str__(self) -> str:
+        return f"{self.found} of {self.n}, p = {self.p:.2g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,23 +112,19 @@ class TokenLists:
                 **extra,
             }
 
-    def above_chance(self, indices: Sequence[int]) -> bool | None:
-        """Return whether more of some lists exceed the covariance null than 1 in 20 explains.
-
-        One-sided binomial test at the 5 % level; None where no list has a null.
-        """
+    def count_above(self, indices: Sequence[int]) -> CountAbove | None:
+        """Return how many of some lists exceed both nulls; None where no list has a null."""
         if self.null is None:
             return None
-        p = self.null.p[list(indices), 1]
-        p = p[p.isfinite()]
-        n, found = len(p), int((p <= SIGNIFICANCE).sum())
+        chosen = self.null.subset(list(indices))
+        n, found = int(chosen.p[:, 1].isfinite().sum()), int(chosen.above("vocabulary").sum())
         if not n:
             return None
         tail = sum(
             math.comb(n, i) * SIGNIFICANCE**i * (1 - SIGNIFICANCE) ** (n - i)
             for i in range(found, n + 1)
         )
-        return tail <= SIGNIFICANCE
+        return CountAbove(found, n, tail)
 
     def null_columns(self, index: int) -> dict[str, Any]:
         """Return coherence and exceeds_null of one list; NaN and "" without a null."""

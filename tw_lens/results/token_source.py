@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Int
 from torch import Tensor
@@ -55,35 +56,64 @@ class TokenSource:
 
     def r(self, layer: int, head: int | None, circuit: Circuit) -> float:
         """Return the faithfulness of one head and circuit; NaN where it was not measured."""
+        return self._measured("value", layer, head, circuit)
+
+    def floor(self, layer: int, head: int | None, circuit: Circuit) -> float:
+        """Return the floor of that faithfulness: r with the points of permuted tokens."""
+        return self._measured("floor", layer, head, circuit)
+
+    def _measured(
+        self, field: Literal["value", "floor"], layer: int, head: int | None, circuit: Circuit
+    ) -> float:
         if self.faithfulness is None or head is None:
             return math.nan
-        return self.faithfulness.mean("value", circuit, [layer], head)
+        return self.faithfulness.mean(field, circuit, [layer], head)
 
     def sentence(
-        self, layers: Sequence[int], circuits: Iterable[Circuit], head: int | None = None
+        self, layers: Sequence[int], circuits: Sequence[Circuit], head: int | None = None
     ) -> str:
         """Return the source with the faithfulness of a head, or the mean over layers' heads."""
         if self.points is not None:
             return self.points.summary
+        agreement = self.agreement(layers, circuits, head)
+        if agreement is None:
+            return f"{self.where}, faithfulness not measured"
+        return f"{self.where}, faithfulness {agreement}" if circuits else self.where
+
+    @property
+    def where(self) -> str:
+        """Where tokens are read: "tokens at their mean states over text (500 tokens)"."""
         where = WHERE[self.name] if self.name else ""
         if self.n_tokens is not None:
             others = ", the others predicted" if self.predicted else ""
             where += f" ({self.n_tokens:,} tokens{others})"
+        return where
+
+    def agreement(
+        self, layers: Sequence[int], circuits: Sequence[Circuit], head: int | None = None
+    ) -> str | None:
+        """Return the faithfulness of a head, or the mean over layers' heads, with its floor.
+
+        It says over how many heads a mean goes. None where nothing was measured.
+        """
         found = self.faithfulness
         if found is None or not len(found.columns(layers, head)):
-            return f"{where}, faithfulness not measured"
-        numbers = " and ".join(
+            return None
+        numbers = [
             f"{circuit} "
             + correlation_text(
                 found.mean("value", circuit, layers, head),
                 found.mean("floor", circuit, layers, head),
             )
             for circuit in circuits
-        )
-        return f"{where}, {numbers} on held-out text"
+        ]
+        n = len(found.columns(layers, head))
+        of = f" of layer {layers[0]}" if len(layers) == 1 else ""
+        over = f", mean{'s' * (len(numbers) > 1)} over the {n} heads{of}" if n > 1 else ""
+        return f"{' and '.join(numbers)} on held-out text{over}"
 
     def summary(
-        self, layers: Sequence[int], circuits: Iterable[Circuit], head: int | None = None
+        self, layers: Sequence[int], circuits: Sequence[Circuit], head: int | None = None
     ) -> str:
         """Return the sentence as a clause for a headline; "" in the published convention."""
         stated = self.name is not None or self.points is not None

@@ -14,7 +14,7 @@ from tw_lens.arguments import checked
 from tw_lens.canonical import HeadFaithfulness, LayerVocabulary
 from tw_lens.errors import Caveat
 from tw_lens.results.arguments import CIRCUITS
-from tw_lens.results.base import Result, correlation_text, head_columns
+from tw_lens.results.base import Result, correlation_text, head_columns, plural
 from tw_lens.studies.bootstrap import Estimate
 
 OV_COLUMNS = ("explained_variance", "write_correlation", "write_explained_variance")
@@ -84,8 +84,8 @@ class Faithfulness(Result):
             for c, circuit in enumerate(CIRCUITS)
         ]
         return (
-            f"{self.model_name}, {len(self.heads)} heads, {self.n_prompts} held-out prompts: "
-            f"{', '.join(parts)}"
+            f"{self.model_name}, {self.n_prompts} held-out prompts, means over "
+            f"{plural(len(self.heads), 'head')}: {', '.join(parts)}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -21,6 +21,8 @@ HeadKind = Literal[
 ]
 HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
 WRITTEN = ("copying", "suppression")
+TESTED = ("induction", *WRITTEN)
+"""Kinds whose claim needs a permutation test."""
 SHARE, MATCHED, WRITES, LEVEL = 0.4, 0.9, 0.75, 0.01
 """A kind is claimed from this share of the attention, or of the tokens that score lower, at this
 level: for what queries match (induction), and for what heads write."""
@@ -46,7 +48,7 @@ class HeadKinds(Result):
     @default_settings()
     def claimed(self) -> Bool[Tensor, "kinds heads"]:
         """Return which kinds the weights alone claim (see `head_kinds`)."""
-        above = self.from_weights >= _thresholds()[:, None]
+        above = self.from_weights >= least_from_weights()[:, None]
         return above & ((self.p <= LEVEL) | self.p.isnan())
 
     @default_settings()
@@ -54,7 +56,7 @@ class HeadKinds(Result):
         """Return which kinds heads show on token sequences; none without a model."""
         if self.from_use is None:
             return torch.zeros_like(self.from_weights, dtype=torch.bool)
-        return self.from_use >= _use_thresholds()[:, None]
+        return self.from_use >= least_in_use()[:, None]
 
     def agreement(self) -> pd.DataFrame:
         """Return how well the weights predict the use of heads, one row per kind.
@@ -135,10 +137,12 @@ class HeadKinds(Result):
         return pd.DataFrame(rows)
 
 
-def _thresholds() -> Float[Tensor, " kinds"]:
+def least_from_weights() -> Float[Tensor, " kinds"]:
+    """Return the least score from the weights at which each kind is claimed."""
     least = dict.fromkeys(WRITTEN, WRITES) | {"induction": MATCHED}
     return torch.tensor([least.get(kind, SHARE) for kind in HEAD_KINDS])
 
 
-def _use_thresholds() -> Float[Tensor, " kinds"]:
+def least_in_use() -> Float[Tensor, " kinds"]:
+    """Return the least score in use at which a head shows each kind."""
     return torch.tensor([WRITES if kind in WRITTEN else SHARE for kind in HEAD_KINDS])

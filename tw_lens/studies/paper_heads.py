@@ -11,7 +11,7 @@ import pandas as pd
 from tw_lens.analyses import HeadSpectrum, bias_directions, head_probe, head_spectrum
 from tw_lens.analyses.convention_rules import ReadoutTarget
 from tw_lens.canonical import Weights
-from tw_lens.results.arguments import CIRCUITS, Circuit, Convention
+from tw_lens.results.arguments import CIRCUITS, SIDE_NAMES, Convention
 from tw_lens.results.base import Result, component_label
 from tw_lens.studies.paper_parts import (
     PaperFigure,
@@ -21,8 +21,6 @@ from tw_lens.studies.paper_parts import (
     concatenated,
     part_of_readings,
 )
-
-SIDES: dict[Circuit, str] = {"QK": "left: query, right: key", "OV": "left: read, right: written"}
 
 
 def probe_parts(weights: Weights, settings: PaperSettings) -> Iterator[PaperPart]:
@@ -70,7 +68,7 @@ def spectrum_parts(weights: Weights, settings: PaperSettings) -> Iterator[PaperP
         part = part_of_readings(
             f"singular_vectors_{circuit.lower()}",
             f"Which tokens do the leading singular vectors of W_{circuit} connect "
-            f"({SIDES[circuit]})?",
+            f"(left: {SIDE_NAMES[circuit, 'left']}, right: {SIDE_NAMES[circuit, 'right']})?",
             "4.5",
             conventions,
             _per_layer(settings, conventions, f"singular vectors of W_{circuit}", call),

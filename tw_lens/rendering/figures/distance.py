@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from tw_lens.analyses import HeadProbeByDistance, HeadScoreByDistance
 from tw_lens.rendering.figures.null_markers import hover_text
 from tw_lens.rendering.figures.style import (
-    COLORS,
     INK,
     LIGHT_RED_TO_BLUE,
     apply_layout,
     escape_token,
+    line_of,
     to_lists,
     truncate,
 )
@@ -71,7 +71,7 @@ def draw_head_score_by_distance(result: HeadScoreByDistance) -> go.Figure:
             name=component,
             mode="lines+markers",
             marker={"size": 4},
-            line={"color": COLORS[c % len(COLORS)], "dash": ("solid", "dot", "dash")[c // 8 % 3]},
+            line=line_of(c),
             hovertemplate="distance %{x}: %{y} (\u00b1 %{customdata} over pairs)",
         )
     n = len(result.words)

@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 from tw_lens.rendering.figures.style import escape_token
 from tw_lens.results import TokenLists
-from tw_lens.results.token_lists import SIGNIFICANCE
 
 SYMBOLS = {"": "", "isotropic": "\u25cb", "vocabulary": "\u25cf"}  # an open circle, a disc
-LEGEND = (
+KEY = (
     "Coherence: mean pairwise cosine of a list's token embeddings (1: identical tokens). "
     f"{SYMBOLS['isotropic']}: above 95 % of isotropic random directions; "
     f"{SYMBOLS['vocabulary']}: also above 95 % of random directions with the vocabulary's "
-    "covariance. By chance 1 list in 20 gets a symbol. Lists without a symbol may carry no "
-    "meaning; where a norm weights few coordinates (often in the first layer), lists of random "
-    "weights get symbols too."
+    "covariance; no symbol: neither. By chance 1 list in 20 gets a symbol."
+)
+LEGEND = (
+    "Lists without a symbol may carry no meaning; where a norm weights few coordinates (often in "
+    "the first layer), lists of random weights get symbols too."
 )
 
 
@@ -49,15 +50,15 @@ def hover_text(lists: TokenLists, index: int, separator: str = "<br>") -> str:
 
 def significance_sentence(where: str, *lists: TokenLists) -> str:
     """Return one sentence: the share of token lists that exceed each null."""
-    p_values = [group.null.p for group in lists if group.null is not None]
-    n = sum(int(p[:, 0].isfinite().sum()) for p in p_values)
+    compared = [group.null for group in lists if group.null is not None]
+    n = sum(int(null.p[:, 0].isfinite().sum()) for null in compared)
     if not n:
         return ""
     isotropic, vocabulary = (
-        100 * sum(float((p[:, null] <= SIGNIFICANCE).sum()) for p in p_values) / n
-        for null in (0, 1)
+        100 * sum(int(null.above(name).sum()) for null in compared) / n
+        for name in ("isotropic", "vocabulary")
     )
     return (
-        f"Of the {n:,} token lists {where}, {isotropic:.0f} % exceed the isotropic null and "
-        f"{vocabulary:.0f} % the covariance-matched null at the 5 % level (5 % by chance)."
+        f"Of the {n:,} token lists {where}, {isotropic:.0f} % exceed the isotropic null, and "
+        f"{vocabulary:.0f} % the covariance-matched null too, at the 5 % level (5 % by chance)."
     )

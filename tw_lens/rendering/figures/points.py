@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from tw_lens.analyses import HeadPositionScores, SpanShares
-from tw_lens.rendering.figures.style import COLORS, LIGHT_RED_TO_BLUE, apply_layout, to_lists
+from tw_lens.rendering.figures.style import LIGHT_RED_TO_BLUE, apply_layout, line_of, to_lists
 from tw_lens.results import figure
-from tw_lens.results.arguments import CIRCUITS
+from tw_lens.results.arguments import SIDE_NAMES
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 N_COLUMNS = 4
 POWERS = (-6, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 6)  # of two: ticks of shares over chance
-SIDE_NAMES = (("queries", "keys"), ("read", "written"))
 
 
 @figure.register(HeadPositionScores)
@@ -55,7 +54,7 @@ def draw_head_position_scores(result: HeadPositionScores) -> go.Figure:
     for h, component in enumerate(result.components):
         line = go.Scatter(
             y=to_lists(by_distance[h]), name=component, mode="lines",
-            line={"color": COLORS[h % len(COLORS)], "dash": ("solid", "dot", "dash")[h // 8 % 3]},
+            line=line_of(h),
             hovertemplate="distance %{x}: %{y}",
         )  # fmt: skip
         fig.add_trace(line, row=rows + 1, col=1)
@@ -87,11 +86,7 @@ def draw_span_shares(result: SpanShares) -> go.Figure:
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    titles = [
-        f"{circuit}, {side}"
-        for circuit, sides in zip(CIRCUITS, SIDE_NAMES, strict=True)
-        for side in sides
-    ]
+    titles = [f"{circuit}, {name}" for (circuit, _), name in SIDE_NAMES.items()]
     fig = make_subplots(rows=2, cols=2, subplot_titles=titles, vertical_spacing=0.16)
     width = 1 + max(head for _, head in result.heads)
     for c in range(2):

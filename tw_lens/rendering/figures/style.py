@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: distinguishable under the common kinds of color blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A7D00")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MUTED = "#8A8F98"
+HIDDEN_LINE = {"color": MUTED, "dash": "dot"}  # of a position that only the legend shows
 INK = "#16202C"
 # The inner part of RdBu: dark text is legible on all of it.
 LIGHT_RED_TO_BLUE = ("#D6604D", "#F4A582", "#FDDBC7", "#F7F7F7", "#D1E5F0", "#92C5DE", "#4393C3")
@@ -117,6 +119,14 @@ def apply_layout(fig: go.Figure, title: str, *, height: int = 420) -> go.Figure:
         margin={"l": 60, "r": 24, "t": 64, "b": 52},
     )
     return fig
+
+
+def line_of(index: int) -> dict[str, str]:
+    """Return color and dash of one of many lines; no two of the first 40 are alike."""
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "dash": DASHES[index // len(COLORS) % len(DASHES)],
+    }
 
 
 def layer_ticks(last: int) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from tw_lens.rendering.figures.layer_slider import add_layer_slider
 from tw_lens.rendering.figures.style import (
     COLORS,
     EYE,
+    HIDDEN_LINE,
     MUTED,
     NAME_IN_SCENE,
     NAME_ON_PLANE,
     apply_layout,
     escape_token,
+    line_of,
     non_overlapping,
     to_lists,
     to_screen,
@@ -129,9 +131,9 @@ def _draw_paths(
     fig = go.Figure()
     _add_tokens(fig, projection)
     for position, name in enumerate(names):
+        visible = "legendonly" if position in hidden else True
         _add_path(fig, points[:, position], f"{position} {escape_token(name)}", hover[position],
-                  _path_style(position, len(points), color, kinds),
-                  "legendonly" if position in hidden else True)  # fmt: skip
+                  _path_style(position, len(points), color, kinds, visible), visible)  # fmt: skip
     _add_color_legend(fig, points, color, kinds)
     moving = [p for p in range(len(names)) if p not in hidden]
     colors = [COLORS[p % len(COLORS)] for p in moving]
@@ -168,16 +170,19 @@ def _kind(name: str) -> str:
     return name.partition(" ")[2] or ("head" if name[-1:].isdigit() else name)
 
 
-def _path_style(position: int, layers: int, color: str, kinds: Kinds | None) -> dict[str, Any]:
+def _path_style(
+    position: int, layers: int, color: str, kinds: Kinds | None, visible: bool | str
+) -> dict[str, Any]:
     """A path's colors: one of its own, or per layer, or per component."""
-    own = COLORS[position % len(COLORS)]
+    own = line_of(position) if visible is True else HIDDEN_LINE
     if kinds:
         shades = [KIND_COLORS.get(_kind(name), MUTED) for name in kinds[position]]
-        return {"line": MUTED, "marker": {"size": 4, "color": shades}}
+        return {"line": {"color": MUTED}, "marker": {"size": 4, "color": shades}}
     if color == "layer":
         shades = list(range(layers))
-        return {"line": MUTED, "marker": {"size": 4, "color": shades, **_layer_scale(layers)}}
-    return {"line": own, "marker": {"size": 3, "color": own}}
+        marker = {"size": 4, "color": shades, **_layer_scale(layers)}
+        return {"line": {"color": MUTED}, "marker": marker}
+    return {"line": own, "marker": {"size": 3, "color": own["color"]}}
 
 
 def _layer_scale(layers: int) -> dict[str, Any]:
@@ -261,7 +266,7 @@ def _add_path(
         **axes,
         mode="lines+markers",
         name=name,
-        line={"color": style["line"], "width": 4 if points.shape[1] == 3 else 2},
+        line=style["line"] | {"width": 4 if points.shape[1] == 3 else 2},
         marker=style["marker"],
         text=hover,
         hovertemplate="%{text}<extra></extra>",

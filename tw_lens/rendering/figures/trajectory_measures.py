@@ -13,19 +13,19 @@ from tw_lens.analyses.trajectory_measures import TRAJECTORY_MEASURES
 from tw_lens.argument_kinds import shown
 from tw_lens.arguments import checked
 from tw_lens.rendering.figures.style import (
-    COLORS,
+    DASHES,
+    HIDDEN_LINE,
     LOGARITHMIC,
     MEASURE_LABELS,
     apply_layout,
     escape_token,
     layer_ticks,
+    line_of,
     to_lists,
 )
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
 @checked
@@ -90,6 +90,7 @@ def _add_lines(
     path = paths[index]
     last = len(path.labels) - 1
     layers = to_lists(torch.linspace(0, 1 if relative else last, last + 1))
+    dash = {} if len(paths) == 1 else {"dash": DASHES[index % len(DASHES)]}
     for position, token in enumerate(path.token_strings):
         name = f"{position} {escape_token(token)}"
         grid.add_scatter(
@@ -99,8 +100,8 @@ def _add_lines(
             name=name if len(paths) == 1 else f"{_path_name(paths, index)}: {name}",
             legendgroup=f"{index} {position}",
             showlegend=cell == (0, 0),
-            line={"color": COLORS[position % len(COLORS)], "dash": DASHES[index % len(DASHES)]},
-            visible=_visible(path, position),
+            line=(HIDDEN_LINE if _hidden(path, position) else line_of(position)) | dash,
+            visible="legendonly" if _hidden(path, position) else True,
             row=cell[0] + 1,
             col=cell[1] + 1,
         )
@@ -123,5 +124,5 @@ def _path_name(paths: Sequence[Trajectory], index: int) -> str:
     return escape_token(paths[index].model_name) if several_models else f"prompt {index}"
 
 
-def _visible(path: Trajectory, position: int) -> bool | str:
-    return "legendonly" if position == 0 and len(path.token_strings) > 1 else True
+def _hidden(path: Trajectory, position: int) -> bool:
+    return position == 0 and len(path.token_strings) > 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tw_lens.analyses import HeadAtlas
-from tw_lens.rendering.figures.null_markers import null_marker, significance_sentence
+from tw_lens.rendering.figures.null_markers import KEY, null_marker, significance_sentence
+from tw_lens.rendering.page.faithfulness_text import DEFINITION
 from tw_lens.rendering.page.panels import Panel, Section, Table
+from tw_lens.results.arguments import CIRCUITS, SIDE_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,12 +17,14 @@ STANDARDISED = (
     "Scores of written tokens are standardised: logits over their deviation for what the layer "
     "writes, so that tokens with long readout directions do not lead every list."
 )
-R_LEGEND = (
-    "r: agreement of the tokens' points with the head on held-out text (QK: correlation of scores, "
-    "OV: cosine of writes); empty where it was not measured."
+LEFT, RIGHT = (
+    " / ".join(SIDE_NAMES[circuit, side] for circuit in CIRCUITS) for side in ("left", "right")
 )
-ATLAS_COLUMNS = ("head", "circuit", "share (%)", "singular value", "query / read tokens",
-                 "coherence", "key / written tokens", "coherence", "r")  # fmt: skip
+R_NOTE = f"{DEFINITION} \u2013: not measured."
+ATLAS_COLUMNS = (
+    "head", "circuit", "share (%)", "singular value", LEFT, "coherence", RIGHT, "coherence", "r",
+    "floor",
+)  # fmt: skip
 
 
 def atlas_section(atlas: HeadAtlas, layers: tuple[int, ...]) -> Section:
@@ -32,8 +36,9 @@ def atlas_section(atlas: HeadAtlas, layers: tuple[int, ...]) -> Section:
         share, value = round(100 * row["share"], 1), float(f"{row['singular_value']:.3g}")
         left, right = null_marker(atlas.left, i).text, null_marker(atlas.right, i).text
         tokens = (row["left_tokens"], left, row["right_tokens"], right)
-        r = row["faithfulness"]
-        rows.append((component, circuit, share, value, *tokens, "" if r != r else round(r, 2)))
+        place = row["layer"], row["head"], row["circuit"]
+        faithful = (of(*place) for of in (atlas.token_source.r, atlas.token_source.floor))
+        rows.append((component, circuit, share, value, *tokens, *map(_rounded, faithful)))
         anchors.append(f"{component}-{circuit}" if row["layer"] in layers else None)
     panel = Panel(
         "Top tokens of each head's leading direction",
@@ -41,7 +46,7 @@ def atlas_section(atlas: HeadAtlas, layers: tuple[int, ...]) -> Section:
         "or a head, filter by layer or circuit, or sort by a column; a linked head leads to its "
         f"card. {STANDARDISED} Their 50 commonest tokens take "
         f"{100 * atlas.hubness('OV', 'right'):.0f} % of the entries.",
-        note=f"{significance_sentence('here', atlas.left, atlas.right)} {R_LEGEND}".strip(),
+        note=f"{KEY} {significance_sentence('here', atlas.left, atlas.right)} {R_NOTE}",
         table=Table(
             "all heads of the model", ATLAS_COLUMNS, tuple(rows), tuple(anchors),
             _atlas_filters(table),
@@ -49,6 +54,10 @@ def atlas_section(atlas: HeadAtlas, layers: tuple[int, ...]) -> Section:
         caveats=atlas.caveats,
     )  # fmt: skip
     return Section("atlas", "Head atlas", (panel,))
+
+
+def _rounded(value: float) -> str | float:
+    return "\u2013" if value != value else round(value, 2) + 0
 
 
 def _atlas_filters(atlas: pd.DataFrame) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -10,9 +10,11 @@ from tw_lens.analyses.degenerate_subspaces import DegenerateSubspaces, find_dege
 from tw_lens.canonical import Weights
 from tw_lens.devices import CPU, moved
 from tw_lens.rendering.figures.null_markers import null_marker
+from tw_lens.rendering.page.faithfulness_text import of_head
 from tw_lens.rendering.page.kinds_section import attends_by_position
 from tw_lens.rendering.page.panels import TokenTable
 from tw_lens.rendering.page.spectrum_picture import spectrum_picture
+from tw_lens.results.arguments import SIDE_NAMES
 from tw_lens.studies import HeadKinds
 from tw_lens.torch_settings import default_settings
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 N_DIRECTIONS, N_OPEN = 10, 5
-SIDES = {"QK": ("query", "key"), "OV": ("read", "written")}
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ def circuit_tokens(
         name = f"{component} {circuit}"
         readings = [_above_chance(one, h) for one in (spectrum, *more.values())]
         unread = "" if attends_by_position(kinds, *_place(spectrum, h)) else _unread(readings)
-        faithful = _faithfulness(spectrum, h)
+        faithful = of_head(spectrum.token_source, *_place(spectrum, h), circuit)
         values = spectrum.singular_values[h]
-        caption = f"largest singular value {float(values[0]):.3g}" + (
-            "" if needed[h] != needed[h] else f", 99 % of their sum in {float(needed[h]):.0f} % of "
-            f"{len(values)} directions"
-        )  # fmt: skip
+        caption = f"largest singular value {float(values[0]):.3g}"
+        if needed[h] == needed[h]:
+            n = round(float(needed[h]) * len(values) / 100)
+            caption += f"; {n} of all {len(values)} are needed to reach 99 % of their sum"
         table = _table(spectrum, h, subspaces, f"{circuit} directions", N_DIRECTIONS)
         others = [
             (other, _table(one, h, subspaces, f"{circuit} directions {other}", N_OPEN))
@@ -95,19 +96,6 @@ def circuit_tokens(
     return circuits
 
 
-def _faithfulness(spectrum: HeadSpectrum, h: int) -> str:
-    """Return how far words predict this circuit of the head, with the interval."""
-    layers, circuit, head = [spectrum.layer], spectrum.circuit, spectrum.heads[h]
-    found = spectrum.token_source.faithfulness
-    if found is None or not len(found.columns(layers, head)):
-        return "Faithfulness not measured."
-    r = found.mean("value", circuit, layers, head)
-    low, high, floor = (found.mean(end, circuit, layers, head) for end in ("low", "high", "floor"))
-    if r != r:
-        return "Faithfulness not defined (too few or equal states)."
-    return f"Faithfulness r = {r:.2f} [{low:.2f}, {high:.2f}]; permuted words {floor:.2f}."
-
-
 def _place(spectrum: HeadSpectrum, h: int) -> tuple[int, int]:
     return spectrum.layer, spectrum.heads[h]
 
@@ -115,8 +103,8 @@ def _place(spectrum: HeadSpectrum, h: int) -> tuple[int, int]:
 def _above_chance(spectrum: HeadSpectrum, h: int) -> bool | None:
     """Return whether either side's lists exceed the covariance null more often than by chance."""
     lists = range(h * spectrum.n, (h + 1) * spectrum.n)
-    found = [side.above_chance(lists) for side in (spectrum.left, spectrum.right)]
-    known = [one for one in found if one is not None]
+    counts = [side.count_above(lists) for side in (spectrum.left, spectrum.right)]
+    known = [count.above_chance for count in counts if count is not None]
     return any(known) if known else None
 
 
@@ -142,6 +130,6 @@ def _table(
             cells += [lists.token_string[index], null_marker(lists, index)]
         where = subspace if subspace == str(direction) else f"{direction} in {subspace}"
         rows.append((where, f"{float(spectrum.singular_values[h, direction]):.3g}", *cells))
-    left, right = SIDES[spectrum.circuit]
+    left, right = (SIDE_NAMES[spectrum.circuit, side] for side in ("left", "right"))
     columns = ("direction", "value", left, "coherence", right, "coherence")
     return TokenTable(label, columns, tuple(rows))

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from tw_lens.analyses import HeadAtlas, Trajectory, TrajectoryAttribution
-from tw_lens.analyses.null_directions import SIDES
-from tw_lens.canonical import HeadFaithfulness
+from tw_lens.analyses.null_directions import CIRCUIT_SIDES
 from tw_lens.canonical.head_faithfulness import CIRCUIT_ROWS
 from tw_lens.reading import Certificate
-from tw_lens.results.arguments import CIRCUITS
-from tw_lens.results.base import component_label
+from tw_lens.rendering.figures.null_markers import SYMBOLS
+from tw_lens.rendering.page.faithfulness_text import by_layer
+from tw_lens.results.arguments import CIRCUITS, SIDE_NAMES
+from tw_lens.results.base import component_label, plural
 from tw_lens.results.token_lists import SIGNIFICANCE
 from tw_lens.results.token_source import TokenSource
 from tw_lens.studies import HEAD_KINDS, HeadKinds, TrajectoryAlignment
@@ -41,10 +42,6 @@ KINDS = {
     ),
 }  # fmt: skip
 """What heads of a kind do, what one head does, and the least score of the kind in use."""
-SIDE_NAMES = {
-    ("QK", "left"): "queries of W_QK", ("QK", "right"): "keys of W_QK",
-    ("OV", "left"): "tokens read by W_OV", ("OV", "right"): "tokens written by W_OV",
-}  # fmt: skip
 NAMED = 4
 
 
@@ -111,44 +108,25 @@ def compared_quantities(certificate: Certificate) -> str:
 
 
 def faithfulness(source: TokenSource) -> Finding | None:
-    """Return how far words predict the heads: the mean over heads, and the extreme layers."""
-    topic = "How far words predict heads"
+    """Return how well tokens predict the heads: the mean over heads, and the extreme layers."""
+    topic = "How well tokens predict heads"
     found = source.faithfulness
     if found is None or not bool(found.value.isfinite().any()):
         text = f"Not measured: this page reads {source.sentence([], CIRCUITS)}."
         if source.name == "embedding":
             text += " Behind the first layer, heads read states that have left the embeddings."
         return Finding(topic, text.replace(", faithfulness not measured", ""), "heads")
-    what = {
-        "QK": "attention scores predicted from words correlate with the model's own at",
-        "OV": "predicted writes have a cosine of",
-    }
-    parts = [f"{what[c]} {_by_layer(found, c)}" for c in CIRCUITS]
     certain = []
     for row, circuit in enumerate(CIRCUIT_ROWS):
         known = found.low[row].isfinite() & found.floor[row].isfinite()
         above = int((found.low[row] > found.floor[row])[known].sum())
-        certain.append(f"{above} of {int(known.sum())} heads ({circuit})")
+        certain.append(f"{above} of {plural(int(known.sum()), 'head')} ({circuit})")
     text = (
-        f"On {found.n_prompts} held-out prompts, {'; '.join(parts)}. The 95 % interval lies above "
-        f"the value of permuted words in {listed(certain)}."
+        f"Mean faithfulness over all {plural(len(found.heads), 'head')}, on {found.n_prompts} "
+        f"held-out prompts: {'; '.join(by_layer(found, circuit) for circuit in CIRCUITS)}. The "
+        f"95 % interval of r lies above the head's own floor in {listed(certain)}."
     )
     return Finding(topic, text, "heads")
-
-
-def _by_layer(found: HeadFaithfulness, circuit: str) -> str:
-    """Return the mean over heads, the lowest and the highest layer, and permuted words."""
-    layers = sorted(set(found.heads[:, 0].tolist()))
-    means = {layer: found.mean("value", circuit, [layer]) for layer in layers}
-    means = {layer: mean for layer, mean in means.items() if mean == mean}
-    if not means:
-        return "an undefined value"
-    low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-    text = f"{found.mean('value', circuit, layers):.2f} on average"
-    if low != high:
-        text += f", from {means[low]:.2f} in layer {low} to {means[high]:.2f} in layer {high}"
-    floor = found.mean("floor", circuit, layers)
-    return text + (f" (permuted words: {round(floor, 2) + 0:.2f})" if floor == floor else "")
 
 
 def kind_in_use(kinds: HeadKinds, kind: str) -> Finding | None:
@@ -236,28 +214,30 @@ def _cause(attribution: TrajectoryAttribution | None, layer: int) -> str:
 
 def above_null(atlas: HeadAtlas) -> Finding | None:
     """Return which sides of the heads' leading directions have lists above the strictest null."""
-    above, chance = [], []
-    for circuit in CIRCUITS:
+    above, chance, sizes = [], [], set()
+    for circuit, side in CIRCUIT_SIDES:
         rows = [i for i, entry in enumerate(atlas.entries) if entry[2] == circuit]
-        for side in SIDES:
-            lists = getattr(atlas, side)
-            verdict = lists.above_chance(rows) if rows else None
-            if verdict is None:
-                continue
-            p: Float[Tensor, " lists"] = lists.null.p[rows, 1]
-            p = p[p.isfinite()]
-            n = int((p <= SIGNIFICANCE).sum())
-            text = f"{SIDE_NAMES[circuit, side]} ({n} of {len(p)}, {100 * n / len(p):.0f} %)"
-            (above if verdict else chance).append(text)
-    if not above and not chance:
+        count = getattr(atlas, side).count_above(rows)
+        if count is not None:
+            text = f"{circuit} {SIDE_NAMES[circuit, side]} ({count})"
+            (above if count.above_chance else chance).append(text)
+            sizes.add(count.n)
+    if not sizes:
         return None
-    level = f"the covariance-matched null at the {100 * SIGNIFICANCE:.0f} % level"
+    level = f"{100 * SIGNIFICANCE:.0f} %"
+    expected = f"{SIGNIFICANCE * min(sizes):.0f} of {min(sizes)} ({level})"
+    text = (
+        f"{SYMBOLS['vocabulary']} marks the token lists of heads' leading directions that are more "
+        f"coherent than {100 * (1 - SIGNIFICANCE):.0f} % of random directions, isotropic and with "
+        f"the vocabulary's covariance; by chance at most {expected if len(sizes) == 1 else level}."
+    )
+    test = f"(one-sided binomial test, p \u2264 {SIGNIFICANCE:g})"
     if above:
-        text = f"More token lists than chance explains exceed {level} for {listed(above)}"
-        text += f"; not for {listed(chance)}" if chance else ""
+        text += f" There are more {test} for {listed(above)}"
+        text += f", not for {listed(chance)}." if chance else "."
     else:
-        text = f"No more token lists than chance explains exceed {level}: {listed(chance)}"
-    return Finding("Which readings stand above chance", f"{text}.", "atlas")
+        text += f" There are not more {test} for {listed(chance)}."
+    return Finding("Which readings stand above chance", text, "atlas")
 
 
 def successor(alignment: TrajectoryAlignment) -> Finding:

@@ -131,10 +131,12 @@ def layer_cards(
          *(() if biases is None else biases.caveats)]
     )  # fmt: skip
     directions = (qk.left, qk.right, ov.left, ov.right)
+    faithful = qk.token_source.agreement([layer], CIRCUITS)
     notes = (
+        "" if faithful is None else f"Faithfulness: {faithful}.",
         significance_sentence("of the directions of this layer", *directions),
         significance_sentence("of its probes", keys.lists, updates.lists),
-        why_not[:1].upper() + why_not[1:],
+        why_not,
     )
     return LayerCards(
         layer, cards, _together(updates), _attention(pattern), tuple(filter(None, notes)),
@@ -178,7 +180,8 @@ def _biases(
     try:
         return bias_directions(weights, layer=layer, vocabulary=vocabulary), ""
     except ValueError as refusal:
-        return None, str(refusal)
+        reason = str(refusal).partition(": ")[2] or str(refusal)
+        return None, reason[:1].upper() + reason[1:]
 
 
 def _bias_tables(biases: BiasDirections | None, head: int) -> tuple[TokenTable, ...]:

@@ -11,28 +11,35 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tw_lens.analyses import HeadAtlas
+from tw_lens.analyses.null_directions import CIRCUIT_SIDES
+from tw_lens.rendering.figures.null_markers import SYMBOLS
 from tw_lens.rendering.figures.style import json_in_script, to_lists
-from tw_lens.results.arguments import CIRCUITS
+from tw_lens.results.arguments import CIRCUITS, SIDE_NAMES
 from tw_lens.results.base import component_label
 from tw_lens.studies import HEAD_KINDS, HeadKinds
-from tw_lens.studies.head_kinds_result import WRITTEN
+from tw_lens.studies.head_kinds_result import (
+    LEVEL,
+    TESTED,
+    WRITTEN,
+    least_from_weights,
+    least_in_use,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-SIDES = (
-    ("QK", "left", "QK queries"), ("QK", "right", "QK keys"),
-    ("OV", "left", "OV tokens read"), ("OV", "right", "OV tokens written"),
-)  # fmt: skip
+KIND, LIST = "\u25c6", SYMBOLS["vocabulary"]
+"""Marks of the map: a diamond for heads of a kind, the disc of the cards for their token lists."""
 MEANINGS = {
     "Kind in use": "score where the model runs on repeated random tokens; the palest color is "
-    "chance, a dot marks heads of this kind",
-    "Kind from weights": "score from the weights alone; the palest color is chance, a dot marks "
-    "heads that the weights claim",
-    "Faithfulness": "agreement of predictions from words with the running model on held-out text",
+    f"chance, {KIND} marks heads that show this kind",
+    "Kind from weights": "score from the weights alone; the palest color is chance, "
+    f"{KIND} marks heads that the weights claim to be of this kind",
+    "Faithfulness": "agreement with the running model on held-out text (QK: correlation of "
+    "attention scores, OV: cosine of writes); floor: r with the points of permuted tokens",
     "Strength": "leading singular value, or its share of the sum of all",
-    "Coherence": "similarity of the leading direction's tokens; a dot marks lists above the "
-    "covariance-matched null",
+    "Coherence": f"similarity of the leading direction's tokens; {LIST} marks lists above both "
+    "nulls, as in the cards",
 }
 
 
@@ -40,7 +47,8 @@ MEANINGS = {
 class MapMeasure:
     """One measure of all heads, as the map shows it; `low` and `high` are the ends of its colors.
 
-    `values` are NaN where a head has none; `marked` heads get a dot.
+    `values` are NaN where a head has none; `marked` heads get a mark, for `cutoff` where that is
+    stated. `floor` is what a value is to be compared with.
     """
 
     group: str
@@ -49,6 +57,14 @@ class MapMeasure:
     low: float
     high: float
     marked: Bool[Tensor, " heads"]
+    cutoff: str = ""
+    floor: Float[Tensor, " heads"] | None = None
+
+    @property
+    def meaning(self) -> str:
+        """What the measure and its marks say, in a sentence."""
+        cutoff = f" ({self.cutoff})" if self.cutoff else ""
+        return f"{self.name}: {MEANINGS[self.group]}{cutoff}."
 
 
 @dataclass(frozen=True)
@@ -74,14 +90,13 @@ class HeadMap:
         ]
 
     @property
-    def groups(self) -> list[tuple[str, str, list[tuple[int, str]]]]:
-        """The menu: group, what it measures, and its entries with their index."""
+    def groups(self) -> list[tuple[str, list[tuple[int, str]]]]:
+        """The menu: group, and its entries with their index."""
         names = dict.fromkeys(one.group for one in self.measures)
         return [
-            (group, MEANINGS[group],
-             [(i, one.name) for i, one in enumerate(self.measures) if one.group == group])
+            (group, [(i, one.name) for i, one in enumerate(self.measures) if one.group == group])
             for group in names
-        ]  # fmt: skip
+        ]
 
     def data(self) -> Markup:
         """Return the measures for the page's script."""
@@ -91,10 +106,12 @@ class HeadMap:
             {
                 "name": one.name,
                 "group": one.group,
-                "meaning": MEANINGS[one.group],
+                "meaning": one.meaning,
+                "of_lists": one.group == "Coherence",
                 "low": to_lists(torch.tensor([one.low]), 3)[0],
                 "high": to_lists(torch.tensor([one.high]), 3)[0],
                 "values": to_lists(one.values, 3),
+                "floor": None if one.floor is None else to_lists(one.floor, 3),
                 "marked": one.marked.nonzero().flatten().tolist(),
             }
             for one in self.measures
@@ -125,13 +142,19 @@ def head_map(kinds: HeadKinds, atlas: HeadAtlas, layers: Sequence[int]) -> HeadM
 
 
 def _kinds(kinds: HeadKinds) -> Iterable[MapMeasure]:
-    sources = [("Kind from weights", kinds.from_weights, kinds.claimed())]
+    sources = [
+        ("Kind from weights", kinds.from_weights, kinds.claimed(), least_from_weights().tolist())
+    ]
     if kinds.from_use is not None:
-        sources.insert(0, ("Kind in use", kinds.from_use, kinds.shown_in_use()))
-    for group, scores, marked in sources:
+        use = ("Kind in use", kinds.from_use, kinds.shown_in_use(), least_in_use().tolist())
+        sources.insert(0, use)
+    for group, scores, marked, least in sources:
         for i, kind in enumerate(HEAD_KINDS):
             matching = kind in WRITTEN or (kind, group) == ("induction", "Kind from weights")
-            yield MapMeasure(group, kind, scores[i], 0.5 if matching else 0.0, 1.0, marked[i])
+            low, cutoff = 0.5 if matching else 0.0, f"score {least[i]:.2g} or more"
+            if group == "Kind from weights" and kind in TESTED:
+                cutoff += f", p {LEVEL:g} or less"
+            yield MapMeasure(group, kind, scores[i], low, 1.0, marked[i], cutoff)
 
 
 def _of_heads(
@@ -155,12 +178,17 @@ def _measure(group: str, name: str, values: Tensor, marked: Tensor | None = None
 
 
 def _faithfulness(kinds: HeadKinds, atlas: HeadAtlas) -> Iterable[MapMeasure]:
-    names = {"QK": "QK: correlation of scores", "OV": "OV: cosine of writes"}
     for circuit in CIRCUITS:
-        r = torch.tensor([atlas.token_source.r(*head, circuit) for head in kinds.heads])
+        r, floor = (
+            torch.tensor([of(*head, circuit) for head in kinds.heads])
+            for of in (atlas.token_source.r, atlas.token_source.floor)
+        )
         if bool(r.isfinite().any()):
-            none = torch.zeros(len(r), dtype=torch.bool)
-            yield MapMeasure("Faithfulness", names[circuit], r, 0.0, 1.0, none)
+            none, group = torch.zeros(len(r), dtype=torch.bool), "Faithfulness"
+            yield MapMeasure(group, f"{circuit} faithfulness r", r, 0.0, 1.0, none, floor=floor)
+            yield MapMeasure(
+                group, f"{circuit} faithfulness r less its floor", r - floor, 0.0, 1.0, none
+            )
 
 
 def _strength(kinds: HeadKinds, atlas: HeadAtlas) -> Iterable[MapMeasure]:
@@ -172,11 +200,11 @@ def _strength(kinds: HeadKinds, atlas: HeadAtlas) -> Iterable[MapMeasure]:
 
 
 def _coherence(kinds: HeadKinds, atlas: HeadAtlas) -> Iterable[MapMeasure]:
-    for circuit, side, name in SIDES:
+    for circuit, side in CIRCUIT_SIDES:
         lists = atlas.left if side == "left" else atlas.right
         if lists.null is None:
             continue
         values = _of_heads(kinds, atlas, circuit, lists.null.coherence.tolist())
-        above = [float(lists.null.exceeds_null(i) == "vocabulary") for i in range(len(lists.score))]
+        above = lists.null.above("vocabulary").float().tolist()
         marked = _of_heads(kinds, atlas, circuit, above) == 1
-        yield _measure("Coherence", name, values, marked)
+        yield _measure("Coherence", f"{circuit} {SIDE_NAMES[circuit, side]}", values, marked)

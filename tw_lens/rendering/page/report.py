@@ -24,8 +24,9 @@ from tw_lens.canonical import LayerVocabulary, States, Weights
 from tw_lens.files import require_writable, write_atomically
 from tw_lens.progress import Progress, steps
 from tw_lens.reading import Certificate, Prompt, check, read_states, read_weights
-from tw_lens.rendering.figures.null_markers import LEGEND
+from tw_lens.rendering.figures.null_markers import KEY, LEGEND
 from tw_lens.rendering.page.atlas_section import STANDARDISED, atlas_section
+from tw_lens.rendering.page.faithfulness_text import DEFINITION
 from tw_lens.rendering.page.findings import Finding, compared_quantities, find
 from tw_lens.rendering.page.head_cards import LayerCards, layer_cards
 from tw_lens.rendering.page.head_map import HeadMap, head_map
@@ -58,6 +59,7 @@ class Page:
     sections: tuple[Section, ...]
     layers: tuple[int, ...]
     token_source: str
+    faithfulness: str
     why_embeddings: str
 
 
@@ -162,7 +164,8 @@ def report(
             tuple(cards),
             tuple(sections),
             chosen,
-            source.sentence(chosen, CIRCUITS),
+            source.sentence(weights.attention_layers, CIRCUITS),
+            "" if source.faithfulness is None else DEFINITION,
             reason,
         )
         step("Writing the page")
@@ -197,6 +200,7 @@ def render_page(page: Page) -> str:
         certificate_figure=lazy_figure(page.certificate),
         comparisons=_comparisons(page.certificate),
         quantities=compared_quantities(page.certificate),
+        key=KEY,
         legend=LEGEND,
         standardised=STANDARDISED,
         titles=titles,

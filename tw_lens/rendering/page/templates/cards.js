@@ -21,7 +21,8 @@ function colorMap() {
   });
   document.getElementById("scale-low").textContent = chosen.low;
   document.getElementById("scale-high").textContent = chosen.high;
-  document.getElementById("measure-meaning").textContent = `${chosen.name}: ${chosen.meaning}.`;
+  document.getElementById("measure-meaning").textContent = chosen.meaning;
+  map.classList.toggle("of-lists", chosen.of_lists);
 }
 
 function describe(cell) {
@@ -29,8 +30,9 @@ function describe(cell) {
   const name = nameOf(cell);
   const index = mapData.heads.indexOf(name);
   const value = chosen.values[index] ?? "not measured";
+  const floor = chosen.floor ? ` (floor ${chosen.floor[index] ?? "not measured"})` : "";
   const mark = chosen.marked.includes(index) ? ", marked" : "";
-  document.getElementById("map-status").textContent = `${name}: ${chosen.name} ${value}${mark}`;
+  document.getElementById("map-status").textContent = `${name}: ${chosen.name} ${value}${floor}${mark}`;
 }
 
 const isCard = (name) => document.getElementById(name)?.classList.contains("card");
@@ -132,6 +134,13 @@ document.querySelectorAll(".card").forEach((card) => {
     Plotly.downloadImage(place.querySelector(".map"), { ...size, format: "svg", filename: `${card.id}-attention` });
   });
 });
+
+// What is wider than its place is scrolled by keyboard too.
+const widths = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+  if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+  else target.removeAttribute("tabindex");
+}));
+document.querySelectorAll(".circuit").forEach((circuit) => widths.observe(circuit));
 
 colorMap();
 const first = mapData.measures[0].values

@@ -58,8 +58,9 @@ document.querySelectorAll(".searchable").forEach((whole) => {
       head.setAttribute("aria-sort", descending ? "descending" : "ascending");
       const value = (row) => row.cells[column].textContent;
       const order = new Intl.Collator(undefined, { numeric: true });
-      const numbers = rows.every((row) => !Number.isNaN(Number(value(row))));
-      rows.sort((a, b) => (numbers ? value(a) - value(b) : order.compare(value(a), value(b))) * (descending ? -1 : 1));
+      const number = (row) => (value(row) === "\u2013" ? -Infinity : Number(value(row))); // a dash: no number
+      const numbers = rows.every((row) => !Number.isNaN(number(row)));
+      rows.sort((a, b) => (numbers ? number(a) - number(b) : order.compare(value(a), value(b))) * (descending ? -1 : 1));
       body.append(...rows);
     });
   });

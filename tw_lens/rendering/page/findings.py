@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tw_lens.analyses import HeadAtlas, Trajectory, TrajectoryAttribution
 from tw_lens.analyses.null_directions import CIRCUIT_SIDES
+from tw_lens.analyses.step_parts import is_head
 from tw_lens.canonical.head_faithfulness import CIRCUIT_ROWS
 from tw_lens.reading import Certificate
 from tw_lens.rendering.figures.null_markers import SYMBOLS
@@ -30,6 +31,11 @@ QUANTITIES = {
     "attn_out": "attention outputs", "mlp_pre": "MLP inputs", "mlp_out": "MLP outputs",
     "resid": "residual stream", "logits": "logits",
 }  # fmt: skip
+QUANTITIES |= {
+    f"cross_{name}": f"{QUANTITIES[of]} of cross-attention"
+    for name, of in {"q": "q", "k": "k", "v": "v", "attn_scores": "attn_scores", "out": "attn_out"}
+    .items()
+}  # fmt: skip
 KINDS = {
     "previous token": ("attend to the previous token", "attends to the previous token", SHARE),
     "induction": (
@@ -42,6 +48,7 @@ KINDS = {
     ),
 }  # fmt: skip
 """What heads of a kind do, what one head does, and the least score of the kind in use."""
+HEADS_OF = {"H": "attention", "X": "cross-attention"}
 NAMED = 4
 
 
@@ -136,7 +143,7 @@ def kind_in_use(kinds: HeadKinds, kind: str) -> Finding | None:
         return None
     several, one, least = KINDS[kind]
     score, topic = kinds.from_use[row], f"{kind[0].upper()}{kind[1:]} heads".replace(" t", "-t")
-    names = [component_label(layer, head) for layer, head in kinds.heads]
+    names = [component_label(layer, head, kinds.model_name) for layer, head in kinds.heads]
     order = score.nan_to_num(-1.0).argsort(descending=True).tolist()
     shown, claimed = kinds.shown_in_use()[row], kinds.claimed()[row]
     n = int(shown.sum())
@@ -199,7 +206,7 @@ def _groups(attribution: TrajectoryAttribution, layer: int) -> dict[str, float]:
         attribution.components, attribution.mean_share()[layer].tolist(), strict=True
     ):
         if share == share:
-            group = "attention" if name.startswith("H") else name
+            group = HEADS_OF.get(name[0], name) if is_head(name) else name
             shares[group] = shares.get(group, 0.0) + share
     return shares
 

@@ -115,7 +115,7 @@ def layer_cards(
     ellipsoid, caption = _ellipsoid(weights, layer, strongest, words, vocabulary)
     cards = tuple(
         HeadCard(
-            component_label(layer, head),
+            component_label(layer, head, weights.model_name),
             kinds_sentence(kinds, layer, head),
             both,
             (_probe_table(keys, updates, head), *_bias_tables(biases, head),

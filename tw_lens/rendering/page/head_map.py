@@ -71,9 +71,14 @@ class MapMeasure:
 class HeadMap:
     """All heads of the model as (layer, head), their measures, and the layers that have cards."""
 
+    model_name: str
     heads: tuple[tuple[int, int], ...]
     layers: tuple[int, ...]
     measures: tuple[MapMeasure, ...]
+
+    def label(self, layer: int, head: int) -> str:
+        """Return a head's label."""
+        return component_label(layer, head, self.model_name)
 
     @property
     def width(self) -> int:
@@ -85,7 +90,7 @@ class HeadMap:
         """Every layer with the labels of its heads."""
         layers = sorted({layer for layer, _ in self.heads})
         return [
-            (layer, [component_label(layer, head) for of, head in self.heads if of == layer])
+            (layer, [self.label(layer, head) for of, head in self.heads if of == layer])
             for layer in layers
         ]
 
@@ -116,7 +121,7 @@ class HeadMap:
             }
             for one in self.measures
         ]
-        heads = [component_label(layer, head) for layer, head in self.heads]
+        heads = [self.label(layer, head) for layer, head in self.heads]
         return Markup(json_in_script({"heads": heads, "measures": measures}))
 
     def shade(self, index: int) -> int:
@@ -138,7 +143,7 @@ def head_map(kinds: HeadKinds, atlas: HeadAtlas, layers: Sequence[int]) -> HeadM
     """
     measures = [*_kinds(kinds), *_faithfulness(kinds, atlas), *_strength(kinds, atlas),
                 *_coherence(kinds, atlas)]  # fmt: skip
-    return HeadMap(kinds.heads, tuple(layers), tuple(measures))
+    return HeadMap(kinds.model_name, kinds.heads, tuple(layers), tuple(measures))
 
 
 def _kinds(kinds: HeadKinds) -> Iterable[MapMeasure]:

@@ -33,7 +33,14 @@ def at_hand(kind: str) -> tuple[Any, tw.Weights, tw.States, tw.LayerVocabulary]:
 
 def calls(kind: str) -> dict[str, Callable[[tw.Weights], Any]]:
     """Return one call for every public function of weights, by the function's name."""
-    model, _, s, v = at_hand(kind)
+    model, _, states, vocabulary = at_hand(kind)
+    return calls_on(model, states, vocabulary)
+
+
+def calls_on(
+    model: Any, s: tw.States, v: tw.LayerVocabulary | None
+) -> dict[str, Callable[[tw.Weights], Any]]:
+    """Return one call for every public function of weights, beside a model and what it was read."""
     made: dict[str, Callable[[tw.Weights], Any]] = {
         "attention_pattern": lambda w: tw.attention_pattern(w, s, layer=1),
         "bias_directions": lambda w: tw.bias_directions(w, layer=1),

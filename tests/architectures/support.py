@@ -16,6 +16,7 @@ import torch
 import tw_lens as tw
 from tests.zoo import architectures, at_hand, zoo_bridge
 from tw_lens.canonical import Block, Weights
+from tw_lens.reading import is_encoder_decoder
 
 PAGE = Path(__file__).parents[2] / "examples" / "site" / "pages" / "architectures.md"
 BEGIN, END = "<!-- architectures: begin -->", "<!-- architectures: end -->"
@@ -23,8 +24,6 @@ PROMPT = list(range(3, 15))
 EXACT = 2e-5
 HUB, MOST = "its code is on a model hub", 90
 COMMON_CAVEATS = {"rotary distance 0", "no position"}
-# Encoder-decoders: two stacks with cross-attention between them.
-TWO_STACKS = "stack of blocks"
 NO_WORDS = ("it has no embed", "it has no W_E")
 
 
@@ -41,6 +40,7 @@ class Row:
     mlp: str = ""
     quantities: str = ""
     remarks: str = ""
+    two_stacks: bool = False
     error: float = 0.0
     attribution_error: float = 0.0
     score_error: float = 0.0
@@ -55,7 +55,7 @@ class Row:
         """The group in which the architecture is counted."""
         if self.outcome == "not bootable":
             return "not bootable"
-        if TWO_STACKS in self.remarks:
+        if self.two_stacks:
             return "two stacks"
         if self.remarks.startswith(NO_WORDS):
             return "no words"
@@ -72,16 +72,19 @@ def row(architecture: str) -> Row:
         model = zoo_bridge(architecture)
     except Exception as error:  # from a configuration, an import or an adapter
         return Row(architecture, "not bootable", remarks=_reason(error))
+    two_stacks = is_encoder_decoder(model)
     try:
-        weights = tw.read_weights(model)
+        parts = _stacks(model) if two_stacks else [model]
+        weights = tw.read_weights(parts[-1])
         certificate = _checked(model)
-        attribution = _attribution(model, weights)
-        score_error = _score_error(model, weights)
-        mlp, neuron_error = _mlp(model, weights)
-        kinds_are_finite = _kinds_are_finite(model, weights)
-        error, change = _ablation(model, weights)
+        read = [(part, tw.read_weights(part)) for part in parts]
+        attributions = [_attribution(*part) for part in read]
+        score_error = max(_score_error(*part) for part in read)
+        mlps, neuron_errors = zip(*(_mlp(*part) for part in read), strict=True)
+        kinds_are_finite = all(_kinds_are_finite(*part) for part in read)
+        errors, changes = zip(*(_ablation(*part) for part in read), strict=True)
     except tw.UnsupportedModelError as unsupported:
-        return Row(architecture, "refused", remarks=unsupported.part)
+        return Row(architecture, "refused", remarks=unsupported.part, two_stacks=two_stacks)
     block = weights.block(weights.attention_layers[0])
     table = certificate.to_dataframe()
     quantities = [q for q in QUANTITIES if q in set(table.quantity)]
@@ -93,27 +96,35 @@ def row(architecture: str) -> Row:
         norm=_norm(block),
         positions=_positions(weights),
         attention=_attention(weights),
-        mlp=mlp,
-        neuron_error=neuron_error,
+        mlp=", ".join(dict.fromkeys(mlps)),
+        neuron_error=max(neuron_errors),
         quantities="all" if quantities == QUANTITIES else ", ".join(quantities),
         remarks=", ".join(caveats),
         error=certificate.max_rel_error,
-        attribution_error=attribution.residual_error,
+        two_stacks=two_stacks,
+        attribution_error=max(one.residual_error for one in attributions),
         score_error=score_error,
         kinds_are_finite=kinds_are_finite,
-        heads_separable="heads" not in {caveat.name for caveat in attribution.caveats},
-        ablation_error=error,
-        ablation_change=change,
+        heads_separable=all(
+            caveat.name != "heads" for one in attributions for caveat in one.caveats
+        ),
+        ablation_error=max(errors),
+        ablation_change=min(changes),
     )
 
 
 QUANTITIES = ["q", "k", "v", "attn_scores", "attn_out", "resid", "logits"]
 
 
+def _stacks(model: Any) -> list[Any]:
+    """Return the encoder and the decoder of an encoder-decoder."""
+    return [tw.stack(model, "encoder"), tw.stack(model, "decoder", source=PROMPT)]
+
+
 def _checked(model: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tw.check(model, PROMPT)
+        return tw.check(model, PROMPT, PROMPT if is_encoder_decoder(model) else None)
 
 
 def _attribution(model: Any, weights: Weights) -> Any:
@@ -218,6 +229,8 @@ def _positions(weights: Weights) -> str:
             )
         elif attention_scores.slopes is not None:
             kinds.append("ALiBi")
+        elif attention_scores.relative is not None:
+            kinds.append("relative bias")
         else:
             kinds.append("none in scores")
     return ", ".join(dict.fromkeys(kinds))
@@ -258,7 +271,8 @@ def summary(results: list[Row]) -> str:
     attending = [r for r in results if r.kind == "attention"]
     exact = [r for r in attending if r.outcome == "exact"]
     with_mlp = sum("not read" not in r.mlp for r in exact)
-    n = {kind: sum(r.kind == kind for r in results) for kind in ("two stacks", "no words")}
+    n_without_words = sum(r.kind == "no words" for r in results)
+    two = [r for r in results if r.kind == "two stacks"]
     without = sum(r.kind == "no attention" for r in results)
     return (
         f"TransformerLens 4.3.0 has adapters for {len(results)} architecture names. "
@@ -266,9 +280,11 @@ def summary(results: list[Row]) -> str:
         f"configuration alone. Of the {len(attending)} others with attention in one stack of "
         f"blocks, **{len(exact)} are exact** ({100 * len(exact) / len(attending):.0f} %) and "
         f"{len(attending) - len(exact)} are rejected with an error naming the part. The MLPs of "
-        f"**{with_mlp}** of the exact ones are exact too, down to neurons. Also rejected "
-        f"are {n['two stacks']} with two stacks (encoder-decoders), {without} without attention "
-        f"that TransformerLens hooks, and {n['no words']} vision or audio models without tokens. "
+        f"**{with_mlp}** of the exact ones are exact too, down to neurons. Of "
+        f"{len(two)} encoder-decoders **{sum(r.outcome == 'exact' for r in two)} are exact** in "
+        "both stacks and the cross-attention between them (their rows show the decoder). Also "
+        f"rejected are {without} models without attention that TransformerLens hooks, and "
+        f"{n_without_words} vision or audio models without tokens. "
         f"Wrong results: {sum('WRONG' in (r.outcome, r.processed) for r in results)}."
     )
 

@@ -49,6 +49,12 @@ def test_enough_architectures_are_exact():
     assert len(exact) / len(attending) >= 0.95
 
 
+def test_enough_encoder_decoders_are_exact():
+    two = [r for r in rows() if r.kind == "two stacks"]
+    assert sum(r.outcome == "exact" for r in two) >= 13
+    assert all(r.processed in ("exact", "cannot be") for r in two if r.outcome == "exact")
+
+
 def test_the_table_in_the_docs_is_the_run():
     assert written() == markdown(rows()), (
         "the table of architectures is stale; run: python -m tests.architectures.support"

@@ -32,7 +32,7 @@ from tw_lens.reading.embeddings import initial_residual
 from tw_lens.reading.forward import run
 from tw_lens.reading.layer import host_layer
 from tw_lens.reading.mlp_states import compare_mlp, mlp_hooks, readable_mlp, unread_mlps
-from tw_lens.reading.model_access import name_of
+from tw_lens.reading.model_access import name_of, optional
 from tw_lens.reading.model_parts import residual_hooks
 from tw_lens.reading.precision import default_tolerance, is_half_precision
 from tw_lens.reading.prompts import Prompt, tokenize_prompt
@@ -150,7 +150,7 @@ def check(
     """
     if is_encoder_decoder(model):
         return _check_both_stacks(model, prompt, target, tolerance)
-    if target is not None:
+    if target is not None and optional(model, "blocks") is not None:
         raise ValueError(
             f"{name_of(model)} has one stack, and target= is what a second one reads; leave it out."
         )

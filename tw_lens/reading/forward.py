@@ -24,6 +24,9 @@ UNEMBEDDED = "unembed.hook_in"
 HOST_PACKAGES = ("transformer-lens", "transformers")
 # What a call raises whose other side has renamed an attribute, an argument or an entry.
 MISFITS = (AttributeError, TypeError, KeyError, ImportError, NotImplementedError)
+MISCOUNTED = (
+    "values to unpack"  # a call that returns more or fewer values than the other side takes
+)
 ONE_RUN = threading.RLock()  # hooks of two threads on one model would record each other's runs
 
 
@@ -131,7 +134,9 @@ def _run_with_cache(model: Any, tokens: Tensor, names: set[str]) -> tuple[Tensor
     try:
         with torch.no_grad():
             return model.run_with_cache(tokens, names_filter=lambda name: name in names)
-    except MISFITS as error:
+    except (*MISFITS, ValueError) as error:
+        if isinstance(error, ValueError) and MISCOUNTED not in str(error):
+            raise
         versions = ", ".join(f"{name} {version(name)}" for name in HOST_PACKAGES)
         raise UnsupportedModelError(
             architecture_of(model),

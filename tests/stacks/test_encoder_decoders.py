@@ -2,6 +2,8 @@
 
 import pickle
 import warnings
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -31,29 +33,56 @@ def test_both_stacks_and_the_crossing_are_exact(name: str, processed: bool):
     assert certificate.tokens == tuple(TARGET) and certificate.source_tokens == tuple(SOURCE)
 
 
-@pytest.mark.parametrize("name", ["T5", "BART", "T5Gemma", "Marian"])
+def require_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    assert ours.dtype == theirs.dtype == torch.float64
+    assert float((ours - theirs).abs().max()) < 1e-5
+
+
+def final_norm(encoder: Any) -> Any:
+    """Return the norm behind an encoder's last block; None in post-norm models."""
+    names = ("final_layer_norm", "layer_norm", "norm")
+    return next((found for name in names if (found := getattr(encoder, name, None))), None)
+
+
+def doubled(value: Any) -> Any:
+    """Return a canonical object with float64 in the place of float32."""
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        return tuple(map(doubled, value))
+    if is_dataclass(value):
+        return replace(value, **{f.name: doubled(getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
+@pytest.mark.parametrize("name", ["T5", "BART", "mBART", "Marian", "Pegasus", "Blenderbot"])
 def test_patterns_and_states_are_those_of_transformers(name: str):
-    """The oracle runs without TransformerLens, in float64."""
+    """The oracle runs without TransformerLens, in float64; the canonical form is cast to it."""
     model = tiny(NAMES[name]).double()
+    final, before = final_norm(model.get_encoder()), []
+    if final is not None:
+        final.register_forward_pre_hook(lambda _module, inputs: before.append(inputs[0][0]))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = model(
             input_ids=torch.tensor([SOURCE]), decoder_input_ids=torch.tensor([TARGET]),
             output_attentions=True, output_hidden_states=True,
         )  # fmt: skip
-    attentions = {
-        "encoder": theirs.encoder_attentions,
-        "decoder": theirs.decoder_attentions,
-        "cross": theirs.cross_attentions,
-    }
-    for stack, expected in attentions.items():
-        _, weights, states = shared_stack(name, stack)
-        for layer in range(weights.n_layers):
-            pattern = tw.attention_pattern(weights, states, layer=layer).pattern
-            assert float((pattern - expected[layer][0]).abs().max()) < EXACT
+    _, encoder, _ = shared_stack(name, "encoder")
+    _, decoder, _ = shared_stack(name, "decoder")
+    xs = [x[0] for x in theirs.encoder_hidden_states]
+    for layer in range(encoder.n_layers):
+        pattern = doubled(encoder.block(layer)).attention_pattern(xs[layer])
+        require_close(pattern, theirs.encoder_attentions[layer][0])
+    source = before[0] if before else xs[-1]  # which the canonical form normalises itself
     states = shared_stack(name, "decoder")[2]
-    for layer, hidden in enumerate(theirs.decoder_hidden_states[:-1]):
-        assert float((states.stream[layer] - hidden[0]).abs().max()) < 1e-5 * float(hidden.max())
+    for layer, x in enumerate(theirs.decoder_hidden_states[:-1]):
+        assert float((states.stream[layer] - x[0]).abs().max()) < 1e-5 * float(x.abs().max())
+        block, cross = doubled(decoder.block(layer)), doubled(decoder.cross_block(layer))
+        pattern = block.attention_pattern(x[0])
+        require_close(pattern, theirs.decoder_attentions[layer][0])
+        mid = block.resid_mid(x[0], block.attn_out(pattern, block.values(x[0]), x[0]))
+        require_close(cross.attention_pattern(mid, source), theirs.cross_attentions[layer][0])
 
 
 @pytest.mark.parametrize("name", ["T5", "BART", "LED"])

@@ -26,8 +26,13 @@ def caveats_of(
             "vocabulary points are embeddings without a position added.",
         ),
         "position bias": (
-            scores.slopes is not None,
-            "scores of tokens leave out the bias that grows with distance.",
+            scores.slopes is not None or scores.relative is not None,
+            "scores of tokens leave out the bias that depends on their distance.",
+        ),
+        "source at embeddings": (
+            block.source_norm is not None,
+            "tokens of the source are read at their embeddings, and the encoder has moved them "
+            "before cross-attention reads them: how well they predict its scores is not measured.",
         ),
         "query-key norm": (
             scores.q_norm is not None or scores.k_norm is not None,

@@ -27,8 +27,24 @@ ATLAS_COLUMNS = (
 )  # fmt: skip
 
 
+MAPS = "W_QK maps queries to keys; W_OV maps what is read to what is written."
+
+
 def atlas_section(atlas: HeadAtlas, layers: tuple[int, ...]) -> Section:
     """Return the section on all heads, with links to the cards of the layers on this page."""
+    title = "Top tokens of each head's leading direction"
+    return Section("atlas", "Head atlas", (atlas_panel(atlas, layers, title, MAPS),))
+
+
+def atlas_panel(atlas: HeadAtlas, layers: tuple[int, ...], title: str, maps: str) -> Panel:
+    """Return the table of all heads.
+
+    Args:
+        atlas: the heads.
+        layers: those whose heads have cards on the page.
+        title: of the panel.
+        maps: what the two circuits map, in a sentence.
+    """
     rows, anchors = [], []
     table = atlas.to_dataframe()
     for i, row in enumerate(table.to_dict("records")):
@@ -40,20 +56,19 @@ def atlas_section(atlas: HeadAtlas, layers: tuple[int, ...]) -> Section:
         faithful = (of(*place) for of in (atlas.token_source.r, atlas.token_source.floor))
         rows.append((component, circuit, share, value, *tokens, *map(_rounded, faithful)))
         anchors.append(f"{component}-{circuit}" if row["layer"] in layers else None)
-    panel = Panel(
-        "Top tokens of each head's leading direction",
-        "W_QK maps queries to keys; W_OV maps what is read to what is written. Search for a token "
-        "or a head, filter by layer or circuit, or sort by a column; a linked head leads to its "
-        f"card. {STANDARDISED} Their 50 commonest tokens take "
+    linked = "; a linked head leads to its card" if any(anchors) else ""
+    return Panel(
+        title,
+        f"{maps} Search for a token or a head, filter by layer or circuit, or sort by a column"
+        f"{linked}. {STANDARDISED} Their 50 commonest tokens take "
         f"{100 * atlas.hubness('OV', 'right'):.0f} % of the entries.",
         note=f"{KEY} {significance_sentence('here', atlas.left, atlas.right)} {R_NOTE}",
         table=Table(
-            "all heads of the model", ATLAS_COLUMNS, tuple(rows), tuple(anchors),
+            f"all heads of {atlas.model_name}", ATLAS_COLUMNS, tuple(rows), tuple(anchors),
             _atlas_filters(table),
         ),
         caveats=atlas.caveats,
     )  # fmt: skip
-    return Section("atlas", "Head atlas", (panel,))
 
 
 def _rounded(value: float) -> str | float:

@@ -26,6 +26,7 @@ from tw_lens.progress import Progress, steps
 from tw_lens.reading import Certificate, Prompt, check, read_states, read_weights
 from tw_lens.rendering.figures.null_markers import KEY, LEGEND
 from tw_lens.rendering.page.atlas_section import STANDARDISED, atlas_section
+from tw_lens.rendering.page.cross_section import cross_section
 from tw_lens.rendering.page.faithfulness_text import DEFINITION
 from tw_lens.rendering.page.findings import Finding, compared_quantities, find
 from tw_lens.rendering.page.head_cards import LayerCards, layer_cards
@@ -83,8 +84,8 @@ def report(
     directions and attention; two cards can stand side by side, and "#L5H1" in the address opens
     one. Then all heads in one table, kinds of heads, embedding distances and token norms, the
     trajectories of the prompt, where `prompts` are given those of many prompts with controls, and
-    the certificate. Everything is in the exact convention; token norms are also in the published
-    one where weights are raw.
+    the certificate; of a decoder its cross-attention too. Everything is in the exact convention;
+    token norms are also in the published one where weights are raw.
 
     Args:
         model: a `HookedTransformer` or a `TransformerBridge`; it is run and not changed.
@@ -147,6 +148,9 @@ def report(
             tokens,
             trajectory_section(weights, states, path_of_prompt, attribution, method, points),
         ]
+        if states.crossing is not None:
+            step("Reading the cross-attention")
+            sections.insert(1, cross_section(read_weights(model.cross), states, chosen))
         alignment = None
         if prompts is not None:
             step("Running the prompts and their controls")
@@ -253,7 +257,7 @@ def _link_heads(text: str, layers: Sequence[int]) -> Markup:
         name = match.group()
         return f'<a href="#{name}">{name}</a>' if int(match.group(1)) in layers else name
 
-    return Markup(re.sub(r"\bL(\d+)H\d+\b", link, str(escape(text))))
+    return Markup(re.sub(r"\b[ED]?L(\d+)H\d+\b", link, str(escape(text))))
 
 
 def _default_layers(weights: Weights) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import torch
 
 import tw_lens as tw
 from tests.zoo import architectures, at_hand, zoo_bridge
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Block, Gate, HeadRouting, Weights
 
 PAGE = Path(__file__).parents[2] / "examples" / "site" / "pages" / "architectures.md"
 BEGIN, END = "<!-- architectures: begin -->", "<!-- architectures: end -->"
@@ -235,7 +235,8 @@ def _attention(weights: Weights) -> str:
         "sinks": first.attention_scores.sinks is not None,
         "window": any(block.attention_scores.window for block in blocks),
         "chunks": any(block.attention_scores.chunk for block in blocks),
-        "gate": first.attention_output.gate is not None,
+        "gate": isinstance(first.attention_output.gate, Gate),
+        "routed heads": isinstance(first.attention_output.gate, HeadRouting),
         "both ways": not first.attention_scores.causal,
     }
     return ", ".join([heads, *(name for name, present in features.items() if present)])

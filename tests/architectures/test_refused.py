@@ -9,7 +9,6 @@ from tests.zoo import zoo_bridge
 UNSUPPORTED = {
     "no attention": ("MambaForCausalLM", {}, "no layer has attention"),
     "attention without hooks": ("Zamba2ForCausalLM", {}, "no layer has attention with hooks"),
-    "a mixture of attention": ("JetMoeForCausalLM", {}, "without a W_Q, W_K, W_V and W_O"),
     "compressed attention": ("DeepseekV4ForCausalLM", {}, "without a W_Q, W_K, W_V and W_O"),
     "two stacks": ("HrmTextForCausalLM", {}, "no single stack of blocks (L_blocks, H_blocks)"),
     "pictures": ("ViTModel", {}, "it has no W_E"),

@@ -9,13 +9,15 @@ from tests.zoo import zoo_bridge
 UNSUPPORTED = {
     "no attention": ("MambaForCausalLM", {}, "no layer has attention"),
     "attention without hooks": ("Zamba2ForCausalLM", {}, "no layer has attention with hooks"),
-    "compressed attention": ("DeepseekV4ForCausalLM", {}, "without a W_Q, W_K, W_V and W_O"),
-    "two stacks": ("HrmTextForCausalLM", {}, "no single stack of blocks (L_blocks, H_blocks)"),
+    "several streams": ("DeepseekV4ForCausalLM", {"hc_mult": 2}, "2 residual streams"),
+    "loops": (
+        "HrmTextForCausalLM", {"H_cycles": 3, "L_cycles": 2}, "L_blocks 6 times and H_blocks 3",
+    ),
     "pictures": ("ViTModel", {}, "it has no W_E"),
     "sound": ("HubertModel", {}, "there are no words to read"),
     "clipped queries": ("OlmoForCausalLM", {"clip_qkv": 1.0}, "clips its queries"),
     "shared keys": ("Gemma4ForCausalLM", {"num_kv_shared_layers": 1}, "of an earlier layer"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)

@@ -21,7 +21,6 @@ from tw_lens.reading.model_access import (
     architecture_of,
     name_of,
     optional,
-    require_model,
     resolved_module,
     tokenizer_of,
     unsupported,
@@ -29,16 +28,16 @@ from tw_lens.reading.model_access import (
 from tw_lens.reading.model_exceptions import normalises_output, normalises_stream
 from tw_lens.reading.model_parts import model_parts, residual_hooks
 from tw_lens.reading.norms import read_norm
-from tw_lens.reading.offloaded import has_meta_weights, materialised
+from tw_lens.reading.offloaded import materialised
 from tw_lens.reading.precision import coarsest_step
-from tw_lens.reading.stacks import Stack, is_encoder_decoder
+from tw_lens.reading.readable import require_readable
+from tw_lens.reading.stacks import Stack
 from tw_lens.reading.user_hooks import hooked_modules, without_point_hooks
 from tw_lens.tokens import TokenStrings
 from tw_lens.torch_settings import default_settings
 
 STREAM_NORMS = ("ln1", "cross_ln", "ln2")  # after attention, cross-attention and MLP
 PROBED = 8  # tokens of the run that shows what a user's hooks do
-READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
 @checked
@@ -72,7 +71,7 @@ def read_weights(model: Any, *, device: torch.device | str | None = None) -> Wei
 
     Source: arXiv 2309.07315, section 3.
     """
-    _require_readable(model)
+    require_readable(model)
     layers = [layer for layer in host_layers(model) if layer.attention is not None]
     if not layers:
         raise unsupported(model, "no layer has attention with hooks")
@@ -195,34 +194,6 @@ def _mlp_reader(model: Any, norms: dict[int, Norm], centred_stream: bool) -> Any
             )
 
     return read
-
-
-def _require_readable(model: Any) -> None:
-    """Reject what is no TransformerLens language model, and weights that are not plain numbers."""
-    require_model(model)
-    if optional(model, "blocks") is None:
-        if is_encoder_decoder(model):
-            raise unsupported(
-                model,
-                "it has an encoder and a decoder",
-                'Give one of them: stack(model, "encoder"), "decoder" or "cross".',
-            )
-        stacks = [name for name, _ in model.named_children() if name.endswith("blocks")]
-        raise unsupported(
-            model, f"it has no single stack of blocks ({', '.join(stacks) or 'none at all'})"
-        )
-    if optional(model, "embed") is None:
-        raise unsupported(model, "it has no embed: there are no words to read")
-    if has_meta_weights(model):
-        raise ValueError(
-            f"weights of {name_of(model)} are on the meta device, without data; load them first."
-        )
-    packed = {p.dtype for p in model.parameters()} - READABLE
-    if packed:
-        raise ValueError(
-            f"weights of {name_of(model)} are quantised ({', '.join(map(str, packed))}), so their "
-            "entries are not the model's weights; load it in float32, bfloat16 or float16."
-        )
 
 
 def _require_effectless_hooks(model: Any, d_vocab: int) -> None:

@@ -1,0 +1,88 @@
+"""Models that have no canonical form as a whole, rejected by the part that does not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tw_lens.reading.model_access import (
+    hf_config_value,
+    name_of,
+    optional,
+    require_model,
+    unsupported,
+)
+from tw_lens.reading.offloaded import has_meta_weights
+from tw_lens.reading.stacks import is_encoder_decoder
+
+READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+
+
+def require_readable(model: Any) -> None:
+    """Reject what is no TransformerLens language model, and weights that are not plain numbers.
+
+    Raises:
+        TypeError: the model is none of TransformerLens.
+        UnsupportedModelError: it has no words, or not one stack of blocks on one residual stream.
+        ValueError: weights without data, or quantised.
+    """
+    require_model(model)
+    if optional(model, "blocks") is None:
+        _refuse_stacks(model)
+    if optional(model, "embed") is None:
+        raise unsupported(model, "it has no embed: there are no words to read")
+    _require_one_stream(model)
+    if has_meta_weights(model):
+        raise ValueError(
+            f"weights of {name_of(model)} are on the meta device, without data; load them first."
+        )
+    packed = {p.dtype for p in model.parameters()} - READABLE
+    if packed:
+        raise ValueError(
+            f"weights of {name_of(model)} are quantised ({', '.join(map(str, packed))}), so their "
+            "entries are not the model's weights; load it in float32, bfloat16 or float16."
+        )
+
+
+def _refuse_stacks(model: Any) -> None:
+    """Reject a model without a stack of blocks of its own.
+
+    Raises:
+        UnsupportedModelError: always, with the stacks that it has instead.
+    """
+    if is_encoder_decoder(model):
+        raise unsupported(
+            model,
+            "it has an encoder and a decoder",
+            'Give one of them: stack(model, "encoder"), "decoder" or "cross".',
+        )
+    names = [name for name, _ in model.named_children() if name.endswith("blocks")]
+    found = "it has no single stack of blocks"
+    outer, inner = (hf_config_value(model, f"{which}_cycles") for which in "HL")
+    if outer and inner:  # HRM-Text
+        raise unsupported(
+            model,
+            f"{found}: two loops, one in the other, run L_blocks {outer * inner} times and "
+            f"H_blocks {outer} times, so that a head reads another stream in each run",
+        )
+    raise unsupported(model, f"{found} ({', '.join(names) or 'none at all'})")
+
+
+def _require_one_stream(model: Any) -> None:
+    """Reject hyper-connections (DeepSeek V4).
+
+    Before every part of a block they collapse several streams into what it reads, and afterwards
+    mix the streams by a matrix, both with weights that are computed at every position.
+
+    Raises:
+        UnsupportedModelError: with the number of streams.
+    """
+    blocks = list(model.blocks)
+    if blocks and optional(blocks[0], "attn_hc") is not None:
+        raise unsupported(
+            model,
+            f"it carries {hf_config_value(model, 'hc_mult')} residual streams from block to block "
+            "and mixes them by weights that it computes at every position (hyper-connections), so "
+            "that heads do not read and write one stream",
+        )

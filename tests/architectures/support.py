@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -86,6 +87,7 @@ def row(architecture: str) -> Row:
     table = certificate.to_dataframe()
     quantities = [q for q in QUANTITIES if q in set(table.quantity)]
     caveats = [caveat.name for caveat in weights.caveats if caveat.name not in COMMON_CAVEATS]
+    packages = getattr(getattr(model, "adapter", None), "required_libraries", [])
     return Row(
         architecture,
         "exact" if certificate.max_rel_error < EXACT else "WRONG",
@@ -96,7 +98,7 @@ def row(architecture: str) -> Row:
         mlp=mlp,
         neuron_error=neuron_error,
         quantities="all" if quantities == QUANTITIES else ", ".join(quantities),
-        remarks=", ".join(caveats),
+        remarks=", ".join([*caveats, *(f"needs {package}" for package in packages)]),
         error=certificate.max_rel_error,
         attribution_error=attribution.residual_error,
         score_error=score_error,
@@ -243,9 +245,9 @@ def _attention(weights: Weights) -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ImportError):
-        return "it needs a package for pictures"
     text = " ".join(str(error).split())
+    if names := dict.fromkeys(re.findall(r"pip install ([\w-]+)", text)):
+        return f"it needs {' and '.join(names)}"
     return text if len(text) <= MOST else text[:MOST].rsplit(" ", 1)[0] + " ..."
 
 

@@ -1,6 +1,7 @@
 """Unsupported parts are rejected with an error that names the part."""
 
 import pytest
+import torch
 
 import tw_lens as tw
 from tests.architectures.support import EXACT
@@ -29,6 +30,15 @@ def test_rejected_by_the_name_of_the_part(name: str):
     sentence = str(caught.value)
     assert part in sentence and architecture in sentence and caught.value.remedy in sentence
     assert caught.value.remedy.endswith(".")
+
+
+def test_a_part_that_mixes_streams_is_rejected_by_its_name():
+    """Gemma 3n needs timm to boot, so its part is set beside another model's blocks."""
+    model = zoo_bridge("LlamaForCausalLM")
+    model.blocks[1].altup = torch.nn.Identity()
+    model.original_model.config.altup_num_inputs = 4
+    with pytest.raises(tw.UnsupportedModelError, match=r"4 residual streams .* \(AltUp\)"):
+        tw.read_weights(model)
 
 
 def test_prompts_that_need_an_indexer_are_rejected():

@@ -17,6 +17,11 @@ from tw_lens.reading.offloaded import has_meta_weights
 from tw_lens.reading.stacks import is_encoder_decoder
 
 READABLE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+# The part of a block that mixes several residual streams: where their number stands, and its name.
+SEVERAL_STREAMS = {
+    "attn_hc": ("hc_mult", "hyper-connections"),  # DeepSeek V4
+    "altup": ("altup_num_inputs", "AltUp"),  # Gemma 3n
+}
 
 
 def require_readable(model: Any) -> None:
@@ -70,19 +75,19 @@ def _refuse_stacks(model: Any) -> None:
 
 
 def _require_one_stream(model: Any) -> None:
-    """Reject hyper-connections (DeepSeek V4).
+    """Reject blocks that pass on several streams.
 
-    Before every part of a block they collapse several streams into what it reads, and afterwards
-    mix the streams by a matrix, both with weights that are computed at every position.
+    Before a part of a block they are collapsed into what it reads, and afterwards what it writes
+    goes to all of them, by weights that are computed at every position.
 
     Raises:
         UnsupportedModelError: with the number of streams.
     """
-    blocks = list(model.blocks)
-    if blocks and optional(blocks[0], "attn_hc") is not None:
-        raise unsupported(
-            model,
-            f"it carries {hf_config_value(model, 'hc_mult')} residual streams from block to block "
-            "and mixes them by weights that it computes at every position (hyper-connections), so "
-            "that heads do not read and write one stream",
-        )
+    for part, (setting, name) in SEVERAL_STREAMS.items():
+        if any(optional(block, part) is not None for block in model.blocks):
+            raise unsupported(
+                model,
+                f"it carries {hf_config_value(model, setting)} residual streams from block to block"
+                f" and mixes them by weights that it computes at every position ({name}), so that "
+                "heads do not read and write one stream",
+            )

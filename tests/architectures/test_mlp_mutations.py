@@ -57,7 +57,7 @@ MUTATIONS: dict[str, tuple[str, Callable[[MLP], MLP], str]] = {
     "gate": ("LlamaForCausalLM", lambda m: replace(m, W_gate=-m.W_gate), "mlp_pre"),
     "what it reads": ("GPTNeoXForCausalLM", without(parallel=False), "mlp_pre"),
     "what a post-norm model's MLP reads": (
-        "BertForMaskedLM", without(stream_norm=Norm.none(48)), "mlp_pre"
+        "BertForMaskedLM", without(stream_norms=(Norm.none(48),)), "mlp_pre"
     ),
     "norm of what it adds": ("Gemma2ForCausalLM", without(post_norm=None), "mlp_out"),
     "norm of the activations": ("BitNetForCausalLM", without(inner_norm=None), "mlp_out"),
@@ -69,6 +69,9 @@ MUTATIONS: dict[str, tuple[str, Callable[[MLP], MLP], str]] = {
         "ApertusForCausalLM", without(activation=torch.nn.functional.silu), "mlp_out"
     ),
     "routing": ("MixtralForCausalLM", equal_experts, "mlp_out"),
+    "routing of stacked maps": ("JetMoeForCausalLM", equal_experts, "mlp_out"),
+    "bias of the output of experts": ("JetMoeForCausalLM", no_bias("b_out"), "mlp_out"),
+    "gate and input of stacked maps": ("JetMoeForCausalLM", swapped, "mlp_out"),
     "shared experts": ("DeepseekV3ForCausalLM", unshared, "mlp_out"),
     "gate of the shared expert": ("Qwen2MoeForCausalLM", unshared, "mlp_out"),
 }  # fmt: skip

@@ -33,6 +33,7 @@ class Experts(NamedTuple):
     names: tuple[str, ...]
     W_router: Tensor | None
     b_router: Tensor | None
+    b_out: Tensor | None = None
 
 
 def read_experts(module: Any, activation: Callable[[Tensor], Tensor], where: str) -> Experts | None:

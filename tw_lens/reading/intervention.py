@@ -120,9 +120,10 @@ def output_projection(model: Any, layer: int) -> nn.Module:
         module = optional(host.attention, name)
         if isinstance(module, nn.Module):
             return module
-    if host.original_attention is None and hasattr(host.attention, "W_O"):
-        return host.attention
-    if is_mixture(host):  # its output maps are no module of their own
+    if host.original_attention is None:
+        if hasattr(host.attention, "W_O"):
+            return host.attention
+    elif is_mixture(host):  # its output maps are no module of their own
         return host.original_attention
     raise _no_output_projection(host)
 

@@ -25,6 +25,7 @@ from tw_lens.reading.model_access import (
 )
 from tw_lens.reading.model_exceptions import normalises_output, normalises_stream
 from tw_lens.reading.norms import read_head_norm, read_norm
+from tw_lens.reading.parallel_experts import read_parallel_experts
 
 ACTIVATIONS = ("act_fn", "activation_fn", "act", "gelu_impl", "intermediate_act_fn")
 MISFITS = (AttributeError, KeyError, IndexError, RuntimeError, StopIteration, TypeError)
@@ -115,7 +116,8 @@ def _mixture(
     activation = _on_cpu(function) if callable(function) else _activation(layer, mlp)
     found = None
     with contextlib.suppress(*MISFITS):
-        found = read_experts(original, activation, f"{layer.name}.mlp")
+        read = read_experts if optional(original, "experts") is not None else read_parallel_experts
+        found = read(original, activation, f"{layer.name}.mlp")
     if found is None:
         raise layer.unsupported("has a mixture of experts of an unknown layout", REMEDY)
     norm, parallel = _norm(layer, attention_norm)
@@ -126,7 +128,7 @@ def _mixture(
         W_in=found.W_in,
         W_out=found.W_out,
         b_in=torch.zeros(d_mlp),
-        b_out=torch.zeros(d_model),
+        b_out=torch.zeros(d_model) if found.b_out is None else found.b_out,
         activation=activation,
         W_gate=found.W_gate,
         b_gate=torch.zeros(d_mlp),

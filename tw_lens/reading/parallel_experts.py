@@ -1,0 +1,74 @@
+"""Mixtures whose experts are two stacked maps behind a top-k router (JetMoE)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tw_lens.reading.experts import N_PROBES, TOLERANCE, Experts
+from tw_lens.reading.model_access import optional, resolved_module, to_float32_cpu
+
+
+def read_parallel_experts(
+    module: Any, activation: Callable[[Tensor], Tensor], where: str
+) -> Experts | None:
+    """Read gated experts whose gates are the first half of one map; None for other mixtures.
+
+    What is read must reproduce the module's own output on random inputs.
+
+    Args:
+        module: the original module, called on `n(x)`.
+        activation: its activation function.
+        where: its name, for messages.
+
+    Raises:
+        ValueError: weights without data, quantised, or with NaN.
+    """
+    both, down = (
+        optional(optional(module, name), "weight") for name in ("input_linear", "output_linear")
+    )
+    router = resolved_module(optional(module, "router"))
+    linear = resolved_module(optional(router, "layer"))
+    if not isinstance(both, Tensor) or not isinstance(down, Tensor) or linear is None:
+        return None
+    dtype, device = both.dtype, both.device
+    both = to_float32_cpu(both, f"{where}.input_linear")  # [experts, 2 d_expert, d_model]
+    down = to_float32_cpu(down, f"{where}.output_linear")  # [experts, d_model, d_expert]
+    n_experts, d_model, width = down.shape
+    gate, linear_part = both.permute(2, 0, 1).split(width, dim=2)
+    found = Experts(
+        W_in=linear_part.flatten(1),
+        W_gate=gate.flatten(1),
+        W_out=down.permute(0, 2, 1).flatten(0, 1),
+        routing=_routing(router, n_experts, width),
+        names=tuple(str(expert) for expert in range(n_experts) for _ in range(width)),
+        W_router=to_float32_cpu(linear.weight, f"{where}.router"),
+        b_router=None,
+        b_out=to_float32_cpu(module.bias, f"{where}.bias"),
+    )
+    probe = torch.randn(N_PROBES, d_model, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        theirs = module(probe.to(device)[None])[0].float().cpu()
+    seen = probe.float()
+    post = activation(seen @ found.W_gate) * (seen @ found.W_in) * found.routing(seen)
+    gap = (post @ found.W_out + found.b_out - theirs).abs().max() / theirs.abs().max()
+    return found if float(gap) < max(TOLERANCE, torch.finfo(dtype).eps * 8) else None
+
+
+def _routing(router: Any, n_experts: int, width: int) -> Callable[[Tensor], Tensor]:
+    """Return a function from `n(x)` to the factor on every neuron's activation."""
+
+    def routing(n_x: Tensor) -> Tensor:
+        x = n_x.reshape(-1, n_x.shape[-1]).to(next(router.parameters()))
+        factor = torch.zeros(len(x), n_experts)
+        if len(x):
+            with torch.no_grad():  # assignments of tokens to experts, sorted by expert
+                _, token, weight, sizes, _ = router(x)
+            expert = torch.repeat_interleave(torch.arange(n_experts), torch.tensor(sizes))
+            factor[token.cpu(), expert] = weight.float().cpu()
+        return factor.repeat_interleave(width, dim=1).reshape(*n_x.shape[:-1], -1)
+
+    return routing

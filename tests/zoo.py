@@ -66,7 +66,10 @@ def native(seed: int = 0, **own: Any) -> Any:
 
 
 def zoo_bridge(architecture: str, seed: int = 0, **own: Any) -> Any:
-    """`tiny` behind a TransformerBridge; nothing is installed or fetched on the way."""
+    """`tiny` behind a TransformerBridge; nothing is installed or fetched on the way.
+
+    Packages for pictures (torchvision) are not asked for: text does not go through them.
+    """
     if architecture == NATIVE:
         return native(seed, **own)
     with _no_installation(), warnings.catch_warnings():
@@ -76,18 +79,21 @@ def zoo_bridge(architecture: str, seed: int = 0, **own: Any) -> Any:
 
 @contextlib.contextmanager
 def _no_installation() -> Iterator[None]:
-    """Keep TransformerLens 4 from running pip for torchvision."""
+    """Keep TransformerLens 4 from running pip for torchvision, and from asking for it."""
     try:
+        from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
         from transformer_lens.model_bridge.sources.transformers import helpers
     except ImportError:  # 3.9 does not
         yield
         return
-    ensure = helpers._ensure_torchvision
+    ensure, ask = helpers._ensure_torchvision, ArchitectureAdapter._check_required_libraries
     helpers._ensure_torchvision = lambda: False
+    ArchitectureAdapter._check_required_libraries = lambda _adapter: None
     try:
         yield
     finally:
         helpers._ensure_torchvision = ensure
+        ArchitectureAdapter._check_required_libraries = ask
 
 
 @lru_cache(maxsize=1)

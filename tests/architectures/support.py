@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,7 @@ import torch
 
 import tw_lens as tw
 from tests.zoo import architectures, at_hand, zoo_bridge
-from tw_lens.canonical import Block, Weights
+from tw_lens.canonical import Block, Gate, HeadRouting, Weights
 from tw_lens.reading import is_encoder_decoder
 
 PAGE = Path(__file__).parents[2] / "examples" / "site" / "pages" / "architectures.md"
@@ -89,6 +90,7 @@ def row(architecture: str) -> Row:
     table = certificate.to_dataframe()
     quantities = [q for q in QUANTITIES if q in set(table.quantity)]
     caveats = [caveat.name for caveat in weights.caveats if caveat.name not in COMMON_CAVEATS]
+    packages = getattr(getattr(model, "adapter", None), "required_libraries", [])
     return Row(
         architecture,
         "exact" if certificate.max_rel_error < EXACT else "WRONG",
@@ -99,7 +101,7 @@ def row(architecture: str) -> Row:
         mlp=", ".join(dict.fromkeys(mlps)),
         neuron_error=max(neuron_errors),
         quantities="all" if quantities == QUANTITIES else ", ".join(quantities),
-        remarks=", ".join(caveats),
+        remarks=", ".join([*caveats, *(f"needs {package}" for package in packages)]),
         error=certificate.max_rel_error,
         two_stacks=two_stacks,
         attribution_error=max(one.residual_error for one in attributions),
@@ -248,16 +250,17 @@ def _attention(weights: Weights) -> str:
         "sinks": first.attention_scores.sinks is not None,
         "window": any(block.attention_scores.window for block in blocks),
         "chunks": any(block.attention_scores.chunk for block in blocks),
-        "gate": first.attention_output.gate is not None,
+        "gate": isinstance(first.attention_output.gate, Gate),
+        "routed heads": isinstance(first.attention_output.gate, HeadRouting),
         "both ways": not first.attention_scores.causal,
     }
     return ", ".join([heads, *(name for name, present in features.items() if present)])
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ImportError):
-        return "it needs a package for pictures"
     text = " ".join(str(error).split())
+    if names := dict.fromkeys(re.findall(r"pip install ([\w-]+)", text)):
+        return f"it needs {' and '.join(names)}"
     return text if len(text) <= MOST else text[:MOST].rsplit(" ", 1)[0] + " ..."
 
 

@@ -78,6 +78,9 @@ MUTATIONS: dict[str, tuple[str, Callable[[MLP], MLP], str]] = {
         "ApertusForCausalLM", without(activation=torch.nn.functional.silu), "mlp_out"
     ),
     "routing": ("MixtralForCausalLM", equal_experts, "mlp_out"),
+    "routing of stacked maps": ("JetMoeForCausalLM", equal_experts, "mlp_out"),
+    "bias of the output of experts": ("JetMoeForCausalLM", no_bias("b_out"), "mlp_out"),
+    "gate and input of stacked maps": ("JetMoeForCausalLM", swapped, "mlp_out"),
     "shared experts": ("DeepseekV3ForCausalLM", unshared, "mlp_out"),
     "gate of the shared expert": ("Qwen2MoeForCausalLM", unshared, "mlp_out"),
     "routing of experts' inputs": ("Llama4ForCausalLM", without(routes_input=False), "mlp_out"),

@@ -143,6 +143,12 @@ def undivided(block: Block) -> Block:
     return replace(block, bottleneck_KV=replace(block.bottleneck_KV, W_down=blank, eps=1.0))
 
 
+def of_all_experts(block: Block) -> Block:
+    """Choose every attention expert for every token."""
+    routing = block.attention_output.gate
+    return attention_output(gate=replace(routing, n_chosen=routing.W.shape[1]))(block)
+
+
 def no_bias(name: str) -> Callable[[Block], Block]:
     def mutate(block: Block) -> Block:
         bias = getattr(block, name)
@@ -217,6 +223,9 @@ MUTATIONS = {
     "language head": Mutation("BertForMaskedLM", whole=readout(head=None)),
     "gate": Mutation("Qwen3NextForCausalLM", attention_output(gate=None)),
     "gate per head": Mutation("LagunaForCausalLM", attention_output(gate=None)),
+    "routed heads": Mutation("JetMoeForCausalLM", attention_output(gate=None)),
+    "routed heads, how many": Mutation("JetMoeForCausalLM", of_all_experts),
+    "routed heads, shared keys and values": Mutation("JetMoeForCausalLM", turned_heads),
     "norm of the mixed values": Mutation("BitNetForCausalLM", attention_output(z_norm=None)),
     "norm of the values": Mutation("Gemma4ForCausalLM", lambda block: replace(block, v_norm=None)),
     "scale of the stream": Mutation(

@@ -2,7 +2,7 @@
 
 from tw_lens.canonical.ablation import AblatedHead, RankOnePieces, ablate_pieces, score_contribution
 from tw_lens.canonical.attention_heads import Block
-from tw_lens.canonical.attention_output import AttentionOutput, Gate
+from tw_lens.canonical.attention_output import AttentionOutput, Gate, HeadRouting
 from tw_lens.canonical.attention_scores import AttentionScores
 from tw_lens.canonical.embedding import ROWS_AT_ONCE, TokenVectorChunks, Vocabulary
 from tw_lens.canonical.head_faithfulness import HeadFaithfulness
@@ -53,6 +53,7 @@ __all__ = [
     "Gate",
     "HeadFaithfulness",
     "HeadNorm",
+    "HeadRouting",
     "LayerVocabulary",
     "Norm",
     "PointKind",

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from tw_lens.canonical import AttentionOutput, AttentionScores, Block, Gate, Norm
+from tw_lens.reading.attention_experts import is_mixture, read_mixture, read_routing
 from tw_lens.reading.latent_attention import is_latent, read_latent
 from tw_lens.reading.layer import HostLayer
 from tw_lens.reading.linear_maps import require_plain_maps
-from tw_lens.reading.matrices import read_matrices
+from tw_lens.reading.matrices import AttentionMatrices, read_matrices
 from tw_lens.reading.model_access import (
     number,
     optional,
@@ -52,7 +53,7 @@ def read_block(
         ValueError: weights without data, quantised, or with NaN.
     """
     require_plain_maps(layer.attention, layer.model, layer.attention_name)
-    matrices = read_latent(layer) if is_latent(layer) else read_matrices(layer)
+    matrices = _matrices(layer)
     _require_supported(layer)
     if len(matrices.W_Q) != len(matrices.W_O):  # Qwen3-Next's gated queries in 3.9
         raise layer.unsupported(
@@ -80,6 +81,13 @@ def read_block(
             d_head=d_value,
         ),
     )
+
+
+def _matrices(layer: HostLayer) -> AttentionMatrices:
+    """Read the matrices of a layer by the kind of its attention."""
+    if is_mixture(layer):
+        return read_mixture(layer)
+    return read_latent(layer) if is_latent(layer) else read_matrices(layer)
 
 
 def read_attention_scores(
@@ -121,7 +129,7 @@ def read_attention_output(layer: HostLayer, n_heads: int, d_value: int) -> Atten
     post_norm = optional(layer.block, name)
     has_post_norm = post_norm is not None and resolved_module(post_norm) is not None
     return AttentionOutput(
-        gate=_gate(layer, n_heads, d_value),
+        gate=read_routing(layer) if is_mixture(layer) else _gate(layer, n_heads, d_value),
         z_norm=read_head_norm(
             layer.part("attn_sub_norm"),
             layer.model,

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tw_lens.canonical import Block
+from tw_lens.canonical import Block, HeadRouting
 
 Quantity = tuple[str, Tensor, Tensor]
 """A quantity's name, its value from the canonical form, and the model's own."""
 
-HOOKS = ("hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern")
+ROUTER = "experts.router.hook_out"
+HOOKS = ("hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern", ROUTER)
+
+
+@dataclass(frozen=True, eq=False)
+class GivenRouting(HeadRouting):
+    """A routing by given logits: what a model in half precision rounds may change its choice."""
+
+    given: Float[Tensor, "position n_experts"]
+
+    def logits(self, n_x: Float[Tensor, "position d_model"]) -> Float[Tensor, "position n_experts"]:
+        """Return the given logits, whatever the router would read."""
+        return self.given
 
 
 def compare_attention(
@@ -30,6 +46,7 @@ def compare_attention(
         source: the stream that keys and values read; the queries' own by default.
     """
     read = x if source is None else source
+    block = _with_models_routing(block, theirs[ROUTER], len(x)) if in_half else block
     q, k, v = block.queries(x), block.keys(read), block.values(read)
     model_q, model_k = _without_gate(theirs["hook_q"], q), theirs["hook_k"]
     model_v = theirs["hook_v"]
@@ -47,7 +64,7 @@ def compare_attention(
         )
     candidates = (("q", q, model_q), ("k", k, model_k), ("v", v, model_v))
     quantities = [(name, ours, value) for name, ours, value in candidates if value is not None]
-    compared, pattern = _scores_and_pattern(block, scores, theirs, in_half)
+    compared, pattern = _scores_and_pattern(block, x, scores, theirs, in_half)
     if compared is not None and compared[0].shape == compared[1].shape:
         ours, value = compared
         mask = block.attention_scores.mask(len(x), len(read))
@@ -55,15 +72,28 @@ def compare_attention(
     return quantities, block.attn_out(pattern, v, x)
 
 
+def _with_models_routing(block: Block, logits: Tensor | None, n: int) -> Block:
+    """Return a mixture of attention experts with the model's own choice; others unchanged."""
+    output = block.attention_output
+    if logits is None or not isinstance(output.gate, HeadRouting):
+        return block
+    routing = GivenRouting(**vars(output.gate), given=logits.reshape(n, -1))
+    return replace(block, attention_output=replace(output, gate=routing))
+
+
 def _scores_and_pattern(
-    block: Block, scores: Tensor, theirs: dict[str, Tensor | None], in_half: bool
+    block: Block, x: Tensor, scores: Tensor, theirs: dict[str, Tensor | None], in_half: bool
 ) -> tuple[tuple[Tensor, Tensor] | None, Tensor]:
     """Return the scores to compare (ours, the model's) and the pattern for the attention output.
 
-    Patterns are compared where the model's score hook holds the pattern or nothing.
+    Patterns are compared where the model's score hook holds the pattern or nothing, and in a
+    mixture of attention experts, of the heads that are chosen.
     """
     pattern = block.attention_scores.pattern(scores)
     model_scores, model_pattern = theirs["hook_attn_scores"], theirs["hook_pattern"]
+    if isinstance(routing := block.attention_output.gate, HeadRouting):
+        chosen = _of_chosen(pattern, routing.chosen_heads(block.norm(x)))
+        return None if model_pattern is None else (chosen, model_pattern), pattern
     if model_scores is None or (model_pattern is not None and model_scores.equal(model_pattern)):
         compared = None if model_pattern is None else (pattern, model_pattern)
         return compared, _teacher_forced(model_pattern, pattern, in_half)
@@ -73,6 +103,14 @@ def _scores_and_pattern(
         scores = scores - scores.diagonal(0, 1, 2)[..., None]
         model_scores = model_scores - model_scores.diagonal(0, 1, 2)[..., None]
     return (scores, model_scores), next_pattern
+
+
+def _of_chosen(
+    pattern: Float[Tensor, "n_heads query key"], chosen: Int[Tensor, "query computed"]
+) -> Float[Tensor, "computed query key"]:
+    """Return the patterns of the heads that a mixture computes at each query."""
+    queries = torch.arange(len(chosen))[:, None]
+    return pattern[chosen, queries].transpose(0, 1)
 
 
 def _teacher_forced(theirs: Tensor | None, ours: Tensor, in_half: bool) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tw_lens.canonical import Block, Readout, Vocabulary
+from tw_lens.canonical import Block, HeadRouting, Readout, Vocabulary
 from tw_lens.errors import Caveat
 
 
@@ -66,8 +66,13 @@ def caveats_of(
             block.v_norm is not None,
             "each value is divided by its own length, which W_OV leaves out.",
         ),
+        "routed heads": (
+            isinstance(output.gate, HeadRouting),
+            "the query token chooses the experts whose heads write, and W_OV leaves out the weight "
+            "(0 to 1) that it gives each; patterns of heads that are not chosen have no effect.",
+        ),
         "output gate": (
-            output.gate is not None,
+            output.gate is not None and not isinstance(output.gate, HeadRouting),
             "W_OV leaves out the gate (0 to 1) with which the query token multiplies each value.",
         ),
         "post-norm": (

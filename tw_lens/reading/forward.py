@@ -83,7 +83,8 @@ def run(
         ValueError: dropout is active, or hooks on the model change its activations.
     """
     logits, values = run_batch(model, tokens[None], names, also=also)
-    return logits[0], {name: value[0] for name, value in values.items()}
+    # A router's hooks have one axis for prompts and positions.
+    return logits[0], {n: value[0] if len(value) == 1 else value for n, value in values.items()}
 
 
 def run_batch(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tw_lens.canonical import Block
 from tw_lens.errors import UnsupportedModelError
+from tw_lens.reading.attention_experts import is_mixture
 from tw_lens.reading.forward import ONE_RUN, run_batch
 from tw_lens.reading.layer import HostLayer, host_layer
 from tw_lens.reading.model_access import architecture_of, number, optional
@@ -109,7 +110,7 @@ def require_rebuilt(
 def output_projection(model: Any, layer: int) -> nn.Module:
     """Return the module whose output is that of `W_O`.
 
-    That is the projection, or in a HookedTransformer the whole attention.
+    That is the projection, or in a HookedTransformer and in a mixture the whole attention.
 
     Raises:
         UnsupportedModelError: the layer's attention has no output projection of its own.
@@ -119,8 +120,11 @@ def output_projection(model: Any, layer: int) -> nn.Module:
         module = optional(host.attention, name)
         if isinstance(module, nn.Module):
             return module
-    if host.original_attention is None and hasattr(host.attention, "W_O"):
-        return host.attention
+    if host.original_attention is None:
+        if hasattr(host.attention, "W_O"):
+            return host.attention
+    elif is_mixture(host):  # its output maps are no module of their own
+        return host.original_attention
     raise _no_output_projection(host)
 
 

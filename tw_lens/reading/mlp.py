@@ -25,6 +25,7 @@ from tw_lens.reading.model_access import (
 )
 from tw_lens.reading.model_exceptions import normalises_output, normalises_stream
 from tw_lens.reading.norms import read_head_norm, read_norm
+from tw_lens.reading.parallel_experts import parallel_experts
 
 ACTIVATIONS = ("act_fn", "activation_fn", "act", "gelu_impl", "intermediate_act_fn")
 MISFITS = (AttributeError, KeyError, IndexError, RuntimeError, StopIteration, TypeError)
@@ -60,7 +61,7 @@ def read_mlp(
     if host.experts is not None or optional(original, "experts", "input_linear") is not None:
         mixture = host.component if host.experts is None else host.experts
         beside = None if host.experts is None else host.component
-        if optional(resolved_module(mixture), "experts") is not None:
+        if optional(resolved_module(mixture), "experts", "router") is not None:
             return _mixture(layer, mixture, beside, common | {"multiplier": scale})
     return _dense(layer, host, common, scale)
 
@@ -150,7 +151,12 @@ def _mixture(layer: HostLayer, mixture: Any, beside: Any, common: dict[str, Any]
             theirs = theirs + output_of(beside, probe)
         finite = theirs.isfinite().all(-1)  # half precision may overflow
         probe, theirs = probe[finite.to(probe.device)], theirs[finite]
-        for found in possible_experts(original, beside, activation, f"{layer.name}.mlp", unit):
+        where = f"{layer.name}.mlp"
+        for found in (
+            possible_experts(original, beside, activation, where, unit)
+            if optional(original, "experts") is not None
+            else parallel_experts(original, activation, where)
+        ):
             mlp = MLP(**found._asdict(), **common)
             if _error(mlp, probe, theirs) < _tolerance(probe):
                 return mlp

@@ -243,8 +243,9 @@ def _turning(layer: HostLayer) -> tuple[bool, bool]:
 def _rotary(tables: Tables, *, adjacent: bool, start: int = 0, backwards: bool = False) -> Rotary:
     """Build a rotation from tables in any layout, keeping each pair once: `[n, pairs]`.
 
-    Models repeat each pair's cosine as halves `c0 c1 .. c0 c1 ..`, side by side `c0 c0 c1 c1 ..`,
-    or not at all.
+    Models repeat each pair's cosine as halves `c0 c1 .. c0 c1 ..`, side by side `c0 c0 c1 c1 ..`
+    (then they rotate adjacent dimensions: GLM-4V has a function for its pictures too), or not at
+    all.
     """
     sample = tables(3)[0].float()
     n = sample.shape[-1]
@@ -253,7 +254,7 @@ def _rotary(tables: Tables, *, adjacent: bool, start: int = 0, backwards: bool =
     kept = slice(n // 2) if halves else slice(None, None, 2 if doubled else 1)
     return Rotary(
         tables=partial(_pairs, tables, kept=kept, sign=-1 if backwards else 1),
-        interleaved=adjacent,
+        interleaved=adjacent or (doubled and not halves),
         start=start,
     )
 

@@ -337,6 +337,8 @@ def main(n_calls: int) -> None:
     @given(random_calls())
     def every_call_answers_or_refuses(drawn: tuple[str, Any, list[Any], dict[str, Any]]) -> None:
         found = problem(*drawn)
+        if found:  # what is drawn may have no repr, which hypothesis would print
+            print(found, file=sys.stderr)
         assert not found, found
         names.append(drawn[0])
 

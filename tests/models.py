@@ -96,6 +96,8 @@ def perturbed(model: Any, seed: int) -> Any:
         else:
             parameter.data.mul_(12 if any(part in name for part in QUERIES_AND_KEYS) else 4)
     for name, buffer in model.named_buffers():
+        if name.endswith("final_logits_bias"):  # of Marian and BART
+            buffer.add_(torch.randn(buffer.shape, generator=generator))
         if name.endswith(
             "layer_scalar"
         ):  # Gemma 4 multiplies its residual stream by a number that is 1

@@ -42,8 +42,8 @@ class Block:
     layer: int
     norm: Norm
     W_Q: Float[Tensor, "n_heads d_model d_head"]
-    W_K: Float[Tensor, "n_kv_heads d_model d_head"]
-    W_V: Float[Tensor, "n_kv_heads d_model d_value"]
+    W_K: Float[Tensor, "n_kv_heads d_source d_head"]
+    W_V: Float[Tensor, "n_kv_heads d_source d_value"]
     W_O: Float[Tensor, "n_heads d_value d_model"]
     b_Q: Float[Tensor, "n_heads d_head"]
     b_K: Float[Tensor, "n_kv_heads d_head"]
@@ -100,12 +100,12 @@ class Block:
         return self.norm.fold(self.W_Q)
 
     @cached_property
-    def A_K(self) -> Float[Tensor, "n_kv_heads d_model d_head"]:
+    def A_K(self) -> Float[Tensor, "n_kv_heads d_source d_head"]:
         """`P diag(gain) W_K`: the key map of the sphere."""
         return self.key_norm.fold(self.W_K)
 
     @cached_property
-    def A_V(self) -> Float[Tensor, "n_kv_heads d_model d_value"]:
+    def A_V(self) -> Float[Tensor, "n_kv_heads d_source d_value"]:
         """`P diag(gain) W_V`: the value map of the sphere."""
         return self.key_norm.fold(self.W_V)
 

@@ -147,8 +147,8 @@ class Weights:
             raise UnsupportedModelError(
                 self.architecture,
                 "cross-attention reads two streams, and this call reads one",
-                "head_spectrum, head_probe, head_atlas, attention_pattern and check read it; "
-                'stack(model, "decoder") has everything for the decoder\'s self-attention.',
+                "head_spectrum, head_probe, head_atlas and attention_pattern read it, and "
+                "check(model, source, target) certifies it; the decoder has every other call.",
             )
         return self.attention_block(layer)
 

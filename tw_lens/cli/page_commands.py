@@ -13,6 +13,7 @@ from tw_lens.cli.output import note
 from tw_lens.cli.prompt_files import read_lines
 from tw_lens.cli.selections import chosen_layers, parse_layers
 from tw_lens.cli.terminal import (
+    MODEL_FORMAT,
     Report,
     ResultAndTable,
     load,
@@ -76,6 +77,11 @@ def check(
     """
     from tw_lens.reading import check as certify
 
+    if target and any((MODEL_FORMAT.get() or {}).get(name) for name in ("stack", "source")):
+        raise ValueError(
+            "--target certifies both stacks beside --prompt as the source; leave --stack and "
+            "--source out, or --target."
+        )
     loaded = load(model, step, whole=bool(target))
     step("Comparing the canonical form with the model")
     certificate = certify(loaded, prompt, target or None)

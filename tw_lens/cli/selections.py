@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tw_lens.tokens import TokenStrings
 
 SPAN = re.compile(r"(-?\d+)(?:-(-?\d+))?")
-HEAD = re.compile(r"(?:L(\d+)H)?(\d+)", re.IGNORECASE)
+HEAD = re.compile(r"(?:[ED]?L(\d+)[HX])?(\d+)", re.IGNORECASE)
 ALL = "all"
 
 

@@ -26,12 +26,12 @@ from tw_lens.reading.norms import read_head_norm, read_norm
 from tw_lens.reading.positions import (
     position_kind,
     read_chunk,
-    read_relative,
     read_rotary,
     read_slopes,
     read_temperature,
     read_window,
 )
+from tw_lens.reading.relative_bias import read_relative
 from tw_lens.reading.stacks import Stack
 
 GATES = ("gate_proj", "g_proj")  # HRM-Text and AFMoE, Laguna
@@ -234,6 +234,8 @@ def _require_supported(layer: HostLayer) -> None:
         raise layer.unsupported(f"clips its queries, keys and values (clip_qkv={clip})")
     if optional(cfg, "use_dynamic_ntk_rope"):
         raise layer.unsupported("rotates by the length of the prompt (use_dynamic_ntk_rope)")
+    if layer.part("global_relative_attention_bias", "global_input_layer_norm") is not None:
+        raise layer.unsupported("attends to summaries of its text too (transient-global attention)")
     kind = position_kind(layer.model)
     if kind in UNCERTIFIED_POSITIONS and not isinstance(layer.model, Stack):
         raise unsupported(layer.model, f"its positions are of the kind {kind}, not certified")

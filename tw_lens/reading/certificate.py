@@ -180,7 +180,11 @@ def _check_both_stacks(
         comparisons=tuple(
             replace(c, stack=name) for name, one in found.items() for c in one.comparisons
         ),
-        caveats=tuple(dict.fromkeys((*encoder.caveats, *decoder.caveats))),
+        caveats=tuple(
+            caveat._replace(name=f"{side}: {caveat.name}")
+            for side, one in found.items()
+            for caveat in one.caveats
+        ),
     )
 
 

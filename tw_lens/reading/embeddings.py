@@ -106,15 +106,22 @@ def read_readout(model: Any, vocabulary: Vocabulary) -> Readout:
     require_plain_maps(resolved_module(parts.unembed), model, "unembed")
     W_U = _matrix(model, parts.unembed, "W_U")
     require_numbers(W_U, "the unembedding W_U")
-    b_U = optional(parts.unembed, "b_U")
     return Readout(
         norm=norm,
         W_U=W_U,
-        b_U=torch.zeros(W_U.shape[1]) if b_U is None else to_float32_cpu(b_U, "b_U"),
+        b_U=_logit_bias(model, parts.unembed, W_U.shape[1]),
         scale=_logit_scale(model, norm),
         softcap=_logit_softcap(model),
         head=head,
     )
+
+
+def _logit_bias(model: Any, unembed: Any, n_outputs: int) -> Tensor:
+    """Return the bias of the logits: the unembedding's, and a buffer behind it (Marian, BART)."""
+    buffer = optional(original_model(model), "final_logits_bias")
+    found = [bias for bias in (optional(unembed, "b_U"), buffer) if isinstance(bias, Tensor)]
+    read = [to_float32_cpu(bias, "b_U").flatten() for bias in found]
+    return torch.stack([torch.zeros(n_outputs), *read]).sum(0)
 
 
 def has_unembedding(model: Any) -> bool:
@@ -149,8 +156,10 @@ def _embedding_norm(model: Any) -> Norm | None:
 
 def _measured_scale(model: Any, embed: Any) -> float:
     """Measure the factor on the embedding's rows (Gemma) by calling the module."""
-    if isinstance(model, Stack) and (factor := embedding_factor(model, embed.W_E)) is not None:
-        return factor
+    if isinstance(model, Stack):
+        positions = _learned_positions(model, model_parts(model), 1)
+        if (factor := embedding_factor(model, embed.W_E, positions)) is not None:
+            return factor
     if not is_bridged(embed):
         return 1.0  # a HookedTransformer's W_E is already scaled
     if _original_embed_norm(model) is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tw_lens.canonical import RelativePositions, Rotary
+from tw_lens.canonical import Rotary
 from tw_lens.canonical.rotary import Tables
 from tw_lens.reading.layer import HostLayer
 from tw_lens.reading.model_access import (
@@ -22,9 +22,7 @@ from tw_lens.reading.model_access import (
     number,
     optional,
     original_model,
-    original_module,
     resolved_module,
-    to_float32_cpu,
 )
 from tw_lens.reading.offloaded import device_of
 from tw_lens.reading.stacks import Stack
@@ -136,27 +134,6 @@ def read_slopes(layer: HostLayer, n_heads: int) -> Tensor | None:
     return slopes * number(layer.original_attention, "inv_norm_factor", 1.0) if falcon else slopes
 
 
-def read_relative(layer: HostLayer) -> RelativePositions | None:
-    """Read T5's bias of scores by distance; None without one.
-
-    The first layer of a stack holds the table, and all of its layers use it. Cross-attention has
-    none.
-    """
-    model = layer.model
-    if not isinstance(model, Stack) or layer.attends_to_source:
-        return None
-    first = original_module(model.blocks[0].attn)
-    if (table := optional(first, "relative_attention_bias")) is None:
-        return None
-    return RelativePositions(
-        table=to_float32_cpu(
-            resolved_module(table).weight, "blocks.0.attn.relative_attention_bias"
-        ),
-        max_distance=int(first.relative_attention_max_distance),
-        both_ways=model.is_encoder,
-    )
-
-
 def read_window(layer: HostLayer) -> int | None:
     """Read how many positions back a query sees, itself included; None for all of them."""
     if layer.attends_to_source:
@@ -174,7 +151,10 @@ def read_window(layer: HostLayer) -> int | None:
     if layer.kind not in (None, "sliding_attention"):
         return None
     window = hf_config_value(layer.model, "sliding_window")
-    return int(window) if isinstance(window, int) else None
+    if not isinstance(window, int):
+        return None
+    both_ways = isinstance(layer.model, Stack) and layer.model.is_encoder
+    return window + both_ways  # T5Gemma's encoder sees as many positions on either side
 
 
 def read_chunk(layer: HostLayer) -> int | None:

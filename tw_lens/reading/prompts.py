@@ -153,7 +153,9 @@ def _ids(model: Any, prompt: Any, *, masked: bool) -> Tensor:
             f"the prompt's token ids must be in the vocabulary; one is outside 0 to {d_vocab - 1}."
         )
     if not masked and not isinstance(prompt, str):
-        _require_unpadded(tokenizer_of(model), tokens.tolist())
+        ids = tokens.tolist()
+        starts = optional(model, "side") == "decoder" and ids[:1] == [model.start_token]
+        _require_unpadded(tokenizer_of(model), ids[1:] if starts else ids)
     return tokens.cpu()
 
 

@@ -36,8 +36,7 @@ def require_readable(model: Any) -> None:
         ValueError: weights without data, or quantised.
     """
     require_model(model)
-    if optional(model, "blocks") is None:
-        _refuse_stacks(model)
+    require_one_stack(model)
     if optional(model, "embed") is None:
         raise unsupported(model, "it has no embed: there are no words to read")
     _require_one_stream(model)
@@ -53,12 +52,14 @@ def require_readable(model: Any) -> None:
         )
 
 
-def _refuse_stacks(model: Any) -> None:
+def require_one_stack(model: Any) -> None:
     """Reject a model without a stack of blocks of its own.
 
     Raises:
-        UnsupportedModelError: always, with the stacks that it has instead.
+        UnsupportedModelError: with the stacks that it has instead.
     """
+    if optional(model, "blocks") is not None:
+        return
     if is_encoder_decoder(model):
         raise unsupported(
             model,

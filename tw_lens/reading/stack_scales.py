@@ -20,21 +20,28 @@ MOST = 1e-4  # relative; rounding in half precision is larger and passes by ROUN
 ROUNDED = 2e-2
 
 
-def embedding_factor(model: Stack, W_E: Tensor) -> float | None:
+def embedding_factor(model: Stack, W_E: Tensor, position: Tensor | None) -> float | None:
     """Return the factor between an embedding's row and the stream that enters the first block.
 
-    None where positions or a norm lie between them.
+    None where a norm lies between them.
+
+    Args:
+        model: the stack.
+        W_E: its embedding.
+        position: what is added for position 0; None where positions are not added.
 
     Raises:
         UnsupportedModelError: something else lies between them.
     """
-    between = optional(model, "pos_embed", "embed_ln")
-    if between is not None and resolved_module(between) is not None:
+    norm = optional(model, "embed_ln")
+    if norm is not None and resolved_module(norm) is not None:
         return None
-    row = int(W_E.any(-1).nonzero()[0])
+    rows = W_E.any(-1).nonzero().flatten().tolist()
+    row = next(row for row in rows if row != hf_config_value(model, "pad_token_id"))
     runnable = model if model.is_encoder else _decoder_of_one_token(model)
     _, values = run(runnable, torch.tensor([row]), [FIRST])
-    return _ratio(model, values[FIRST], W_E[row].detach().float().cpu()[None], "embedding")
+    embedded = values[FIRST] if position is None else values[FIRST] - position
+    return _ratio(model, embedded, W_E[row].detach().float().cpu()[None], "embedding")
 
 
 def readout_factor(model: Stack, norm: Norm) -> float:

@@ -38,10 +38,9 @@ from tw_lens.reading.stack_names import (
     side_of,
 )
 from tw_lens.reading.stack_parts import StackBlock, StackOriginal
+from tw_lens.reading.stack_values import SCORES, has_pattern, of_source
 
 PARTS_AROUND = ("embed", "pos_embed", "embed_ln", "ln_final", "rotary_emb")
-QKV, SCORES = ("hook_q", "hook_k", "hook_v"), ("hook_attn_scores", "hook_pattern")
-ROUNDED = 2e-2  # of a pattern's row in half precision, from a sum of 1
 
 
 def is_encoder_decoder(model: Any) -> bool:
@@ -84,7 +83,8 @@ def stack(model: Any, name: StackName, *, source: Prompt | None = None) -> Stack
         raise unsupported(model, "its decoder attends to itself and to the encoder in one softmax")
     if name == "encoder" and source is not None:
         raise ValueError('the prompts of stack(model, "encoder") are the source; leave source out.')
-    return Stack(model, name, None if source is None else tokenize_prompt(model, source))
+    encoder = Stack(model, "encoder", None)
+    return Stack(model, name, None if source is None else tokenize_prompt(encoder, source).clone())
 
 
 class Stack:
@@ -150,6 +150,10 @@ class Stack:
         cfg.n_layers = len(self.stack_blocks)
         cfg.attention_dir = "causal" if self.stack_name == "decoder" else "bidirectional"
         cfg.model_name = f"{name_of(self.whole_model)} ({self.stack_name})"
+        cfg.d_vocab, cfg.d_model = self._around("embed").W_E.shape
+        positions = self._around("pos_embed")
+        if positions is not None:
+            cfg.n_ctx = min(cfg.n_ctx, len(positions.W_pos))
         return cfg
 
     @property
@@ -172,13 +176,10 @@ class Stack:
     def _around(self, name: str) -> Any:
         """Return a part around the blocks, None where the stack has none."""
         model, side = self.whole_model, self.side
-        own = optional(model, f"{side}_{name}")
-        if own is not None or name == "ln_final":
-            return own
-        shared = optional(model, name)
         if name == "pos_embed" and optional(model.cfg, "positional_embedding_type") != "standard":
             return None  # T5's table of relative positions
-        return shared
+        own = optional(model, f"{side}_{name}")
+        return own if own is not None or name == "ln_final" else optional(model, name)
 
     def to_tokens(self, text: str, *, truncate: bool = False) -> Tensor:
         """Return the ids of a text: the source's, or the decoder's input for a target.
@@ -190,9 +191,12 @@ class Stack:
         """
         if self.is_encoder:
             return self.whole_model.to_tokens(text, truncate=truncate)
+        tokenizer = tokenizer_of(self.whole_model)
+        ids = list(tokenizer(text_target=text)["input_ids"])
+        if ids[-1:] == [optional(tokenizer, "eos_token_id")]:
+            ids = ids[:-1]
         start = self.start_token
-        ids = tokenizer_of(self.whole_model)(text_target=text)["input_ids"]
-        return torch.tensor([[start, *ids[:-1]]])
+        return torch.tensor([ids if ids[:1] == [start] else [start, *ids]])
 
     @property
     def start_token(self) -> int:
@@ -201,12 +205,18 @@ class Stack:
         Raises:
             ValueError: the model names none.
         """
-        config = original_model(self.whole_model).config
-        generation = optional(original_model(self.whole_model), "generation_config")
-        for owner in (config, generation, optional(config, "decoder")):
-            for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
-                if isinstance(found := optional(owner, name), int):
-                    return found
+        original = original_model(self.whole_model)
+        config, of_decoder = original.config, optional(original.config, "decoder")
+        named = [
+            optional(owner, "decoder_start_token_id")
+            for owner in (config, optional(original, "generation_config"), of_decoder)
+        ]
+        named.append(optional(of_decoder, "bos_token_id"))  # T5Gemma
+        if hasattr(original, "model_dim"):  # T5
+            named.append(optional(config, "pad_token_id"))
+        for found in named:
+            if isinstance(found, int):
+                return found
         raise ValueError(
             f"{name_of(self.whole_model)} names no token that its decoder starts with; give the "
             "target as token ids that begin with it."
@@ -226,6 +236,7 @@ class Stack:
         """
         if self.is_encoder:
             source, target = tokens, torch.zeros_like(tokens[:, :1])
+            self._require_no_padding(source)
         elif self.source is None:
             raise ValueError(
                 f"the decoder of {name_of(self.whole_model)} reads a source; give it: "
@@ -233,6 +244,7 @@ class Stack:
             )
         else:
             source, target = self.source.to(tokens.device).expand(len(tokens), -1), tokens
+            self._require_no_padding(source, target)
         shown_as = partial(
             shown_names,
             stack=self.stack_name,
@@ -249,38 +261,33 @@ class Stack:
         }
         if self.is_encoder:
             logits = logits.new_zeros(*tokens.shape, 1)
+        attention = original_module(self.whole_model.encoder_blocks[0].attn)
         if self.is_encoder or SOURCE_HOOK in shown:
             shown |= {
-                name: self._of_source(name, value, source.shape[1])
+                name: of_source(attention, name, value, source.shape[1])
                 for name, value in shown.items()
                 if self.is_encoder or name == SOURCE_HOOK
             }
         return logits, {
             name: value
             for name, value in shown.items()
-            if not name.endswith(SCORES) or _has_pattern(shown, name, tokens.shape[1])
+            if not name.endswith(SCORES) or has_pattern(shown, name, tokens.shape[1])
         }
 
-    def _of_source(self, name: str, value: Tensor, n: int) -> Tensor:
-        """Return a value at the source's own positions, behind the axis of prompts.
+    def _require_no_padding(self, *prompts: Tensor) -> None:
+        """Reject padding inside prompts of a model that masks or skips it by its id.
 
-        LED pads its source to a multiple of its window, and has positions before prompts in
-        queries, keys and values.
+        Raises:
+            ValueError: a prompt holds the model's padding token.
         """
-        attention = original_module(self.whole_model.encoder_blocks[0].attn)
-        if hasattr(attention, "longformer_self_attn") and name.endswith(QKV):
-            value = value.transpose(0, 1)
-        return value[:, :n] if value.shape[1] > n and not name.endswith(SCORES) else value
-
-
-def _has_pattern(shown: dict[str, Tensor], name: str, n_queries: int) -> bool:
-    """Return whether a block's hook of the pattern holds one, of queries by keys.
-
-    What TransformerLens takes for the pattern may be the bias of relative positions (Switch) or a
-    band of it (LED), and the hook of the scores holds the same then.
-    """
-    pattern = shown.get(name.rpartition(".")[0] + ".hook_pattern")
-    if pattern is None:
-        return True
-    sums = pattern.float().sum(-1)
-    return pattern.shape[-2] == n_queries and float((sums - 1).abs().max()) < ROUNDED
+        positions = original_module(self._around("pos_embed"))
+        skips = hasattr(positions, "create_position_ids_from_input_ids")  # M2M100
+        masks = hasattr(original_model(self.whole_model).config, "encoder")  # T5Gemma
+        pad = optional(self.original_model.config, "pad_token_id")
+        if not (skips or masks) or not isinstance(pad, int):
+            return
+        if any(pad in ids for ids in prompts):
+            raise ValueError(
+                f"a prompt holds token {pad}, which {name_of(self.whole_model)} takes for padding "
+                "wherever it stands; leave it out."
+            )

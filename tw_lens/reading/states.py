@@ -19,6 +19,7 @@ from tw_lens.reading.model_exceptions import normalises_stream
 from tw_lens.reading.model_parts import model_parts, plain_attn_out_hook, residual_hooks
 from tw_lens.reading.offloaded import materialised
 from tw_lens.reading.prompts import Prompt, tokenize_prompt
+from tw_lens.reading.readable_models import require_one_stack
 from tw_lens.reading.stack_names import SOURCE_HOOK
 from tw_lens.reading.stacks import Stack
 from tw_lens.tokens import TokenStrings
@@ -112,6 +113,7 @@ def read_states(
         torch.Size([4, 4, 64])
     """
     require_model(model)
+    require_one_stack(model)
     layers = host_layers(model)
     residuals, writes = residual_hooks(model), write_hooks(len(layers))
     cache = _cache_in(prompt)

@@ -127,6 +127,7 @@ def _crossing(
     with materialised(*model_parts(model.encoder).modules()):
         source = moved(read_vocabulary(model.encoder), device)
     if model.stack_name == "cross":
+        _require_common_words(model, source)
         read = read_on_cpu
     else:
         layers = host_layers(model.cross)
@@ -138,6 +139,24 @@ def _crossing(
         "source_vocabulary": source,
         "read_cross": keeping_last(on_device(read, device)),
     }
+
+
+def _require_common_words(model: Stack, source: Vocabulary) -> None:
+    """Reject cross-attention between stacks of other tokens or another width.
+
+    Raises:
+        UnsupportedModelError: with the sizes of both.
+    """
+    sizes = {"tokens": (len(source), model.cfg.d_vocab)}
+    sizes["dimensions"] = (source.W_E.shape[1], model.cfg.d_model)
+    for name, (of_encoder, of_decoder) in sizes.items():
+        if of_encoder != of_decoder:
+            raise unsupported(
+                model,
+                f"its encoder has {of_encoder} {name} and its decoder {of_decoder}, so that both "
+                "sides of its cross-attention cannot be read with one vocabulary",
+                "Encoder and decoder can be read, and check certifies the crossing.",
+            )
 
 
 def _compute_device(device: torch.device | str | None, vocabulary: Vocabulary) -> torch.device:
@@ -225,10 +244,11 @@ def _source_norm(layer: HostLayer) -> Norm | None:
     """Read the norm through which cross-attention reads the encoder; None in other attention."""
     if not layer.attends_to_source:
         return None
-    final = optional(layer.model.whole_model, "encoder_ln_final")
+    encoder = layer.model.encoder
+    final = optional(encoder, "ln_final")
     if final is None:
-        return Norm.none(int(layer.model.cfg.d_model))
-    return read_norm(final, layer.model, "encoder_ln_final")
+        return Norm.none(int(encoder.cfg.d_model))
+    return read_norm(final, encoder, "encoder_ln_final")
 
 
 def _processing(

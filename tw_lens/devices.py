@@ -31,9 +31,10 @@ def usable_device(device: torch.device | str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        named = isinstance(device, (str, torch.device))
+        known = isinstance(device, (str, torch.device))
+        named = repr(device) if known else f"of type {type(device).__name__}"
         raise ValueError(
-            f"device {repr(device) if named else f'of type {type(device).__name__}'} cannot be used here ({reason}); give 'cpu', or leave it out."
+            f"device {named} cannot be used here ({reason}); give 'cpu', or leave it out."
         ) from None
 
 

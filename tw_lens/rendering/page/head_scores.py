@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MOST_POSITIONS, FEWEST_POSITIONS = 32, 4
-PAIRS = 8_000  # of query and key on one page: about 200 bytes each
+PAIRS = 6_000  # of query and key on one page: about 160 bytes each
 LISTED = 6
 
 

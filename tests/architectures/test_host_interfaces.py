@@ -27,6 +27,7 @@ PRIVATE = {
     "_old_forward": "accelerate: a module's forward without that hook",
     "_original_component": "TransformerLens: the name of a wrapped module",
     "_is_nope_layer": "TransformerLens: layers without rotation of Cohere 2 and EXAONE 4",
+    "_original_block_forward": "TransformerLens: a T5 block's forward pass before it is patched",
     "_{...}": "TransformerLens 3.9: key/value weights before they are repeated (tests/hooked)",
 }
 TOKENS = list(range(3, 15))

@@ -123,6 +123,9 @@ def folder(tmp_path_factory):
         (["trajectory", "--stack", "decoder", "--source", "w5", "--prompt", "w8"], 0, "(decoder)"),
         (["trajectory", "--stack", "decoder", "--prompt", "w8"], 2, "reads a source; give it"),
         (["spectrum", "--stack", "cross", "--layer", "1", "-n", "1"], 0, "DL1X3"),
+        (["spectrum", "--stack", "cross", "--head", "DL1X3", "-n", "1"], 0, "DL1X3"),
+        (["spectrum", "--stack", "encoder", "--head", "DL1H3"], 2, "of another stack than --stack"),
+        (["check", "--stack", "encoder", "--prompt", "w5", "--target", "w8"], 2, "leave --stack"),
         (["spectrum", "--stack", "both", "--layer", "1"], 2, "unknown name 'both'"),
     ],
 )

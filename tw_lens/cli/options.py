@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -100,3 +101,5 @@ SHARED = {
     "device": (Device, "cpu"), "dtype": (Dtype, "float32"), "stack": (Stack, ""),
     "source": (Source, ""), "quiet": (Quiet, False),
 }  # fmt: skip
+MODEL_FORMAT: ContextVar[dict[str, Any] | None] = ContextVar("model format", default=None)
+"""The shared options of the command that runs, but for --quiet."""

@@ -8,12 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from tw_lens.cli.application import app
-from tw_lens.cli.options import PROMPT, Model, Prompt, SomeLayers, Vocabulary
+from tw_lens.cli.options import MODEL_FORMAT, PROMPT, Model, Prompt, SomeLayers, Vocabulary
 from tw_lens.cli.output import note
 from tw_lens.cli.prompt_files import read_lines
 from tw_lens.cli.selections import chosen_layers, parse_layers
 from tw_lens.cli.terminal import (
-    MODEL_FORMAT,
     Report,
     ResultAndTable,
     load,

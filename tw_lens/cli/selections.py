@@ -11,11 +11,14 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tw_lens.cli.options import MODEL_FORMAT
+
 if TYPE_CHECKING:
     from tw_lens.tokens import TokenStrings
 
 SPAN = re.compile(r"(-?\d+)(?:-(-?\d+))?")
-HEAD = re.compile(r"(?:[ED]?L(\d+)[HX])?(\d+)", re.IGNORECASE)
+HEAD = re.compile(r"(?:([ED]?)L(\d+)([HX]))?(\d+)", re.IGNORECASE)
+LABELS = {"encoder": "EH", "decoder": "DH", "cross": "DX"}  # of heads: EL5H1, DL5H1, DL5X1
 ALL = "all"
 
 
@@ -101,13 +104,21 @@ def parse_head(head: str | None, layer: int | None) -> tuple[int | None, int | N
         raise ValueError(
             f"--head must be an index such as 1, or a label such as L5H1; got {head!r}."
         )
-    if match[1] is None:
-        return layer, int(match[2])
-    if layer not in (None, int(match[1])):
+    side, of_layer, letter, index = match.groups()
+    if of_layer is None:
+        return layer, int(index)
+    stack = (MODEL_FORMAT.get() or {}).get("stack", "")
+    label = (side + letter).upper()
+    if label not in ("H", LABELS.get(stack, "H")):
         raise ValueError(
-            f"--head {head} is in layer {match[1]}, but --layer is {layer}; leave out --layer."
+            f"--head {head} is a head of another stack than "
+            f"{f'--stack {stack}' if stack else 'that of a model with one stack'}."
         )
-    return int(match[1]), int(match[2])
+    if layer not in (None, int(of_layer)):
+        raise ValueError(
+            f"--head {head} is in layer {of_layer}, but --layer is {layer}; leave out --layer."
+        )
+    return int(of_layer), int(index)
 
 
 def parse_one_head(head: str, layer: int | None) -> tuple[int, int]:

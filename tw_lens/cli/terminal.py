@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tw_lens.cli.muted_streams import muted_libraries
-from tw_lens.cli.options import SHARED, Wide
+from tw_lens.cli.options import MODEL_FORMAT, SHARED, Wide
 from tw_lens.cli.output import QUIET, note, require_outputs, write_or_print
 from tw_lens.cli.selections import chosen_stack, with_leading_spaces
 
@@ -39,8 +38,6 @@ FORMATS = {
 
 Report = Callable[[str], None]
 ResultAndTable = tuple[Any, Any]
-
-MODEL_FORMAT: ContextVar[dict[str, Any] | None] = ContextVar("model format", default=None)
 
 
 def shared_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

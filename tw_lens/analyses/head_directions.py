@@ -99,24 +99,22 @@ def tokens_of_direction_pair(
         keep: mask of the tokens that may be listed; all of them by default.
         vanishing: directions of singular value 0, which list no tokens.
     """
-    n, known = len(left), combined_mask(keep, points.keys)
-    if circuit == "QK" and points.source is not None:
-        queries = top_tokens_both_signs(left, points.rows, k, keep=combined_mask(keep, points))
-        keys = top_tokens_both_signs(right, points.keys.rows, k, keep=known)
-        sides = (
-            select(keys.positive, queries.along, queries.against),
-            select(keys.positive, keys.along, keys.against),
-        )
-    elif circuit == "QK":  # the same points for both sides: one pass over the vocabulary
+    known = combined_mask(keep, points.keys)
+    if circuit == "QK" and points.source is None:  # the same points for both sides: one pass
+        n = len(left)
         both = top_tokens_both_signs(torch.cat([left, right]), points.rows, k, keep=known)
         tokens = select(both.positive[n:].repeat(2), both.along, both.against)
         sides = tokens.of(slice(n)), tokens.of(slice(n, None))
     else:
-        table = rules.output_tokens(weights)
-        inputs = top_tokens_both_signs(left, points.keys.rows, k, keep=known)
-        outputs = top_tokens_both_signs(
-            table.pull_back(right), table.rows, k, relative=table.relative, keep=keep
-        )
+        met = points if circuit == "QK" else points.keys
+        inputs = top_tokens_both_signs(left, met.rows, k, keep=combined_mask(keep, met))
+        if circuit == "QK":
+            outputs = top_tokens_both_signs(right, points.keys.rows, k, keep=known)
+        else:
+            table = rules.output_tokens(weights)
+            outputs = top_tokens_both_signs(
+                table.pull_back(right), table.rows, k, relative=table.relative, keep=keep
+            )
         sides = (
             select(outputs.positive, inputs.along, inputs.against),
             select(outputs.positive, outputs.along, outputs.against),

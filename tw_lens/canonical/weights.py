@@ -161,6 +161,8 @@ class Weights:
             UnsupportedModelError: the model has no cross-attention.
         """
         self.require_layer(layer)
+        if self.stack == "cross":
+            return self.read_block(layer)
         if self.read_cross is None:
             raise UnsupportedModelError(
                 self.architecture,
@@ -178,8 +180,6 @@ class Weights:
             UnsupportedModelError: the layer has no attention.
         """
         self.require_layer(layer)
-        if self.stack == "cross":
-            return self.cross_block(layer)
         if layer not in self.attention_layers:
             raise UnsupportedModelError(
                 self.architecture,

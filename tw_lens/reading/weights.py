@@ -112,33 +112,29 @@ def read_weights(model: Any, *, device: torch.device | str | None = None) -> Wei
         sampled_fingerprint=sampled_fingerprint(model),
         device=device,
         layers_without_mlp=tuple(n.index for n in host_layers(model) if host_mlp(n) is None),
-        **_crossing(model, device, centred_stream, read_on_cpu),
+        **_crossing(model, device, centred_stream),
     )
 
 
-def _crossing(
-    model: Any, device: torch.device, centred_stream: bool, read_on_cpu: Any
-) -> dict[str, Any]:
-    """Return what weights of an encoder-decoder hold beside those of one stack."""
+def _crossing(model: Any, device: torch.device, centred_stream: bool) -> dict[str, Any]:
+    """Return what weights of an encoder-decoder hold beside those of one stack.
+
+    The blocks of cross-attention are the decoder's second ones; of its own weights the only ones.
+    """
     if not isinstance(model, Stack):
         return {}
     if model.is_encoder:
         return {"stack": model.stack_name}
     with materialised(*model_parts(model.encoder).modules()):
         source = moved(read_vocabulary(model.encoder), device)
+    held = {"stack": model.stack_name, "source_vocabulary": source}
     if model.stack_name == "cross":
         _require_common_words(model, source)
-        read = read_on_cpu
-    else:
-        layers = host_layers(model.cross)
-        norms = {layer.index: _attention_norm(layer) for layer in layers}
-        read = _block_reader(layers, norms, centred_stream)
-    keeping_last = lru_cache(maxsize=1)
-    return {
-        "stack": model.stack_name,
-        "source_vocabulary": source,
-        "read_cross": keeping_last(on_device(read, device)),
-    }
+        return held
+    layers = host_layers(model.cross)
+    norms = {layer.index: _attention_norm(layer) for layer in layers}
+    read = on_device(_block_reader(layers, norms, centred_stream), device)
+    return held | {"read_cross": lru_cache(maxsize=1)(read)}
 
 
 def _require_common_words(model: Stack, source: Vocabulary) -> None:
